@@ -1,0 +1,1 @@
+"""From fitted stars to the final table: columns, units, cuts, total errors."""

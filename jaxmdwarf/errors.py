@@ -1,0 +1,45 @@
+"""What can go wrong, said once: every error tells what happened, where, and what to do about it."""
+
+
+class JaxmdwarfError(Exception):
+    """Base of all errors that the package raises on purpose.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and where.
+    remedy : str, optional
+        What the user can do about it, one sentence.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message if not remedy else f"{message} Remedy: {remedy}")
+        self.message = message
+        self.remedy = remedy
+
+    def __reduce__(self):
+        # Readers run in worker processes; without this the remedy is lost in the pickle.
+        return type(self), (self.message, self.remedy)
+
+
+class UsageError(JaxmdwarfError):
+    """The call makes no sense as given (command-line exit code 2)."""
+
+
+class WorkFailed(JaxmdwarfError):
+    """The call was sensible but nothing usable came of it (command-line exit code 1)."""
+
+
+class RejectedInput(JaxmdwarfError):
+    """One input (a file, a spectrum, a grid node) cannot be used; the others go on.
+
+    The message is the ``reason`` column and the remedy the ``remedy`` column of the rejects table.
+    """
+
+
+class FormatError(JaxmdwarfError):
+    """A product on disk (model, grid table, checkpoint) is not what this version reads."""
+
+
+class MismatchError(JaxmdwarfError):
+    """Two objects that must agree (pixel grids, label spaces, shapes) do not."""

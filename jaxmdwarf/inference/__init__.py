@@ -1,0 +1,1 @@
+"""Labels, velocities and their errors from spectra, in batches."""

@@ -1,0 +1,1 @@
+"""Every file format the package reads or writes."""

@@ -1,0 +1,1 @@
+"""Quantities read off spectra without a model."""

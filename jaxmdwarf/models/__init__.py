@@ -1,0 +1,1 @@
+"""Forward models: stellar labels in, flux out."""

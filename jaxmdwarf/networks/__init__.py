@@ -1,0 +1,1 @@
+"""Network layers, the only place where flax is used."""

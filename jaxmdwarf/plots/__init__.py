@@ -1,0 +1,1 @@
+"""One function a figure: tables in, a matplotlib Figure out."""

@@ -1,0 +1,1 @@
+"""Losses, pure train steps and the training loop."""
