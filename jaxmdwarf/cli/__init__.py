@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     # A second member keeps the subcommand syntax when only one command is loaded.
     options = tyro.cli(
-        Union[(*members, Annotated[_Nothing, tyro.conf.subcommand("version")])],  # type: ignore[arg-type]  # noqa: UP007
+        Union[(*members, Annotated[_Nothing, tyro.conf.subcommand("version")])],  # type: ignore[arg-type]
         prog="jaxmdwarf",
         args=arguments,
         description="From raw low-resolution spectra of M dwarfs to a catalogue.",
