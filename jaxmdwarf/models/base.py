@@ -1,0 +1,155 @@
+"""What every forward model is: labels (and what else is known of the star) in, flux out."""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxmdwarf.errors import MismatchError
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.wavelengths import PixelGrid
+
+
+class LowRankHead(NamedTuple):
+    """The linear end of a model: ``flux = mean + coefficients @ basis``, exactly.
+
+    Parameters
+    ----------
+    basis : (k, n_pix)
+        Directions in flux; rows need not be orthogonal.
+    mean : (n_pix,)
+        Flux at zero coefficients.
+    """
+
+    basis: Float[Array, "k n_pix"]
+    mean: Float[Array, "n_pix"]
+
+
+class ForwardModel(eqx.Module):
+    """Labels to normalised flux; the one interface through which stars are fitted.
+
+    A model is written for one star and batched by `jax.vmap`; `predict_scaled_batch` is the place
+    for a faster native batch. All methods are pure, differentiable and compile under `jax.jit`;
+    dtypes follow the labels and the model's own arrays.
+
+    Attributes
+    ----------
+    label_space : LabelSpace
+        Names, units, bounds and scaling of the labels (static).
+    grid : PixelGrid
+        Pixels of the predicted flux (static), in the rest frame. It may reach beyond the pixels
+        that are fitted, so that a Doppler shift finds flux at the ends.
+    model_error : (n_pix,)
+        One-sigma fractional error of the prediction in each pixel; a fit adds
+        ``(model_error * flux)**2`` to the variances.
+
+    Notes
+    -----
+    `context` is whatever else the model needs to know of one star (the split latent of a transfer,
+    say): a pytree of arrays, mapped beside the labels when batched. Models that need nothing
+    ignore it, and None is always a valid value for them.
+    """
+
+    label_space: eqx.AbstractVar[LabelSpace]
+    grid: eqx.AbstractVar[PixelGrid]
+    model_error: eqx.AbstractVar[Float[Array, "n_pix"]]
+
+    @abc.abstractmethod
+    def predict_scaled(
+        self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "n_pix"]:
+        """Flux at scaled labels (-0.5 and +0.5 are the bounds of `label_space`)."""
+
+    def predict(
+        self, labels: Float[Array, "n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "n_pix"]:
+        """Flux at labels in physical units (K, dex)."""
+        return self.predict_scaled(self.label_space.scale(labels), context)
+
+    def predict_scaled_batch(
+        self, scaled: Float[Array, "n_spec n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "n_spec n_pix"]:
+        """Flux of many stars; the leading axis of `context`, where given, is the star too."""
+        return jax.vmap(self.predict_scaled)(scaled, context)
+
+    def low_rank(self) -> LowRankHead | None:
+        """The linear end of the model, or None if it has none.
+
+        Where it is not None, ``predict_scaled(s) == mean + coefficients(s) @ basis`` to rounding,
+        so that a star can be reduced once to a k x k system and fitted without touching pixels.
+        Shifts, resampling and reweighting of pixels act on `basis` and `mean` alone.
+        """
+        return None
+
+    def coefficients(
+        self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "k"]:
+        """Coefficients on the basis of `low_rank`; only for models that have one."""
+        raise MismatchError(f"{type(self).__name__} has no linear low-rank head.")
+
+    def require_grid(self, grid: PixelGrid) -> None:
+        """Raise `MismatchError` unless the model predicts flux on exactly the pixels of `grid`."""
+        if grid != self.grid:
+            raise MismatchError(
+                f"the spectra are on {grid}, the model on {self.grid}.",
+                "resample the spectra onto the grid of the model.",
+            )
+
+    def require_labels(self, names: tuple[str, ...]) -> None:
+        """Raise `MismatchError` unless the labels of the model are `names`, in this order."""
+        if tuple(names) != self.label_space.names:
+            raise MismatchError(
+                f"labels {tuple(names)} were asked of a model of {self.label_space.names}.",
+                "use the model that was trained for these labels.",
+            )
+
+
+class TableModel(ForwardModel):
+    """Multilinear in the scaled labels, from flux at the corners of the label space.
+
+    The simplest forward model with a linear head: a check of any fitting engine against a closed
+    form, and a stand-in where no emulator is trained yet.
+
+    Parameters
+    ----------
+    corners : (2**n_label, n_pix)
+        Flux at the corners; corner ``i`` has label ``j`` at its upper bound if bit ``j`` of ``i``
+        is set.
+    label_space, grid, model_error
+        As for `ForwardModel`.
+    """
+
+    corners: Float[Array, "n_corner n_pix"]
+    model_error: Float[Array, "n_pix"]
+    label_space: LabelSpace = eqx.field(static=True)
+    grid: PixelGrid = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        expected = (2**self.label_space.n_label, self.grid.n_pix)
+        if self.corners.shape != expected:
+            raise MismatchError(f"corners have shape {self.corners.shape}, not {expected}.")
+
+    def coefficients(
+        self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "k"]:
+        """Multilinear weights of the corners."""
+        upper = jnp.asarray(_corner_bits(self.label_space.n_label))
+        return jnp.prod(jnp.where(upper, 0.5 + scaled, 0.5 - scaled), axis=-1)
+
+    def low_rank(self) -> LowRankHead:
+        """The corners themselves are the basis."""
+        return LowRankHead(self.corners, jnp.zeros_like(self.corners[0]))
+
+    def predict_scaled(
+        self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "n_pix"]:
+        """Flux interpolated between the corners."""
+        return self.coefficients(scaled) @ self.corners
+
+
+def _corner_bits(n_label: int) -> Bool[np.ndarray, "n_corner n_label"]:
+    return (np.arange(2**n_label)[:, None] >> np.arange(n_label)) % 2 == 1
