@@ -1,0 +1,47 @@
+"""Files that appear complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxmdwarf.errors import UsageError
+
+
+@contextmanager
+def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it to `path` if the block succeeds.
+
+    The temporary name keeps all suffixes of `path`, since writers choose formats by them. If the
+    block raises, the temporary file is removed and `path` stays as it was.
+
+    Raises
+    ------
+    UsageError
+        If the folder of `path` cannot be written to.
+    """
+    target = Path(path)
+    suffixes = "".join(target.suffixes[-2:])
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.name.removesuffix(suffixes)}.", suffix=suffixes, dir=target.parent
+        )
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {target}: {error.strerror}.", "give an output path you may write to."
+        ) from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files that only their owner can read; products follow the umask.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""Inputs that could not be used: path, reason, remedy; and the proof that none was lost."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxmdwarf.errors import JaxmdwarfError, RejectedInput
+from jaxmdwarf.io.atomic import write_atomically
+
+COLUMNS = ("path", "reason", "remedy")
+
+
+class Reject(NamedTuple):
+    """One input that cannot be used, why, and what the user can do."""
+
+    path: str
+    reason: str
+    remedy: str
+
+    @classmethod
+    def from_error(cls, path: str | os.PathLike[str], error: RejectedInput) -> Reject:
+        """The row for `path` that says what `error` says."""
+        return cls(str(path), error.message.rstrip("."), error.remedy.rstrip("."))
+
+
+def name_rejects_file(output: str | os.PathLike[str]) -> Path:
+    """Where the rejects of `output` go: ``<output stem>_rejects.csv`` beside it.
+
+    Examples
+    --------
+    >>> name_rejects_file("night1/T.fits").as_posix()
+    'night1/T_rejects.csv'
+    >>> name_rejects_file("T.fits.gz").as_posix()
+    'T_rejects.csv'
+    """
+    path = Path(output)
+    stem = path.name
+    for suffix in (".gz", Path(stem.removesuffix(".gz")).suffix):
+        stem = stem.removesuffix(suffix) if suffix else stem
+    return path.with_name(f"{stem}_rejects.csv")
+
+
+def write_rejects(path: str | os.PathLike[str], rejects: Iterable[Reject]) -> None:
+    """Write `rejects` as CSV, atomically; an empty table too, so that an old one never stays."""
+    with (
+        write_atomically(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rejects)
+
+
+def read_rejects(path: str | os.PathLike[str]) -> list[Reject]:
+    """The rows of a rejects table.
+
+    Raises
+    ------
+    JaxmdwarfError
+        If the file is no rejects table.
+    """
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise JaxmdwarfError(
+                f"{path} is no rejects table: its columns are {reader.fieldnames}.",
+                f"a rejects table has the columns {', '.join(COLUMNS)}.",
+            )
+        return [Reject(row["path"], row["reason"], row["remedy"]) for row in reader]
+
+
+def check_accounts(n_in: int, n_out: int, n_rejects: int) -> None:
+    """Hold that every input ended in the output or among the rejects.
+
+    Raises
+    ------
+    JaxmdwarfError
+        If ``n_in != n_out + n_rejects``.
+
+    Examples
+    --------
+    >>> check_accounts(110, 108, 2)
+    """
+    if n_in != n_out + n_rejects:
+        raise JaxmdwarfError(
+            f"{n_in} inputs, but {n_out} rows and {n_rejects} rejects: some inputs were lost.",
+            "this is a defect of jaxmdwarf: please report it with the command that led here.",
+        )

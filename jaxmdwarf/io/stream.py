@@ -1,0 +1,223 @@
+"""Work on many files in parallel processes: ordered results, bounded memory, no file lost.
+
+Why not `concurrent.futures.ProcessPoolExecutor`: its spawned workers import the caller's main
+module again, which breaks scripts and notebooks without a main guard and makes every worker pay
+for an import of JAX; and forked workers deadlock once JAX runs threads. Here a worker is a fresh
+interpreter that imports what its task needs and talks over its pipes; one thread of the caller
+serves each worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, BinaryIO
+
+from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.rejects import Reject
+
+CHUNKS_AHEAD = 3
+"""Chunks a worker may be ahead of the consumer: enough to keep it busy, little in memory."""
+
+_LENGTH = struct.Struct("<Q")
+_WORKER = "from jaxmdwarf.io.stream import serve; serve()"
+
+
+def stream_results(
+    task: Callable[[str], Any],
+    paths: Iterable[str],
+    *,
+    processes: int | None = None,
+    chunk_size: int = 32,
+) -> Iterator[tuple[str, Any]]:
+    """Yield ``(path, task(path))`` for every path, in order.
+
+    Parameters
+    ----------
+    task : callable
+        Takes a path; must be picklable by reference (a module-level function or an instance of a
+        module-level class). Its module should not import JAX.
+    paths : iterable of str
+        Consumed as needed.
+    processes : int, optional
+        Workers; None takes the cores that this process may use. 1, or a single chunk of paths,
+        works in this process.
+    chunk_size : int
+        Paths that travel together.
+
+    Yields
+    ------
+    path, result
+        `result` is what the task returned, or a `Reject` where it raised `RejectedInput`, raised
+        anything else (the reason then names the error), or its process died.
+    """
+    n_workers = processes or count_cores()
+    chunks = _chunked(paths, chunk_size)
+    first = list(islice(chunks, 2))
+    if n_workers == 1 or len(first) < 2:
+        for chunk in _chain(first, chunks):
+            for path in chunk:
+                yield path, run_one(task, path)
+        return
+    workers: list[_Worker] = []
+    local = threading.local()
+
+    def serve_chunk(chunk: list[str]) -> list[Any]:
+        if not hasattr(local, "worker"):
+            local.worker = _Worker(task)
+            workers.append(local.worker)
+        return local.worker.run(chunk)
+
+    pending: deque[tuple[list[str], Future]] = deque()
+    pool = ThreadPoolExecutor(n_workers, thread_name_prefix="jaxmdwarf-reader")
+    try:
+        for chunk in _chain(first, chunks):
+            pending.append((chunk, pool.submit(serve_chunk, chunk)))
+            if len(pending) > CHUNKS_AHEAD * n_workers:
+                done, future = pending.popleft()
+                yield from zip(done, future.result(), strict=True)
+        while pending:
+            done, future = pending.popleft()
+            yield from zip(done, future.result(), strict=True)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for worker in workers:
+            worker.close()
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_one(task: Callable[[str], Any], path: str) -> Any:
+    """``task(path)``, or the `Reject` that says why there is no result."""
+    try:
+        return task(path)
+    except RejectedInput as error:
+        return Reject.from_error(path, error)
+    except MemoryError:
+        return Reject(path, "out of memory", "use fewer processes")
+    except Exception as error:  # one strange file must not end a run over a million
+        line = (str(error).strip() or "no message").splitlines()[0]
+        return Reject(path, f"{type(error).__name__}: {line}", "look into the file")
+
+
+def serve() -> None:
+    """The life of a worker: a task, then chunks of paths, from standard input until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a library that prints must not write into the pipe
+    task = _receive(source)
+    while True:
+        try:
+            chunk = _receive(source)
+        except EOFError:
+            return
+        try:
+            _send(sink, [run_one(task, path) for path in chunk])
+        except BrokenPipeError:
+            return
+
+
+class _Worker:
+    def __init__(self, task: Callable[[str], Any]) -> None:
+        self._task = task
+        self._process: subprocess.Popen | None = None
+
+    def run(self, chunk: list[str]) -> list[Any]:
+        try:
+            return self._ask(chunk)
+        except (EOFError, OSError):
+            self.close()
+        # The process died, on one of these files: find it by asking for each alone.
+        results = []
+        for path in chunk:
+            try:
+                results += self._ask([path])
+            except (EOFError, OSError):
+                self.close()
+                results.append(
+                    Reject(path, "its reader process died", "the file may be damaged or too large")
+                )
+        return results
+
+    def _ask(self, chunk: list[str]) -> list[Any]:
+        if self._process is None:
+            self._process = self._start()
+        _send(self._process.stdin, chunk)
+        return _receive(self._process.stdout)
+
+    def _start(self) -> subprocess.Popen:
+        # The worker must find the package wherever the parent found it, and leave the cores to
+        # its siblings: linear algebra is not what it is there for.
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        _send(process.stdin, self._task)
+        return process
+
+    def close(self) -> None:
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _send(sink: BinaryIO | None, message: Any) -> None:
+    assert sink is not None
+    payload = pickle.dumps(message, protocol=5)
+    sink.write(_LENGTH.pack(len(payload)))
+    sink.write(payload)
+    sink.flush()
+
+
+def _receive(source: BinaryIO | None) -> Any:
+    assert source is not None
+    return pickle.loads(_read_exactly(source, _LENGTH.unpack(_read_exactly(source, 8))[0]))
+
+
+def _read_exactly(source: BinaryIO, n_bytes: int) -> bytes:
+    data = source.read(n_bytes)
+    if len(data) < n_bytes:
+        raise EOFError
+    return data
+
+
+def _chunked(paths: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(paths)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _chain(first: list[list[str]], rest: Iterator[list[str]]) -> Iterator[list[str]]:
+    yield from first
+    yield from rest
