@@ -310,9 +310,12 @@ def atomic_cross_sections(
     Notes
     -----
     Each value is the mean over its pixel, so the integral over wavelength is right however narrow
-    the line. The mean opacity of a pixel that does not resolve a saturated core absorbs more than
-    the core would: the step acts like a little extra microturbulence (of order a third of the
-    pixel).
+    the line. Where a pixel does not resolve a saturated core, its mean opacity still absorbs more
+    than the core would: for a Doppler width of 1.4 km/s and a Lorentzian half width of 0.5 km/s
+    (Fe I at log P = 5.5) at most 23 % in equivalent width with a step of 2e-5, 8 % with 1e-5 and
+    2 % with 5e-6; 14 %, 4 % and 1 % with a Doppler width of 2.4 km/s.
+    Wings are Lorentzian to the end. Beyond the impact limit (about 30 A for Na D and K I 7665 at
+    3000 K; Burrows, Marley & Sharp 2000) that is an approximation.
     Widths: natural; thermal, microturbulent and hyperfine; van der Waals by H, H2 and He with the
     scaling C6^(2/5) v^(3/5) from one perturber to another; quadratic Stark.
 

@@ -16,8 +16,9 @@ for each species. Wavelengths were converted from air. What was done to the publ
 - ``gamma_rad`` is the classical damping constant where the list has none;
 - ``gamma_stark`` is not in the list and follows Kurucz's estimate 1e-8 n_eff^5 for the upper level.
 
-``gf_main_source`` names the main laboratory or critical source of that species in the list; weak
-lines of the iron group there are mostly Kurucz's calculations.
+``gf_main_source`` names where the oscillator strengths of the species mainly come from, to the best
+of our knowledge; for a single row the references of the list itself are the authority (weak lines
+of the iron group are mostly Kurucz's calculations).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 # Trapezium step and number of terms of the series inside |z| < _RADIUS: the discretisation error
 # falls as exp(-pi^2 / step^2), the truncation as exp(-(step * n - |v|)^2).
-_STEP = 0.6
-_N_TERMS = 18
+_STEP = 0.7
+_N_TERMS = 13
 _RADIUS = 5.5
 _N_ASYMPTOTIC = 8
 
