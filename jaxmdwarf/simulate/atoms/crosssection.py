@@ -244,7 +244,8 @@ def _profiles(
 
     # Near the centre the profile can be narrower than a pixel: average over sub-samples.
     offset = (np.arange(n_sub) + 0.5) / n_sub - 0.5
-    points = (np.arange(-core, core + 1)[:, None] + offset).reshape(-1) - fraction[:, None]
+    samples = (np.arange(-core, core + 1)[:, None] + offset).reshape(-1)
+    points = jnp.asarray(samples, fraction.dtype) - fraction[:, None]
     fine = voigt_profile(points[:, None, None, :], b, g)
     centre = fine.reshape(*fine.shape[:-1], 2 * core + 1, n_sub).mean(axis=-1)
     profile = wings.at[..., half - core : half + core + 1].set(centre)

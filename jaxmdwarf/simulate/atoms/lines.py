@@ -105,7 +105,7 @@ class AtomicSpecies(NamedTuple):
 
 def _read_columns(name: str) -> dict[str, list[str]]:
     path = resources.files("jaxmdwarf.simulate.atoms") / "data" / name
-    with path.open("r", encoding="utf-8", newline="") as stream:
+    with path.open("r", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     return {key: [row[key] for row in rows] for key in rows[0]}
 
