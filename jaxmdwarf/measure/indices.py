@@ -1,0 +1,121 @@
+"""Molecular band indices of M dwarfs: mean flux in a band over mean flux in its pseudo-continuum.
+
+Windows are published in air and converted here; spectra are in vacuum and in the star's rest frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.measure.windows import average_means, mean_over_window, window_in_vacuum
+
+MIN_CONTINUUM_SNR = 3.0
+"""A ratio to a pseudo-continuum detected more weakly than this has no useful error: it is NaN."""
+
+
+class Measurement(NamedTuple):
+    """A number and its one-sigma error; both NaN where it cannot be measured."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class BandIndex:
+    """Definition of an index, windows in air Angstrom.
+
+    Parameters
+    ----------
+    name : str
+        As in the literature, lower case.
+    band_aa : (float, float)
+        The numerator.
+    continuum_aa : tuple of (float, float)
+        The denominator: the average of the mean fluxes of these windows.
+    source : str
+        Where it was defined.
+    """
+
+    name: str
+    band_aa: tuple[float, float]
+    continuum_aa: tuple[tuple[float, float], ...]
+    source: str
+
+
+_REID = "Reid, Hawley & Gizis 1995, AJ 110, 1838"
+_LEPINE = "Lepine, Rich & Shara 2003, AJ 125, 1598"
+_NEAR_7044 = ((7042.0, 7046.0),)
+
+BAND_INDICES: dict[str, BandIndex] = {
+    index.name: index
+    for index in (
+        BandIndex("tio5", (7126.0, 7135.0), _NEAR_7044, _REID),
+        BandIndex("cah1", (6380.0, 6390.0), ((6345.0, 6355.0), (6410.0, 6420.0)), _REID),
+        BandIndex("cah2", (6814.0, 6846.0), _NEAR_7044, _REID),
+        BandIndex("cah3", (6960.0, 6990.0), _NEAR_7044, _REID),
+        BandIndex("tio6", (7745.0, 7765.0), ((7550.0, 7570.0),), _LEPINE),
+        BandIndex("tio7", (8440.0, 8470.0), ((8400.0, 8420.0),), _LEPINE),
+        BandIndex("vo1", (7430.0, 7470.0), ((7550.0, 7570.0),), _LEPINE),
+        BandIndex("vo2", (7920.0, 7960.0), ((8130.0, 8150.0),), _LEPINE),
+        BandIndex("color_m", (8105.0, 8155.0), ((6510.0, 6560.0),), _LEPINE),
+    )
+}
+"""The indices by name; `tio5` is the paper's eq. 12."""
+
+
+def measure_index(
+    name: str, wave_aa: np.ndarray, flux: np.ndarray, ivar: np.ndarray
+) -> Measurement:
+    """Measure one band index.
+
+    Parameters
+    ----------
+    name : str
+        A key of `BAND_INDICES`.
+    wave_aa : (n,) float
+        Rest-frame vacuum wavelengths, Angstrom, increasing.
+    flux : (n,) float
+        Flux per Angstrom, any unit.
+    ivar : (n,) float
+        Inverse variance; 0 marks a bad pixel.
+
+    Returns
+    -------
+    Measurement
+        The ratio, with the error of independent pixels; NaN where a window is not covered or the
+        pseudo-continuum is below 3 sigma.
+
+    Raises
+    ------
+    UsageError
+        If `name` is unknown.
+
+    Examples
+    --------
+    >>> wave = np.arange(7000.0, 7200.0)
+    >>> flux = np.where(wave > 7100, 0.6, 1.0)
+    >>> tio5 = measure_index("tio5", wave, flux, np.full(200, 1e4))
+    >>> round(tio5.value, 3), round(tio5.error, 4)
+    (0.6, 0.0043)
+    """
+    if name not in BAND_INDICES:
+        raise UsageError(
+            f"band index {name!r} is unknown.", f"use one of {', '.join(BAND_INDICES)}."
+        )
+    index = BAND_INDICES[name]
+    band = mean_over_window(wave_aa, flux, ivar, *window_in_vacuum(*index.band_aa))
+    continuum = average_means(
+        [
+            mean_over_window(wave_aa, flux, ivar, *window_in_vacuum(*window))
+            for window in index.continuum_aa
+        ]
+    )
+    if not continuum.value > MIN_CONTINUUM_SNR * np.sqrt(continuum.variance):
+        return Measurement(np.nan, np.nan)
+    ratio = band.value / continuum.value
+    error = np.sqrt(band.variance + ratio**2 * continuum.variance) / continuum.value
+    return Measurement(ratio, float(error))
