@@ -1,0 +1,120 @@
+"""Where a product came from: versions, command, model; stored with every file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from jaxmdwarf import __version__
+
+RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "equinox", "optax", "numpy", "astropy", "pandas")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What it takes to make a product again.
+
+    Parameters
+    ----------
+    version : str
+        Version of jaxmdwarf.
+    created : str
+        UTC time, ISO 8601.
+    command : str
+        Command line, quoted for a shell.
+    packages : dict
+        Versions of the libraries that numbers depend on, Python's among them.
+    model_hash : str
+        `hash_files` of the model, empty without one.
+    notes : dict
+        Anything else worth keeping, such as "trained on a simulation".
+    """
+
+    version: str
+    created: str
+    command: str
+    packages: Mapping[str, str] = field(default_factory=dict)
+    model_hash: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def as_text(self) -> dict[str, str]:
+        """Flat pairs of text, for table metadata of any format.
+
+        Examples
+        --------
+        >>> Provenance("0.1.0", "2026-01-01T00:00:00Z", "jaxmdwarf measure a.fits").as_text()
+        {'creator': 'jaxmdwarf 0.1.0', 'created': '2026-01-01T00:00:00Z',
+         'command': 'jaxmdwarf measure a.fits'}
+        """
+        pairs = {
+            "creator": f"jaxmdwarf {self.version}",
+            "created": self.created,
+            "command": self.command,
+            "packages": " ".join(f"{name}={version}" for name, version in self.packages.items()),
+            "model_hash": self.model_hash,
+            **{key: str(value) for key, value in self.notes.items()},
+        }
+        return {key: value for key, value in pairs.items() if value}
+
+
+def gather_provenance(
+    *,
+    command: Sequence[str] | None = None,
+    model: str | os.PathLike[str] | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> Provenance:
+    """Provenance of a product that is made now.
+
+    Parameters
+    ----------
+    command : sequence of str, optional
+        The command line; None takes this process's own.
+    model : path, optional
+        Model file or directory, whose hash is stored.
+    notes : mapping, optional
+        Further pairs.
+    """
+    words = list(command) if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]]
+    packages = {"python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return Provenance(
+        version=__version__,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        command=_shorten(shlex.join(words)),
+        packages=packages,
+        model_hash=hash_files(model) if model is not None else "",
+        notes=dict(notes or {}),
+    )
+
+
+def _shorten(command: str, *, end_length: int = 1000) -> str:
+    # A shell expands a pattern into thousands of names: both ends tell what was done.
+    n_left_out = len(command) - 2 * end_length
+    if n_left_out <= 0:
+        return command
+    return f"{command[:end_length]} ... ({n_left_out} characters) ... {command[-end_length:]}"
+
+
+def hash_files(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, or of all names and contents under a directory, as hexadecimal text."""
+    root = Path(path)
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        if file != root:
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0")
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
