@@ -111,7 +111,7 @@ class Basis:
 
 def _ladder(j: np.ndarray, m: np.ndarray | float) -> np.ndarray:
     """sqrt(j(j+1) - m(m-1)), zero where it would not be real."""
-    return np.sqrt(np.clip(j * (j + 1.0) - m * (m - 1.0), 0.0, None))
+    return np.asarray(np.sqrt(np.clip(j * (j + 1.0) - m * (m - 1.0), 0.0, None)))
 
 
 def hamiltonian_matrix(basis: Basis, constants: LevelConstants, j: np.ndarray) -> np.ndarray:
@@ -197,7 +197,7 @@ def hamiltonian_matrix(basis: Basis, constants: LevelConstants, j: np.ndarray) -
 
 def solve_levels(
     basis: Basis, constants: LevelConstants, j: np.ndarray, *, vectors: bool = True
-) -> list[tuple[np.ndarray, np.ndarray | None]]:
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Term values (and eigenvectors) of the e and the f levels.
 
     Parameters
@@ -211,17 +211,18 @@ def solve_levels(
     -------
     list of (energy, vector)
         First e, then f. `energy` is (n_v, n_j, n_block) in cm^-1, ascending, about `UNPHYSICAL_CM`
-        where J < |Omega|; `vector` is (n_v, n_j, n_basis, n_block) in the signed basis, or None.
+        where J < |Omega|; `vector` is (n_v, n_j, n_basis, n_block) in the signed basis, or empty
+        if not wanted.
     """
     matrix = hamiltonian_matrix(basis, constants, j)
-    out: list[tuple[np.ndarray, np.ndarray | None]] = []
+    out: list[tuple[np.ndarray, np.ndarray]] = []
     for block in basis.parity_vectors():
         small = np.einsum("ai,vjab,bk->vjik", block, matrix, block, optimize=True)
         if vectors:
             energy, rotation = np.linalg.eigh(small)
             out.append((energy, block @ rotation))
         else:
-            out.append((np.linalg.eigvalsh(small), None))
+            out.append((np.linalg.eigvalsh(small), np.zeros((0,))))
     return out
 
 

