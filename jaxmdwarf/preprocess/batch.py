@@ -1,0 +1,184 @@
+"""From raw spectra to normalised, masked batches on one grid: the steps in their order."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdwarf.errors import MismatchError, RejectedInput
+from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise
+from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
+from jaxmdwarf.preprocess.resample import require_overlap, resample
+from jaxmdwarf.spectra import RawSpectrum, SpectrumBatch
+from jaxmdwarf.wavelengths import PAPER_GRID, PixelGrid
+
+
+def preprocess_batch(
+    raws: Sequence[RawSpectrum],
+    grid: PixelGrid = PAPER_GRID,
+    *,
+    rv_kms: float | np.ndarray = 0.0,
+    masks: Sequence[tuple[float, float]] = PAPER_MASKS_AA,
+    sigma_aa: float | None = PAPER_SIGMA_AA,
+    pad_to: int | None = None,
+    max_bad_fraction: float = 0.25,
+    min_overlap: float = 0.5,
+    threads: int | None = None,
+) -> SpectrumBatch:
+    """Resample, mask and normalise spectra (paper, section 2.4).
+
+    Parameters
+    ----------
+    raws : sequence of RawSpectrum
+    grid : PixelGrid
+    rv_kms : float or (n_spec,)
+        Radial velocities to take out; 0 leaves the observed frame.
+    masks : sequence of (low, high)
+        Windows in vacuum Angstrom of the resulting frame, left out of the continuum and the fit.
+    sigma_aa : float or None
+        Width of the continuum's Gaussian; None leaves the flux as it is, in units of the mean
+        level of each spectrum.
+    pad_to : int, optional
+        Number of rows of the result: rows beyond the spectra hold flux 1 and ivar 0. A run that
+        always pads to one number compiles once.
+    max_bad_fraction : float
+        See `jaxmdwarf.preprocess.resample.resample`.
+    min_overlap : float
+        Least fraction of the grid that good pixels must cover.
+    threads : int, optional
+        Host threads for the resampling; the number of cores (at most 8) by default.
+
+    Returns
+    -------
+    SpectrumBatch
+        float32, (pad_to or n_spec, n_pix).
+
+    Raises
+    ------
+    RejectedInput
+        If a spectrum overlaps the grid too little. `preprocess_stream` goes on without it.
+    MismatchError
+        If there are more spectra than `pad_to`, or the number of velocities differs.
+
+    Examples
+    --------
+    >>> wave = np.exp(np.arange(8.6, 9.2, 2.3e-4))
+    >>> raw = RawSpectrum(wave, wave / 7000.0, np.full(wave.size, 100.0))
+    >>> batch = preprocess_batch([raw], pad_to=4)
+    >>> batch.flux.shape, bool((batch.ivar[1:] == 0).all())
+    ((4, 2901), True)
+    """
+    velocity = np.broadcast_to(np.asarray(rv_kms, dtype=np.float64), (len(raws),))
+    n_row = len(raws) if pad_to is None else pad_to
+    if n_row < len(raws):
+        raise MismatchError(f"{len(raws)} spectra do not fit in a batch of {n_row}.")
+    for raw, speed in zip(raws, velocity, strict=True):
+        require_overlap(raw, grid, rv_kms=float(speed), min_fraction=min_overlap)
+    sampled = resample(
+        raws,
+        grid,
+        rv_kms=velocity,
+        max_bad_fraction=max_bad_fraction,
+        keep_units=False,
+        threads=threads or min(os.cpu_count() or 1, 8),
+    )
+    fills = (1.0, 0.0, 0.0)
+    padded = (
+        np.pad(values, ((0, n_row - len(raws)), (0, 0)), constant_values=fill)
+        if n_row > len(raws)
+        else values
+        for values, fill in zip(sampled, fills, strict=True)
+    )
+    batch = SpectrumBatch(*(jnp.asarray(values) for values in padded), grid=grid)
+    window = mask_for(grid, masks)
+    if sigma_aa is None:
+        return _mask(batch, window)
+    return _normalise(batch, window, sigma_aa=float(sigma_aa))
+
+
+class PreprocessedBatch(NamedTuple):
+    """One batch of a stream: the spectra, and the inputs of its first rows in order."""
+
+    batch: SpectrumBatch
+    raws: list[RawSpectrum]
+
+
+def preprocess_stream(
+    raws: Iterable[RawSpectrum],
+    grid: PixelGrid = PAPER_GRID,
+    *,
+    batch_size: int = 1024,
+    velocity_of: Callable[[RawSpectrum], float] | None = None,
+    on_reject: Callable[[RawSpectrum, RejectedInput], None] | None = None,
+    min_overlap: float = 0.5,
+    **options,
+) -> Iterator[PreprocessedBatch]:
+    """Preprocess any number of spectra in batches of one shape, holding one batch at a time.
+
+    Parameters
+    ----------
+    raws : iterable of RawSpectrum
+    grid : PixelGrid
+    batch_size : int
+        Rows of every batch, the last one padded.
+    velocity_of : callable, optional
+        Velocity in km/s to take out of a spectrum; none by default.
+    on_reject : callable, optional
+        Called with each spectrum that overlaps too little and the reason; without it the
+        `RejectedInput` is raised.
+    min_overlap : float
+        Least fraction of the grid that good pixels must cover.
+    **options
+        Passed to `preprocess_batch`.
+
+    Yields
+    ------
+    PreprocessedBatch
+    """
+
+    def accepted() -> Iterator[tuple[RawSpectrum, float]]:
+        for raw in raws:
+            speed = 0.0 if velocity_of is None else float(velocity_of(raw))
+            try:
+                require_overlap(raw, grid, rv_kms=speed, min_fraction=min_overlap)
+            except RejectedInput as reason:
+                if on_reject is None:
+                    raise
+                on_reject(raw, reason)
+                continue
+            yield raw, speed
+
+    source = accepted()
+    while chunk := list(itertools.islice(source, batch_size)):
+        batch_raws = [raw for raw, _ in chunk]
+        batch = preprocess_batch(
+            batch_raws,
+            grid,
+            rv_kms=np.array([speed for _, speed in chunk]),
+            pad_to=batch_size,
+            min_overlap=0.0,
+            **options,
+        )
+        yield PreprocessedBatch(batch, batch_raws)
+
+
+@partial(jax.jit, static_argnames="sigma_aa")
+def _normalise(batch: SpectrumBatch, window, *, sigma_aa: float) -> SpectrumBatch:
+    return normalise(batch, sigma_aa=sigma_aa, window=window)
+
+
+@jax.jit
+def _mask(batch: SpectrumBatch, window) -> SpectrumBatch:
+    return SpectrumBatch(
+        flux=batch.flux,
+        ivar=jnp.where(window, 0, batch.ivar),
+        information=jnp.where(window, 0, batch.information),
+        grid=batch.grid,
+    )
