@@ -1,0 +1,84 @@
+"""``jaxmdwarf measure``: quantities read off spectra without a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from jaxmdwarf.cli.console import Terminal
+
+
+@dataclass(frozen=True)
+class Command:
+    """Measure S/N, Halpha, TiO5, CaH and spectral type of spectra, without a model.
+
+    One row a spectrum; inputs that cannot be used are listed in <output stem>_rejects.csv with
+    reason and remedy.
+
+    Example: jaxmdwarf measure night1/ --out T.fits
+    """
+
+    files: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="FILES [FILES ...]",
+            help="Spectra: files, folders (searched through), patterns, or @list.txt with one name "
+            "a line. Formats are told by content: LAMOST low resolution of all releases, SDSS and "
+            "BOSS spec files, and what specutils reads if it is installed.",
+            help_behavior_hint="(required)",
+        ),
+    ]
+
+    out: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="TABLE",
+            help="Table to write; the extension chooses the format: .fits .parquet .vot .csv .ecsv "
+            ".mrt",
+        ),
+    ]
+
+    velocity_table: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="TABLE",
+            help="Table with the velocity of each spectrum, matched by its column obsid or path.",
+            help_behavior_hint="(default: the redshift in the header; 0 and a flag without one)",
+        ),
+    ] = None
+
+    velocity_column: Annotated[
+        str, tyro.conf.arg(metavar="NAME", help="Column of the velocity table, km/s.")
+    ] = "rv"
+
+    processes: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="N", help="Worker processes.", help_behavior_hint="(default: all cores)"
+        ),
+    ] = None
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the result as JSON."""
+
+    def run(self, terminal: Terminal) -> dict[str, Any]:
+        """Measure and write; returns the summary."""
+        from jaxmdwarf.errors import UsageError
+        from jaxmdwarf.pipeline.measuring import measure_files
+
+        if not self.files:
+            raise UsageError(
+                "no spectra were given.", "name files, folders or patterns after 'measure'."
+            )
+        return measure_files(
+            self.files,
+            self.out,
+            velocity_table=self.velocity_table,
+            velocity_column=self.velocity_column,
+            processes=self.processes,
+            progress=terminal,
+        )
