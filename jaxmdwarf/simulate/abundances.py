@@ -10,20 +10,18 @@ solar.
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import MismatchError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from jaxtyping import Array, Float
 
 LN10 = float(np.log(10.0))
 
@@ -78,7 +76,7 @@ def solar_mix() -> SolarMix:
 
 
 def number_fractions(
-    mh: Float[Array, "..."] | float = 0.0, alpha_m: Float[Array, "..."] | float = 0.0
+    mh: Float[ArrayLike, ...] = 0.0, alpha_m: Float[ArrayLike, ...] = 0.0
 ) -> Float[Array, "... n_element"]:
     """Number of atoms of each element per hydrogen nucleus.
 
@@ -115,7 +113,7 @@ def number_fractions(
     return jnp.exp(LN10 * dex)
 
 
-def as_mapping(fractions: Float[Array, "... n_element"]) -> Mapping[str, Float[Array, "..."]]:
+def as_mapping(fractions: Float[Array, "... n_element"]) -> Mapping[str, Float[Array, ...]]:
     """Name the entries of an abundance array.
 
     Parameters
@@ -143,7 +141,7 @@ def as_mapping(fractions: Float[Array, "... n_element"]) -> Mapping[str, Float[A
     return MappingProxyType({name: fractions[..., i] for i, name in enumerate(elements)})
 
 
-def nucleus_mass(fractions: Float[Array, "... n_element"]) -> Float[Array, "..."]:
+def nucleus_mass(fractions: Float[Array, "... n_element"]) -> Float[Array, ...]:
     """Mass in unified mass units that comes with one hydrogen nucleus.
 
     Parameters

@@ -24,18 +24,17 @@ from __future__ import annotations
 import csv
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.simulate.abundances import nucleus_mass, solar_mix
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 # CODATA 2018, cgs
 K_BOLTZMANN = 1.380649e-16
@@ -175,6 +174,7 @@ class _Network(NamedTuple):
     q_chebyshev: np.ndarray  # (N_CHEBYSHEV, n_q) ln of internal partition functions
 
 
+@lru_cache(maxsize=1)
 def _particles() -> tuple[list[_Species], np.ndarray]:
     nodes = _chebyshev_nodes(64)
     mix = solar_mix()
@@ -308,7 +308,7 @@ def species_names() -> tuple[str, ...]:
 # --- smooth functions of temperature, in JAX -----------------------------------------------------
 
 
-def _chebyshev_basis(temperature: Float[Array, "..."]) -> Float[Array, "... n_chebyshev"]:
+def _chebyshev_basis(temperature: Float[Array, ...]) -> Float[Array, "... n_chebyshev"]:
     middle = 0.5 * (np.log(T_MAX) + np.log(T_MIN))
     half = 0.5 * (np.log(T_MAX) - np.log(T_MIN))
     s = (jnp.log(jnp.clip(temperature, T_MIN, T_MAX)) - middle) / half
@@ -323,9 +323,7 @@ def _matmul(a: Array, b: np.ndarray | Array) -> Array:
     return jnp.matmul(a, jnp.asarray(b, a.dtype), precision=jax.lax.Precision.HIGHEST)
 
 
-def log_partition_function(
-    species: str, temperature_k: Float[Array, "..."] | float
-) -> Float[Array, "..."]:
+def log_partition_function(species: str, temperature_k: Float[ArrayLike, ...]) -> Float[Array, ...]:
     """Natural logarithm of the internal partition function of an atom, ion or molecule.
 
     Parameters
@@ -368,8 +366,8 @@ def log_partition_function(
 
 
 def log_equilibrium_constant(
-    species: str, temperature_k: Float[Array, "..."] | float
-) -> Float[Array, "..."]:
+    species: str, temperature_k: Float[ArrayLike, ...]
+) -> Float[Array, ...]:
     """Natural logarithm of ``n_s / prod_i n_i^nu_i``, mass action from free atoms and electrons.
 
     Parameters
@@ -407,7 +405,7 @@ def log_equilibrium_constant(
     return energy / temperature + _matmul(basis, column)
 
 
-def _floating(value: Array | float) -> Array:
+def _floating(value: ArrayLike) -> Array:
     array = jnp.asarray(value)
     return array.astype(jnp.result_type(array, jnp.float32))
 
@@ -439,13 +437,13 @@ class Densities(eqx.Module):
     True
     """
 
-    temperature_k: Float[Array, "..."]
-    pressure_dyn: Float[Array, "..."]
+    temperature_k: Float[Array, ...]
+    pressure_dyn: Float[Array, ...]
     log_n: Float[Array, "... n_species"]
-    log_nuclei: Float[Array, "..."]
+    log_nuclei: Float[Array, ...]
     species: tuple[str, ...] = eqx.field(static=True)
 
-    def __getitem__(self, name: str) -> Float[Array, "..."]:
+    def __getitem__(self, name: str) -> Float[Array, ...]:
         """``ln(n / cm^-3)`` of one species."""
         if name not in self.species:
             raise UsageError(
@@ -453,7 +451,7 @@ class Densities(eqx.Module):
             )
         return self.log_n[..., self.species.index(name)]
 
-    def number(self, name: str) -> Float[Array, "..."]:
+    def number(self, name: str) -> Float[Array, ...]:
         """Number density of one species in cm^-3 (zero where float32 underflows)."""
         return jnp.exp(self[name])
 
@@ -598,9 +596,9 @@ def _newton(network: _Network, problem: _Problem, temperature: Array, n_iteratio
 
 
 def equilibrium(
-    temperature_k: Float[Array, "..."] | float,
-    pressure_dyn: Float[Array, "..."] | float,
-    abundances: Float[Array, "... n_element"],
+    temperature_k: Float[ArrayLike, ...],
+    pressure_dyn: Float[ArrayLike, ...],
+    abundances: Float[ArrayLike, "... n_element"],
     *,
     n_iterations: int = N_NEWTON,
 ) -> Densities:
@@ -642,6 +640,7 @@ def equilibrium(
     True
     """
     network = _network()
+    abundances = jnp.asarray(abundances)
     if abundances.shape[-1] != len(network.element_index):
         raise MismatchError(
             f"equilibrium: abundances end in an axis of {abundances.shape[-1]}, not one entry for "
@@ -697,8 +696,8 @@ def equilibrium(
 
 
 def mass_density(
-    densities: Densities, abundances: Float[Array, "... n_element"]
-) -> Float[Array, "..."]:
+    densities: Densities, abundances: Float[ArrayLike, "... n_element"]
+) -> Float[Array, ...]:
     """Mass density in g cm^-3.
 
     Parameters
@@ -714,12 +713,16 @@ def mass_density(
         Shape of the temperature.
     """
     # The two constants are combined first: the product with u alone would underflow float32.
-    return jnp.exp(densities.log_nuclei + jnp.log(nucleus_mass(abundances)) + float(np.log(U_GRAM)))
+    return jnp.exp(
+        densities.log_nuclei
+        + jnp.log(nucleus_mass(jnp.asarray(abundances)))
+        + float(np.log(U_GRAM))
+    )
 
 
 def mean_molecular_weight(
-    densities: Densities, abundances: Float[Array, "... n_element"]
-) -> Float[Array, "..."]:
+    densities: Densities, abundances: Float[ArrayLike, "... n_element"]
+) -> Float[Array, ...]:
     """Mean mass of a particle in unified mass units (1.27 for solar H I gas, 2.35 for H2).
 
     Parameters
@@ -736,10 +739,10 @@ def mean_molecular_weight(
     """
     log_total = jnp.log(densities.pressure_dyn) - jnp.log(densities.temperature_k)
     log_total = log_total - float(np.log(K_BOLTZMANN))
-    return jnp.exp(densities.log_nuclei - log_total) * nucleus_mass(abundances)
+    return jnp.exp(densities.log_nuclei - log_total) * nucleus_mass(jnp.asarray(abundances))
 
 
-def electron_pressure(densities: Densities) -> Float[Array, "..."]:
+def electron_pressure(densities: Densities) -> Float[Array, ...]:
     """Electron pressure ``n_e k T`` in dyn cm^-2.
 
     Parameters
