@@ -1,0 +1,16 @@
+"""Model-grid files of every supported format, and our own grid table.
+
+=====================================  =========================  ===========  ==================
+format                                 module                     wavelengths  labels from
+=====================================  =========================  ===========  ==================
+BT-Settl ``*.spec.7`` text             `.btsettl_text`            vacuum       file name
+BT-Settl, BT-NextGen FITS tables       `.btsettl_fits`            vacuum       header, file name
+SVO two-column text                    `.svo_text`                vacuum       header, file name
+PHOENIX-ACES HiRes FITS + WAVE file    `.phoenix_aces`            vacuum       header, file name
+our Parquet table                      `.table`                   vacuum       columns
+=====================================  =========================  ===========  ==================
+"""
+
+from jaxmdwarf.io.grids.table import ModelGrid, read_grid, write_grid
+
+__all__ = ["ModelGrid", "read_grid", "write_grid"]
