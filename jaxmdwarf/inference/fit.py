@@ -1,0 +1,501 @@
+"""Fitting stars: settings in, labels with covariance and flags out, for batches of any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.inference.linear import invert_positive
+from jaxmdwarf.inference.lm import LmState, minimise_lm
+from jaxmdwarf.inference.objective import LabelPrior, Objective, build_objective
+from jaxmdwarf.inference.shift import combine_velocities
+from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
+
+AT_BOUND = 1e-3
+"""A label this close to a bound, as a fraction of its range, counts as at the bound."""
+
+BAD_CHI2 = 50.0
+"""Reduced chi-square above which a fit is flagged (the paper's cut, section 4)."""
+
+_BOUND_FLAGS = {
+    "teff": QualityFlag.TEFF_AT_BOUND,
+    "logg": QualityFlag.LOGG_AT_BOUND,
+    "mh": QualityFlag.MH_AT_BOUND,
+    "alpha_m": QualityFlag.ALPHA_AT_BOUND,
+}
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How stars are fitted.
+
+    Parameters
+    ----------
+    solver : {"lm"}
+        Levenberg-Marquardt, native to batches.
+    fit_velocity : bool
+        Fit a residual velocity (within one pixel's shift) jointly with the labels.
+    priors : tuple of LabelPrior
+        Gaussian priors on labels.
+    poly_order : int, optional
+        Order of a multiplicative polynomial over the grid, fitted beside the labels.
+    max_iter : int
+        Model evaluations of the last pass.
+    first_pass_iter : int
+        Model evaluations of the first pass; stars that need more are gathered from all batches.
+    batch_size : int
+        Stars on the device at once.
+    restarts : int
+        Other starting points that a star is given which does not converge.
+    tol_sigma : float
+        See `jaxmdwarf.inference.lm.minimise_lm`.
+    """
+
+    solver: Literal["lm"] = "lm"
+    fit_velocity: bool = True
+    priors: tuple[LabelPrior, ...] = ()
+    poly_order: int | None = None
+    max_iter: int = 40
+    first_pass_iter: int = 7
+    batch_size: int = 256
+    restarts: int = 4
+    tol_sigma: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.solver != "lm":
+            raise UsageError(f"solver {self.solver!r} is unknown.", "use 'lm'.")
+        if min(self.max_iter, self.first_pass_iter, self.batch_size) < 1 or self.restarts < 0:
+            raise UsageError(f"iterations and batch size must be positive, got {self}.")
+        if self.poly_order is not None and not 0 <= self.poly_order <= 10:
+            raise UsageError(f"poly_order {self.poly_order} is not within 0 and 10.")
+
+
+class Start(NamedTuple):
+    """Where a fit starts.
+
+    Parameters
+    ----------
+    labels : (n_spec, n_label)
+        Physical units.
+    residual_kms : (n_spec,)
+        Velocity relative to the frame of the spectra.
+    """
+
+    labels: Float[Array | np.ndarray, "n_spec n_label"]
+    residual_kms: Float[Array | np.ndarray, n_spec]
+
+
+class FitResult(NamedTuple):
+    """Labels with errors and flags, one row a star; NaN wherever there is no number.
+
+    Parameters
+    ----------
+    labels : (n_spec, n_label)
+        Physical units, in the order of the model's label space.
+    errors : (n_spec, n_label)
+        One-sigma errors: square roots of the diagonal of `covariance`.
+    covariance : (n_spec, k, k)
+        Of the labels, and of the velocity as the last row where it was fitted; the polynomial, if
+        any, is marginalised. From J^T W J at the optimum; not scaled by the reduced chi-square.
+    rv_kms, e_rv : (n_spec,)
+        Velocity (that of the frame where it was not fitted) and its error.
+    residual_kms : (n_spec,)
+        The part of the velocity relative to the frame of the spectra.
+    chi2 : (n_spec,)
+        What was minimised: information-weighted, with priors.
+    chi2_red : (n_spec,)
+        Scatter of single pixels: sum of residual^2 over pixel variance, by `dof`.
+    n_pix : (n_spec,) int32
+        Pixels used.
+    dof : (n_spec,) int32
+        Pixels less parameters.
+    n_iter : (n_spec,) int32
+        Model evaluations.
+    converged : (n_spec,) bool
+    flags : (n_spec,) int32
+        `jaxmdwarf.quality.QualityFlag`.
+    """
+
+    labels: Float[Array | np.ndarray, "n_spec n_label"]
+    errors: Float[Array | np.ndarray, "n_spec n_label"]
+    covariance: Float[Array | np.ndarray, "n_spec k k"]
+    rv_kms: Float[Array | np.ndarray, n_spec]
+    e_rv: Float[Array | np.ndarray, n_spec]
+    residual_kms: Float[Array | np.ndarray, n_spec]
+    chi2: Float[Array | np.ndarray, n_spec]
+    chi2_red: Float[Array | np.ndarray, n_spec]
+    n_pix: Int[Array | np.ndarray, n_spec]
+    dof: Int[Array | np.ndarray, n_spec]
+    n_iter: Int[Array | np.ndarray, n_spec]
+    converged: Bool[Array | np.ndarray, n_spec]
+    flags: Int[Array | np.ndarray, n_spec]
+
+
+def fit_batch(
+    model: ForwardModel,
+    batch: SpectrumBatch,
+    *,
+    start: Start | None = None,
+    frame_kms: Float[Array | np.ndarray, n_spec] | None = None,
+    context: PyTree[Any] | None = None,
+    settings: FitSettings | None = None,
+) -> FitResult:
+    """Fit one batch: pure, compiled once for each shape, model structure and settings.
+
+    Parameters
+    ----------
+    model : ForwardModel
+    batch : SpectrumBatch
+        Normalised spectra in (about) the rest frame. Rows without a good pixel come back as NaN
+        with a flag, so batches can be padded.
+    start : Start, optional
+        The centre of the label space at rest by default.
+    frame_kms : (n_spec,), optional
+        Velocities that were taken out of the spectra.
+    context : pytree, optional
+        Per-star context of the model.
+    settings : FitSettings, optional
+
+    Returns
+    -------
+    FitResult
+        JAX arrays.
+
+    Raises
+    ------
+    MismatchError
+        If the pixel grids or the shapes differ.
+
+    Examples
+    --------
+    >>> from jaxmdwarf.labels import LabelSpace
+    >>> from jaxmdwarf.models.base import TableModel
+    >>> grid = PixelGrid.linear(6000.0, 6200.0, 1.0)
+    >>> space = LabelSpace(("teff",), ("K",), (3000.0,), (4000.0,))
+    >>> line = 1.0 - jnp.exp(-(((grid.wave_aa - 6100.0) / 3.0) ** 2))
+    >>> model = TableModel(jnp.stack([jnp.ones(201), line]), jnp.zeros(201), space, grid)
+    >>> flux = model.predict(jnp.array([3300.0]))[None, :]
+    >>> ivar = jnp.full((1, 201), 1e4)
+    >>> result = fit_batch(model, SpectrumBatch(flux, ivar, ivar, grid))
+    >>> round(float(result.labels[0, 0])), bool(result.converged[0]), int(result.flags[0])
+    (3300, True, 0)
+    """
+    settings = settings or FitSettings()
+    n_spec, dtype = batch.n_spec, batch.flux.dtype
+    start = start or centre_start(model, n_spec, dtype)
+    frame = jnp.zeros(n_spec, dtype) if frame_kms is None else jnp.asarray(frame_kms, dtype)
+    _require_shapes(model, n_spec, start, frame)
+    return _fit(
+        model,
+        batch,
+        _scaled_start(model, start, dtype),
+        jnp.asarray(start.residual_kms, dtype),
+        frame,
+        context,
+        settings.max_iter,
+        settings=_structure(settings),
+    )
+
+
+def fit_stars(
+    model: ForwardModel,
+    batch: SpectrumBatch,
+    *,
+    start: Start | None = None,
+    frame_kms: Float[Array | np.ndarray, n_spec] | None = None,
+    context: PyTree[Any] | None = None,
+    settings: FitSettings | None = None,
+) -> FitResult:
+    """Fit any number of stars in batches of one size, gathering those that need longer.
+
+    All stars get a first pass of few iterations; those that have not converged are gathered into
+    full batches and continued, and what then is left is started again from other points of the
+    label space, of which the best minimum is kept.
+
+    Parameters
+    ----------
+    model, batch, start, frame_kms, context, settings
+        As for `fit_batch`; `settings.batch_size` stars are on the device at once.
+
+    Returns
+    -------
+    FitResult
+        numpy arrays.
+    """
+    settings = settings or FitSettings()
+    n_spec, dtype = batch.n_spec, batch.flux.dtype
+    start = start or centre_start(model, n_spec, dtype)
+    frame = np.zeros(n_spec, dtype) if frame_kms is None else np.asarray(frame_kms, dtype)
+    _require_shapes(model, n_spec, start, frame)
+    scaled = np.array(_scaled_start(model, start, dtype))
+    residual = np.array(start.residual_kms, dtype)
+    structure = _structure(settings)
+
+    def run(rows: np.ndarray, labels: np.ndarray, speeds: np.ndarray, max_iter: int):
+        """Fit `rows` of the batch from given points; results in their order."""
+        parts = []
+        for first in range(0, len(rows), settings.batch_size):
+            chosen = slice(first, first + settings.batch_size)
+            n_real = len(rows[chosen])
+            padded = np.arange(settings.batch_size) % n_real
+            part = _fit_rows(
+                model,
+                batch,
+                rows[chosen][padded],
+                labels[chosen][padded],
+                speeds[chosen][padded],
+                frame[rows[chosen][padded]],
+                np.arange(settings.batch_size) < n_real,
+                context,
+                max_iter,
+                settings=structure,
+            )
+            parts.append(jax.tree.map(lambda leaf, n=n_real: np.asarray(leaf)[:n], part))
+        return FitResult(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    result = FitResult(
+        *(
+            np.array(column)
+            for column in run(
+                np.arange(n_spec),
+                scaled,
+                residual,
+                min(settings.first_pass_iter, settings.max_iter),
+            )
+        )
+    )
+    unfinished = _unfinished(result)
+    if unfinished.size and settings.max_iter > settings.first_pass_iter:
+        reached = np.asarray(model.label_space.scale(result.labels[unfinished]), dtype)
+        again = run(unfinished, reached, result.residual_kms[unfinished], settings.max_iter)
+        again = again._replace(n_iter=again.n_iter + result.n_iter[unfinished])
+        _put_rows(result, unfinished, again)
+        unfinished = _unfinished(result)
+    for point in restart_points(model.label_space.n_label, settings.restarts):
+        if not unfinished.size:
+            break
+        labels = np.broadcast_to(point.astype(dtype), (unfinished.size, point.size))
+        other = run(unfinished, labels, residual[unfinished], settings.max_iter)
+        better = other.converged & ~(
+            result.converged[unfinished] & (result.chi2[unfinished] <= other.chi2)
+        )
+        n_iter = other.n_iter + result.n_iter[unfinished]
+        other = other._replace(n_iter=n_iter)
+        _put_rows(result, unfinished[better], FitResult(*(column[better] for column in other)))
+        result.n_iter[unfinished] = n_iter
+    return result
+
+
+def centre_start(model: ForwardModel, n_spec: int, dtype: Any = np.float32) -> Start:
+    """Start all stars at the centre of the label space, at rest."""
+    space = model.label_space
+    centre = space.unscale(np.zeros(space.n_label, dtype))
+    return Start(np.broadcast_to(centre, (n_spec, space.n_label)), np.zeros(n_spec, dtype))
+
+
+def restart_points(n_label: int, n_points: int) -> list[np.ndarray]:
+    """Well spread scaled labels within (-0.4, 0.4): a Halton sequence, the same in every run."""
+    primes = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29)
+    points = []
+    for number in range(1, n_points + 1):
+        point = np.empty(n_label)
+        for axis in range(n_label):
+            base, left, share, value = primes[axis % len(primes)], number, 1.0, 0.0
+            while left:
+                share /= base
+                value += share * (left % base)
+                left //= base
+            point[axis] = 0.8 * (value - 0.5)
+        points.append(point)
+    return points
+
+
+def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, settings: FitSettings) -> int:
+    """Bytes that `fit_batch` needs on the device for one batch, from above.
+
+    Parameters
+    ----------
+    model : ForwardModel
+    grid : PixelGrid
+        Of the spectra.
+    settings : FitSettings
+
+    Returns
+    -------
+    int
+        For the batch itself and the arrays of pixels that an iteration makes; what the model
+        needs inside is taken as four numbers per pixel and label.
+    """
+    n_label = model.label_space.n_label
+    n_par = n_label + int(settings.fit_velocity)
+    n_par += 0 if settings.poly_order is None else settings.poly_order + 1
+    per_pixel = 6 + 4 * n_label + 3 * n_par
+    weights = sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(model)
+        if isinstance(leaf, jax.Array | np.ndarray)
+    )
+    return settings.batch_size * grid.n_pix * 4 * per_pixel + weights
+
+
+@partial(jax.jit, static_argnames="settings")
+def _fit(
+    model, batch, scaled, residual_kms, frame_kms, context, max_iter, *, settings, real=None
+) -> FitResult:
+    objective = build_objective(
+        model,
+        batch,
+        context=context,
+        fit_velocity=settings.fit_velocity,
+        priors=settings.priors,
+        poly_order=settings.poly_order,
+    )
+    layout = objective.layout
+    columns = [scaled]
+    if layout.fit_velocity:
+        columns.append(residual_kms[:, None] / (2 * layout.velocity_limit_kms))
+    columns.append(jnp.zeros((batch.n_spec, layout.n_poly), scaled.dtype))
+    lower = jnp.asarray(layout.lower, scaled.dtype)
+    active = objective.n_good > layout.n_par
+    state = minimise_lm(
+        objective.normal_equations,
+        jnp.concatenate(columns, axis=-1),
+        lower,
+        -lower,
+        active=active if real is None else active & real,
+        max_iter=max_iter,
+        tol_sigma=settings.tol_sigma,
+    )
+    return summarise_fit(objective, state, frame_kms, active=active)
+
+
+@partial(jax.jit, static_argnames="settings")
+def _fit_rows(
+    model, batch, rows, scaled, residual_kms, frame_kms, real, context, max_iter, *, settings
+) -> FitResult:
+    # Gathering inside keeps one compiled shape whatever rows are fitted.
+    chosen = SpectrumBatch(batch.flux[rows], batch.ivar[rows], batch.information[rows], batch.grid)
+    context = jax.tree.map(lambda leaf: leaf[rows], context)
+    return _fit(
+        model,
+        chosen,
+        scaled,
+        residual_kms,
+        frame_kms,
+        context,
+        max_iter,
+        settings=settings,
+        real=real,
+    )
+
+
+def summarise_fit(
+    objective: Objective,
+    state: LmState,
+    frame_kms: Float[Array, n_spec],
+    *,
+    active: Bool[Array, n_spec],
+) -> FitResult:
+    """Physical labels, covariance and flags of the point that a solver reached."""
+    layout, space = objective.layout, objective.model.label_space
+    n_label, n_reported = layout.n_label, layout.n_reported
+    equations = state.equations
+    solved = active & jnp.isfinite(equations.cost)
+    scale = jnp.asarray(layout.physical_scale(space), equations.cost.dtype)
+    covariance = invert_positive(equations.curvature)[:, :n_reported, :n_reported]
+    covariance = covariance * (scale[:, None] * scale)
+    variances = jnp.diagonal(covariance, axis1=-2, axis2=-1)
+    definite = jnp.isfinite(covariance).all(axis=(-2, -1)) & (variances > 0).all(axis=-1)
+    covariance = jnp.where((solved & definite)[:, None, None], covariance, jnp.nan)
+    errors = jnp.sqrt(jnp.diagonal(covariance, axis1=-2, axis2=-1))
+    residual_kms = jnp.where(solved, layout.velocity_kms(state.parameters), jnp.nan)
+    scaled = state.parameters[:, :n_label]
+    n_pix = objective.n_good.astype(jnp.int32)
+    dof = jnp.maximum(n_pix - layout.n_par, 0)
+    chi2_red = jnp.where(solved, equations.pixel_chi2 / jnp.maximum(dof, 1), jnp.nan)
+
+    flags = jnp.zeros(n_pix.shape, jnp.int32)
+
+    def raise_flag(flags, where, flag: QualityFlag):
+        return flags | jnp.where(where, int(flag), 0)
+
+    for index, name in enumerate(space.names):
+        at_bound = jnp.abs(scaled[:, index]) > 0.5 - AT_BOUND
+        bound_flag = _BOUND_FLAGS.get(name, QualityFlag.OK)
+        flags = raise_flag(flags, solved & at_bound, bound_flag)
+    if layout.fit_velocity:
+        at_edge = jnp.abs(state.parameters[:, n_label]) > 0.5 - AT_BOUND
+        flags = raise_flag(flags, solved & at_edge, QualityFlag.VELOCITY_AT_EDGE)
+    flags = raise_flag(flags, ~state.converged, QualityFlag.NOT_CONVERGED)
+    flags = raise_flag(flags, solved & ~definite, QualityFlag.BAD_COVARIANCE)
+    flags = raise_flag(flags, chi2_red > BAD_CHI2, QualityFlag.BAD_CHI2)
+    flags = raise_flag(flags, n_pix == 0, QualityFlag.NO_GOOD_PIXELS)
+    flags = raise_flag(flags, (n_pix > 0) & ~active, QualityFlag.FEW_PIXELS)
+    nothing = jnp.full(n_pix.shape, jnp.nan, chi2_red.dtype)
+    return FitResult(
+        labels=jnp.where(solved[:, None], space.unscale(scaled), jnp.nan),
+        errors=errors[:, :n_label],
+        covariance=covariance,
+        rv_kms=jnp.where(solved, combine_velocities(frame_kms, residual_kms), jnp.nan),
+        e_rv=(
+            errors[:, n_label] * (1 + frame_kms / SPEED_OF_LIGHT_KMS)
+            if layout.fit_velocity
+            else nothing
+        ),
+        residual_kms=residual_kms,
+        chi2=jnp.where(solved, equations.cost, jnp.nan),
+        chi2_red=chi2_red,
+        n_pix=n_pix,
+        dof=dof,
+        n_iter=state.n_iter,
+        converged=state.converged,
+        flags=flags,
+    )
+
+
+def _structure(settings: FitSettings) -> FitSettings:
+    """Settings that shape the compiled program; the rest are its arguments or the host's."""
+    default = FitSettings()
+    return replace(
+        settings,
+        max_iter=default.max_iter,
+        first_pass_iter=default.first_pass_iter,
+        batch_size=default.batch_size,
+        restarts=default.restarts,
+    )
+
+
+def _scaled_start(model: ForwardModel, start: Start, dtype) -> Array:
+    return jnp.clip(model.label_space.scale(jnp.asarray(start.labels, dtype)), -0.5, 0.5)
+
+
+def _require_shapes(model: ForwardModel, n_spec: int, start: Start, frame) -> None:
+    expected = (n_spec, model.label_space.n_label)
+    if start.labels.shape != expected or start.residual_kms.shape != (n_spec,):
+        raise MismatchError(
+            f"start has labels {start.labels.shape} and velocities {start.residual_kms.shape} for "
+            f"{n_spec} spectra and the labels {model.label_space.names}.",
+            f"give labels of shape {expected} in physical units and one velocity a spectrum.",
+        )
+    if frame.shape != (n_spec,):
+        raise MismatchError(f"{n_spec} spectra, frame velocities of shape {frame.shape}.")
+
+
+def _unfinished(result: FitResult) -> np.ndarray:
+    """Rows that did not converge though there was something to fit."""
+    return np.flatnonzero(~result.converged & np.isfinite(result.chi2))
+
+
+def _put_rows(result: FitResult, rows: np.ndarray, values: FitResult) -> None:
+    for target, column in zip(result, values, strict=True):
+        target[rows] = column

@@ -1,0 +1,167 @@
+"""Levenberg-Marquardt for a batch: every star has its own damping, none waits to be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmdwarf.inference.linear import solve_in_box
+from jaxmdwarf.inference.objective import NormalEquations
+
+_LEAST_DAMPING = 1e-6
+_MOST_DAMPING = 1e8
+# A step is believed to end the search only while damping leaves it about its full length.
+_FREE_DAMPING = 0.5
+
+
+class LmState(NamedTuple):
+    """Where a batch stands.
+
+    Parameters
+    ----------
+    parameters : (n, k)
+        Best so far.
+    equations : NormalEquations
+        At `parameters`.
+    damping : (n,)
+        Relative to the diagonal of the curvature.
+    converged, stopped : (n,)
+        Stars that found their minimum; stars that are carried unchanged (the converged, the
+        inactive, and those that no damping helps).
+    n_iter : (n,)
+        Model evaluations spent on each star.
+    """
+
+    parameters: Float[Array, "n k"]
+    equations: NormalEquations
+    damping: Float[Array, n]
+    converged: Bool[Array, n]
+    stopped: Bool[Array, n]
+    n_iter: Int[Array, n]
+
+
+def minimise_lm(
+    normal_equations: Callable[[Float[Array, "n k"]], NormalEquations],
+    start: Float[Array, "n k"],
+    lower: Float[Array, k],
+    upper: Float[Array, k],
+    *,
+    active: Bool[Array, n],
+    max_iter: int = 30,
+    tol_sigma: float = 0.01,
+    initial_damping: float = 1e-2,
+    longest_step: float = 0.4,
+) -> LmState:
+    """Minimise many small sums of squares in a box at once.
+
+    Parameters
+    ----------
+    normal_equations : callable
+        Cost and its Gauss-Newton expansion for all stars, `NormalEquations`.
+    start : (n, k)
+        Starting points, clipped to the box.
+    lower, upper : (k,)
+        The box.
+    active : (n,) bool
+        Stars to fit; the others are carried along unchanged.
+    max_iter : int
+        Evaluations after the first.
+    tol_sigma : float
+        A star has converged once the step that it would take next is below this many standard
+        deviations (of the fitted parameters, in the metric of the curvature). That step is
+        still taken, so what remains is far less.
+    initial_damping : float
+    longest_step : float
+        Cap on the change of any parameter in one step.
+
+    Returns
+    -------
+    LmState
+
+    Notes
+    -----
+    Each iteration evaluates residuals and Jacobian together at the trial points; a star that
+    rejects its trial keeps its old normal equations, a few dozen numbers. So the loop carries no
+    pixels, and a rejection, which is rare, costs one evaluation. Steps minimise the damped
+    quadratic inside the box (`solve_in_box`), which puts labels exactly on a bound where they
+    belong, with none of the flat tails that a change of variables would have there.
+    """
+    point = jnp.clip(start, lower, upper)
+    first = LmState(
+        parameters=point,
+        equations=normal_equations(point),
+        damping=jnp.full(point.shape[:1], initial_damping, point.dtype),
+        converged=jnp.zeros(point.shape[:1], bool),
+        stopped=~active,
+        n_iter=jnp.where(active, 1, 0).astype(jnp.int32),
+    )
+    # Two costs closer than this cannot be told apart in the working precision.
+    blur = 8 * jnp.finfo(point.dtype).eps
+
+    def one_iteration(state: LmState) -> LmState:
+        current = state.equations
+        diagonal = jnp.diagonal(current.curvature, axis1=-2, axis2=-1)
+        # A parameter that the data do not see must not make the matrix singular.
+        floor = 1e-6 * jnp.max(diagonal, axis=-1, keepdims=True)
+        added = state.damping[:, None] * jnp.maximum(diagonal, floor)
+        identity = jnp.eye(point.shape[-1], dtype=point.dtype)
+        step = solve_in_box(
+            current.curvature + added[:, :, None] * identity,
+            current.gradient,
+            state.parameters,
+            lower,
+            upper,
+        )
+        solved = jnp.isfinite(step).all(axis=-1)
+        step = jnp.where(solved[:, None], step, 0)
+        longest = jnp.max(jnp.abs(step), axis=-1, keepdims=True)
+        step = step * jnp.minimum(1, longest_step / jnp.maximum(longest, longest_step))
+        bent = jnp.sum(step * jnp.sum(current.curvature * step[:, None, :], axis=-1), axis=-1)
+        predicted = 2 * jnp.sum(current.gradient * step, axis=-1) - bent
+        trial_point = jnp.where(
+            state.stopped[:, None],
+            state.parameters,
+            jnp.clip(state.parameters + step, lower, upper),
+        )
+        trial = normal_equations(trial_point)
+        gained = current.cost - trial.cost
+        better = gained >= -blur * current.cost
+        accepted = ~state.stopped & solved & better & jnp.isfinite(trial.cost)
+        near = solved & (bent < tol_sigma**2) & (state.damping <= _FREE_DAMPING)
+        converged = state.converged | (~state.stopped & near)
+        as_foretold = gained > 0.5 * predicted
+        damping = jnp.where(
+            accepted,
+            state.damping * jnp.where(as_foretold, 0.1, jnp.where(gained > 0.25 * predicted, 1, 3)),
+            state.damping * 8,
+        )
+        damping = jnp.clip(damping, _LEAST_DAMPING, 2 * _MOST_DAMPING)
+        return LmState(
+            parameters=jnp.where(accepted[:, None], trial_point, state.parameters),
+            equations=jax.tree.map(
+                lambda new, old: jnp.where(
+                    accepted.reshape((-1,) + (1,) * (old.ndim - 1)), new, old
+                ),
+                trial,
+                current,
+            ),
+            damping=jnp.where(state.stopped, state.damping, damping),
+            converged=converged,
+            stopped=state.stopped | converged | (damping > _MOST_DAMPING),
+            n_iter=state.n_iter + (~state.stopped).astype(jnp.int32),
+        )
+
+    def unfinished(carry: tuple[Int[Array, ""], LmState]):
+        count, state = carry
+        return (count < max_iter) & ~state.stopped.all()
+
+    def body(carry: tuple[Int[Array, ""], LmState]):
+        count, state = carry
+        return count + 1, one_iteration(state)
+
+    _, final = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), first))
+    return final

@@ -1,0 +1,345 @@
+"""What a fit minimises: weighted residuals, their normal equations, bounds and priors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.shift import (
+    align_grids,
+    edge_pixels,
+    largest_shift_kms,
+    pixel_offset,
+    shift_by_slices,
+    with_margins,
+)
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.spectra import SpectrumBatch
+
+
+@dataclass(frozen=True)
+class LabelPrior:
+    """A Gaussian prior on one label.
+
+    Parameters
+    ----------
+    name : str
+        Label of the model.
+    mean, sigma : float
+        In the label's unit.
+    """
+
+    name: str
+    mean: float
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise UsageError(f"the prior on {self.name} has sigma {self.sigma}: give one above 0.")
+
+
+class NormalEquations(NamedTuple):
+    """Chi-square and its Gauss-Newton expansion at given parameters, one row a star.
+
+    Parameters
+    ----------
+    cost : (n,)
+        Sum of ``weight * residual**2``, priors included.
+    gradient : (n, k)
+        Descent direction ``J^T W r``: minus half the derivative of `cost`.
+    curvature : (n, k, k)
+        ``J^T W J``, priors included.
+    pixel_chi2 : (n,)
+        Sum of ``residual**2 / pixel variance``, which is of order the number of pixels for a
+        model that describes the star.
+    """
+
+    cost: Float[Array, n]
+    gradient: Float[Array, "n k"]
+    curvature: Float[Array, "n k k"]
+    pixel_chi2: Float[Array, n]
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """What the columns of a parameter array are: scaled labels, velocity, polynomial.
+
+    The velocity is scaled so that -0.5 and 0.5 are the limits of the residual shift; polynomial
+    coefficients multiply Legendre polynomials over the grid, as ``flux * (1 + sum c_j P_j)``.
+
+    Parameters
+    ----------
+    n_label : int
+    fit_velocity : bool
+    n_poly : int
+        Coefficients of the multiplicative polynomial; 0 for none.
+    velocity_limit_kms : float
+        Largest residual velocity.
+    """
+
+    n_label: int
+    fit_velocity: bool
+    n_poly: int
+    velocity_limit_kms: float
+
+    @property
+    def n_reported(self) -> int:
+        """Labels, and the velocity where it is fitted."""
+        return self.n_label + int(self.fit_velocity)
+
+    @property
+    def n_par(self) -> int:
+        """All parameters of a star."""
+        return self.n_reported + self.n_poly
+
+    @property
+    def lower(self) -> np.ndarray:
+        """Lower bounds, (n_par,); the upper ones are their negatives."""
+        return np.r_[np.full(self.n_reported, -0.5), np.full(self.n_poly, -np.inf)]
+
+    def velocity_kms(self, parameters: Float[Array, "n k"]) -> Float[Array, n]:
+        """Residual velocities, 0 where they are not fitted."""
+        if not self.fit_velocity:
+            return jnp.zeros_like(parameters[:, 0])
+        return parameters[:, self.n_label] * (2 * self.velocity_limit_kms)
+
+    def physical_scale(self, space: LabelSpace) -> np.ndarray:
+        """Physical units (K, dex, km/s) in one unit of each reported parameter."""
+        widths = np.subtract(space.upper, space.lower)
+        return np.r_[widths, [2 * self.velocity_limit_kms] * int(self.fit_velocity)]
+
+
+class Objective(eqx.Module):
+    """The weighted residuals of a batch of stars under a forward model.
+
+    Make it with `build_objective`. Bad pixels hold flux 0 and weight 0, whatever was in the data,
+    so that nothing they held can enter a sum or a gradient.
+
+    Parameters
+    ----------
+    flux : (n_spec, n_pix)
+        Observed, 0 at bad pixels.
+    weight : (n_spec, n_pix)
+        ``1 / (1/information + model variance)``: what the fit minimises with.
+    pixel_weight : (n_spec, n_pix)
+        ``1 / (1/ivar + model variance)``: what a reduced chi-square is made of.
+    model : ForwardModel
+    context : pytree or None
+        Per-star context of the model.
+    prior_mean, prior_weight : (n_par,)
+        Gaussian priors in scaled parameters; weight 0 where there is none.
+    polynomials : (n_poly, n_pix)
+    layout : ParameterLayout
+        Static.
+    margins : (int, int)
+        Model pixels left and right of the fitted ones (static).
+    """
+
+    flux: Float[Array, "n_spec n_pix"]
+    weight: Float[Array, "n_spec n_pix"]
+    pixel_weight: Float[Array, "n_spec n_pix"]
+    model: ForwardModel
+    context: PyTree[Any] | None
+    prior_mean: Float[Array, n_par]
+    prior_weight: Float[Array, n_par]
+    polynomials: Float[Array, "n_poly n_pix"]
+    batch_grid: Any = eqx.field(static=True)
+    layout: ParameterLayout = eqx.field(static=True)
+    margins: tuple[int, int] = eqx.field(static=True)
+
+    @property
+    def n_good(self) -> Float[Array, n_spec]:
+        """Pixels that enter, per star."""
+        return jnp.sum(self.weight > 0, axis=-1).astype(self.flux.dtype)
+
+    def predict(self, parameters: Float[Array, "n_spec n_par"]) -> Float[Array, "n_spec n_pix"]:
+        """Model flux in the frame of the data."""
+        layout = self.layout
+        rest = self.model.predict_scaled_batch(parameters[:, : layout.n_label], self.context)
+        flux = self._to_data_frame(rest, parameters)
+        if layout.n_poly:
+            flux = flux * (1 + parameters[:, layout.n_reported :] @ self.polynomials)
+        return flux
+
+    def residuals(self, parameters: Float[Array, "n_spec n_par"]) -> Float[Array, "n_spec n_pix"]:
+        """Observed minus model flux; 0 at bad pixels."""
+        return jnp.where(self.weight > 0, self.flux - self.predict(parameters), 0)
+
+    def normal_equations(self, parameters: Float[Array, "n_spec n_par"]) -> NormalEquations:
+        """Cost, gradient and curvature at `parameters`, from one linearisation of the model."""
+        layout = self.layout
+        scaled = parameters[:, : layout.n_label]
+        rest, pushforward = jax.linearize(
+            lambda labels: self.model.predict_scaled_batch(labels, self.context), scaled
+        )
+        directions = jnp.broadcast_to(
+            jnp.eye(layout.n_label, dtype=scaled.dtype)[:, None, :], (layout.n_label, *scaled.shape)
+        )
+        rest_slopes = jax.vmap(pushforward)(directions)
+        slopes = list(self._to_data_frame(rest_slopes, parameters))
+        if layout.fit_velocity:
+            offset, offset_slope = self._offsets(parameters)
+            wide = with_margins(rest, *self.margins)
+            flux, by_offset = jax.jvp(
+                lambda at: shift_by_slices(wide, at), (offset,), (jnp.ones_like(offset),)
+            )
+            slopes.append(by_offset * offset_slope * (2 * layout.velocity_limit_kms))
+        else:
+            flux = self._to_data_frame(rest, parameters)
+        if layout.n_poly:
+            factor = 1 + parameters[:, layout.n_reported :] @ self.polynomials
+            slopes = [slope * factor for slope in slopes]
+            slopes += [flux * polynomial for polynomial in self.polynomials]
+            flux = flux * factor
+        residual = jnp.where(self.weight > 0, self.flux - flux, 0)
+        return self._accumulate(slopes, residual, parameters)
+
+    def _accumulate(self, slopes, residual, parameters) -> NormalEquations:
+        n_par = self.layout.n_par
+        weighted = [self.weight * slope for slope in slopes]
+        gradient = jnp.stack([jnp.sum(slope * residual, axis=-1) for slope in weighted], axis=-1)
+        upper = {
+            (i, j): jnp.sum(weighted[i] * slopes[j], axis=-1)
+            for i in range(n_par)
+            for j in range(i, n_par)
+        }
+        curvature = jnp.stack(
+            [
+                jnp.stack([upper[min(i, j), max(i, j)] for j in range(n_par)], axis=-1)
+                for i in range(n_par)
+            ],
+            axis=-2,
+        )
+        square = residual * residual
+        cost = jnp.sum(self.weight * square, axis=-1)
+        away = self.prior_mean - parameters
+        pull = self.prior_weight * away
+        return NormalEquations(
+            cost=cost + jnp.sum(pull * away, axis=-1),
+            gradient=gradient + pull,
+            curvature=curvature + jnp.diag(self.prior_weight),
+            pixel_chi2=jnp.sum(self.pixel_weight * square, axis=-1),
+        )
+
+    def _offsets(self, parameters):
+        return pixel_offset(self.batch_grid, self.layout.velocity_kms(parameters))
+
+    def _to_data_frame(self, rest, parameters):
+        if not self.layout.fit_velocity:
+            left, right = self.margins
+            return rest[..., left : rest.shape[-1] - right]
+        return shift_by_slices(with_margins(rest, *self.margins), self._offsets(parameters)[0])
+
+
+def build_objective(
+    model: ForwardModel,
+    batch: SpectrumBatch,
+    *,
+    context: PyTree[Any] | None = None,
+    fit_velocity: bool = True,
+    priors: tuple[LabelPrior, ...] = (),
+    poly_order: int | None = None,
+) -> Objective:
+    """The objective of fitting `model` to `batch`.
+
+    Parameters
+    ----------
+    model : ForwardModel
+        Its grid must hold the pixels of the batch; pixels beyond them serve the shifts.
+    batch : SpectrumBatch
+        Normalised as the model is; ivar or information 0 marks bad pixels.
+    context : pytree, optional
+        Per-star context of the model.
+    fit_velocity : bool
+        Whether a residual velocity is a parameter beside the labels.
+    priors : tuple of LabelPrior
+    poly_order : int, optional
+        Order of a multiplicative polynomial nuisance; None fits none, 0 a factor.
+
+    Returns
+    -------
+    Objective
+
+    Notes
+    -----
+    The model error enters the variances as (error * flux)^2 with the model's flux at the centre of
+    its label space: fixed weights, the same wherever a fit starts from, so that chi-square stays a
+    sum of squares whose minimum is the solution.
+    """
+    left, right = align_grids(model.grid, batch.grid)
+    dtype = batch.flux.dtype
+    space = model.label_space
+    n_label = space.n_label
+    layout = ParameterLayout(
+        n_label,
+        fit_velocity,
+        0 if poly_order is None else poly_order + 1,
+        largest_shift_kms(batch.grid),
+    )
+    centre = model.predict_scaled_batch(jnp.zeros((1, n_label), dtype), _first_star(context))[0]
+    inside = slice(left, model.grid.n_pix - right)
+    model_variance = jax.lax.stop_gradient(
+        jnp.square(jnp.asarray(model.model_error, dtype) * centre)[inside]
+    )
+    good = (batch.ivar > 0) & (batch.information > 0) & jnp.isfinite(batch.flux)
+    good = good & jnp.isfinite(batch.ivar) & jnp.isfinite(batch.information)
+    if fit_velocity:
+        good = good & ~jnp.asarray(edge_pixels(batch.grid, left, right))
+    prior_mean, prior_weight = np.zeros(layout.n_par), np.zeros(layout.n_par)
+    for prior in priors:
+        index = space.index(prior.name)
+        width = space.upper[index] - space.lower[index]
+        prior_mean[index] = (prior.mean - space.lower[index]) / width - 0.5
+        prior_weight[index] = (width / prior.sigma) ** 2
+    x = np.linspace(-1.0, 1.0, batch.grid.n_pix)
+    polynomials = np.polynomial.legendre.legvander(x, max(layout.n_poly - 1, 0)).T[: layout.n_poly]
+    return Objective(
+        flux=jnp.where(good, batch.flux, 0),
+        weight=_combine_errors(batch.information, model_variance, good),
+        pixel_weight=_combine_errors(batch.ivar, model_variance, good),
+        model=model,
+        context=context,
+        prior_mean=jnp.asarray(prior_mean, dtype),
+        prior_weight=jnp.asarray(prior_weight, dtype),
+        polynomials=jnp.asarray(polynomials, dtype),
+        batch_grid=batch.grid,
+        layout=layout,
+        margins=(left, right),
+    )
+
+
+def squash_to_bounds(free: Float[Array, ...]) -> Float[Array, ...]:
+    """Map the real line smoothly onto scaled labels in (-0.5, 0.5), nearly the identity inside.
+
+    s = z / (1 + (2 z)^4)^(1/4), for solvers without bounds; at z = 0.25 it is 1.5 % less than z.
+
+    Examples
+    --------
+    >>> [round(float(s), 2) for s in squash_to_bounds(jnp.array([0.0, 0.1, 10.0]))]
+    [0.0, 0.1, 0.5]
+    """
+    return free / jnp.sqrt(jnp.sqrt(1 + (2 * free) ** 4))
+
+
+def unsquash_from_bounds(scaled: Float[Array, ...]) -> Float[Array, ...]:
+    """The inverse of `squash_to_bounds`; at most 0.499 of the way to a bound."""
+    kept = jnp.clip(scaled, -0.499, 0.499)
+    return kept / jnp.sqrt(jnp.sqrt(1 - (2 * kept) ** 4))
+
+
+def _combine_errors(inverse_variance, model_variance, good: Bool[Array, "n_spec n_pix"]):
+    # 1 / (1/i + m) written without dividing by i, which may be 0.
+    known = jnp.where(good, inverse_variance, 0)
+    return known / (1 + known * model_variance)
+
+
+def _first_star(context: PyTree[Any] | None) -> PyTree[Any] | None:
+    return jax.tree.map(lambda leaf: leaf[:1], context)

@@ -1,0 +1,98 @@
+"""A stand-in forward model whose truth is known: smooth, nonlinear, degenerate like real labels."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import ForwardModel, LowRankHead
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
+
+
+class BandModel(ForwardModel):
+    """Bands and lines whose depths are exponentials of quadratic functions of the labels."""
+
+    shapes: Float[Array, "n_band n_pix"]
+    linear: Float[Array, "n_band n_label"]
+    quadratic: Float[Array, "n_band n_label"]
+    model_error: Float[Array, "n_pix"]
+    label_space: LabelSpace = eqx.field(static=True)
+    grid: PixelGrid = eqx.field(static=True)
+
+    def coefficients(self, scaled, context=None):
+        exponent = self.linear @ scaled + self.quadratic @ (scaled**2)
+        return jnp.exp(exponent)
+
+    def low_rank(self):
+        return LowRankHead(-self.shapes, jnp.ones_like(self.model_error))
+
+    def predict_scaled(self, scaled, context=None):
+        return 1.0 - self.coefficients(scaled) @ self.shapes
+
+
+def make_band_model(
+    grid=None, *, n_band=24, seed=3, model_error=0.0, dtype=np.float32, margin=3
+) -> BandModel:
+    grid = (grid or PixelGrid.linear(6000.0, 6899.0, 1.0)).padded(margin, margin)
+    rng = np.random.default_rng(seed)
+    wave = grid.wave_aa
+    centre = np.linspace(wave[0], wave[-1], n_band) + rng.normal(0, 5, n_band)
+    sigma = rng.uniform(1.7, 12.0, n_band)
+    depth = rng.uniform(0.05, 0.2, n_band)
+    shapes = depth[:, None] * np.exp(-0.5 * ((wave - centre[:, None]) / sigma[:, None]) ** 2)
+    return BandModel(
+        shapes=jnp.asarray(shapes, dtype),
+        linear=jnp.asarray(rng.normal(0, 1.2, (n_band, 4)), dtype),
+        quadratic=jnp.asarray(rng.normal(0, 0.5, (n_band, 4)), dtype),
+        model_error=jnp.full(grid.n_pix, model_error, dtype),
+        label_space=LabelSpace.mdwarf(),
+        grid=grid,
+    )
+
+
+def observe(model, grid, scaled, rv_kms, snr, rng, *, bad=0.03) -> SpectrumBatch:
+    """Noisy spectra of stars, shifted exactly (by spline) and with some bad pixels of NaN."""
+    from scipy.interpolate import CubicSpline
+
+    rest = np.asarray(jax.vmap(model.predict_scaled)(jnp.asarray(scaled)), np.float64)
+    wave = model.grid.wave_aa
+    flux = np.stack(
+        [
+            CubicSpline(wave, row)(grid.wave_aa / (1 + speed / 299_792.458))
+            for row, speed in zip(rest, rv_kms, strict=True)
+        ]
+    )
+    sigma = np.broadcast_to(1.0 / np.asarray(snr)[:, None], flux.shape)
+    flux = flux + rng.normal(size=flux.shape) * sigma
+    ivar = 1.0 / sigma**2
+    lost = rng.random(flux.shape) < bad
+    flux = np.where(lost, np.nan, flux)
+    ivar = np.where(lost, 0.0, ivar)
+    dtype = model.model_error.dtype
+    return SpectrumBatch(
+        jnp.asarray(flux, dtype), jnp.asarray(ivar, dtype), jnp.asarray(ivar, dtype), grid
+    )
+
+
+@pytest.fixture(scope="session")
+def band_grid():
+    return PixelGrid.linear(6000.0, 6899.0, 1.0)
+
+
+@pytest.fixture(scope="session")
+def band_model(band_grid):
+    return make_band_model(band_grid)
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    return make_band_model
+
+
+@pytest.fixture(scope="session")
+def observe_stars():
+    return observe
