@@ -151,7 +151,7 @@ def _is_coadd(columns: Any) -> bool:
 
 
 def _decode_image(header: Any, image: np.ndarray, path: str) -> SpectrumRecord | None:
-    if image.ndim != 2 or image.shape[0] < N_ROWS or image.shape[1] < 2:
+    if image.ndim != 2 or image.shape[0] != N_ROWS or image.shape[1] < 2 * N_ROWS:
         return None
     flux, ivar, third, and_mask = image[:4]
     grid = _header_grid(header, flux.size)

@@ -127,7 +127,11 @@ class Inputs:
         return len(self.paths) + len(self.rejects)
 
 
-def expand_inputs(arguments: Iterable[str | os.PathLike[str]]) -> Inputs:
+def expand_inputs(
+    arguments: Iterable[str | os.PathLike[str]],
+    *,
+    leave_out: Iterable[str | os.PathLike[str]] = (),
+) -> Inputs:
     """Expand files, folders (recursively, hidden files left out), globs and ``@lists``.
 
     Parameters
@@ -135,6 +139,8 @@ def expand_inputs(arguments: Iterable[str | os.PathLike[str]]) -> Inputs:
     arguments : iterable of str or path
         ``@name`` is a text file with one such argument a line; blank lines and lines that start
         with ``#`` are skipped; relative names count from the current folder, else from the list's.
+    leave_out : iterable of path
+        Files in folders that are no inputs, such as the products of an earlier run.
 
     Returns
     -------
@@ -144,6 +150,7 @@ def expand_inputs(arguments: Iterable[str | os.PathLike[str]]) -> Inputs:
     paths: list[str] = []
     rejects: list[Reject] = []
     seen: dict[str, str] = {}
+    products = {os.path.realpath(path) for path in leave_out}
 
     def add(path: str) -> None:
         # Links to one file are one input; the first name is kept.
@@ -164,7 +171,7 @@ def expand_inputs(arguments: Iterable[str | os.PathLike[str]]) -> Inputs:
             )
             return
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or os.path.realpath(entry.path) in products:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 add_folder(entry.path)

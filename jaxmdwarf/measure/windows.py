@@ -10,8 +10,11 @@ import numpy as np
 
 from jaxmdwarf.wavelengths import air_to_vacuum
 
-MIN_COVERAGE = 0.75
-"""Least fraction of a window that good pixels must cover for its mean to count."""
+MIN_COVERAGE = 0.5
+"""Least fraction of a window that good pixels must cover for its mean to count.
+
+The pseudo-continuum of TiO5 is two and a half survey pixels wide: this allows one bad pixel in it.
+"""
 
 
 class WindowMean(NamedTuple):

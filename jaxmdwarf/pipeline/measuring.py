@@ -20,12 +20,14 @@ from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, writ
 from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.io.tables import choose_format, read_table, write_table
 from jaxmdwarf.measure.spectrum import measure_spectrum
-from jaxmdwarf.pipeline.progress import Progress, Silent
+from jaxmdwarf.pipeline.progress import Silent
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from jaxmdwarf.pipeline.progress import Progress
 
 ROWS_PER_BLOCK = 4096
 """Rows are packed into arrays in blocks, since a million dicts would take gigabytes."""
@@ -175,12 +177,13 @@ def measure_files(
     velocities = (
         read_velocities(velocity_table, velocity_column) if velocity_table is not None else None
     )
-    inputs = expand_inputs(files)
+    rejects_file = name_rejects_file(out)
+    inputs = expand_inputs(files, leave_out=(out, rejects_file))
     task = MeasureTask(requirements or Requirements(), velocities)
     rejects = list(inputs.rejects)
     duplicates = DuplicateFinder()
     table = _RowBlocks()
-    with progress.stage("measuring spectra", total=len(inputs.paths)) as stage:
+    with progress.stage("measuring spectra", total=float(len(inputs.paths))) as stage:
         for path, result in stream_results(task, inputs.paths, processes=processes):
             if not isinstance(result, Reject):
                 repeated = duplicates.find(result.content_hash, path)
@@ -192,7 +195,6 @@ def measure_files(
             stage.advance()
     frame = table.to_frame()
     check_accounts(inputs.n_in, len(frame), len(rejects))
-    rejects_file = name_rejects_file(out)
     write_rejects(rejects_file, rejects)
     if not len(frame):
         first = f" The first: {rejects[0].path}: {rejects[0].reason}." if rejects else ""

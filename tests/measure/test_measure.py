@@ -1,0 +1,191 @@
+"""Measurements: definitions, frames, bad pixels, honest errors; real spectra against kastredux."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.measure.halpha import HALPHA_AA, measure_halpha
+from jaxmdwarf.measure.indices import BAND_INDICES, Measurement, measure_index
+from jaxmdwarf.measure.snr import BANDS_AA, estimate_snr
+from jaxmdwarf.measure.spectral_type import estimate_spectral_type
+from jaxmdwarf.measure.spectrum import measure_spectrum
+from jaxmdwarf.measure.windows import mean_over_window, window_in_vacuum
+from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, doppler_factor, vacuum_to_air
+
+WAVE = 10.0 ** (3.5682 + 1e-4 * np.arange(3909))
+GOOD = np.full(WAVE.size, 1e4)
+ROOT_TWO_PI = np.sqrt(2 * np.pi)
+
+
+def line(wave, ew_aa, sigma_aa=1.5, centre_aa=HALPHA_AA):
+    return ew_aa * np.exp(-0.5 * ((wave - centre_aa) / sigma_aa) ** 2) / (sigma_aa * ROOT_TWO_PI)
+
+
+def test_window_means_integrate_partial_pixels():
+    # Pixel 100 of height 1 among zeros: a window that takes a quarter of it.
+    wave, flux = np.arange(200.0), np.zeros(200)
+    flux[100] = 1.0
+    mean = mean_over_window(wave, flux, np.ones(200), 99.75, 101.75)
+    assert mean.value == pytest.approx(0.75 / 2.0)
+    assert mean.variance == pytest.approx((0.75**2 + 1.0 + 0.25**2) / 4.0)
+
+
+def test_window_means_are_linear_in_flux_and_blind_to_pixel_size():
+    fine = np.linspace(7000.0, 7200.0, 20001)
+    coarse = np.linspace(7000.0, 7200.0, 201)
+    means = [
+        mean_over_window(wave, 3.0 + 0.01 * (wave - 7000.0), np.ones(wave.size), 7100.3, 7110.9)
+        for wave in (fine, coarse)
+    ]
+    assert means[0].value == pytest.approx(4.056, abs=1e-6)
+    # Within a pixel the histogram is flat: the two ends of the window do not cancel exactly.
+    assert means[1].value == pytest.approx(4.056, abs=2e-4)
+
+
+def test_bad_pixels_leave_the_mean_and_too_many_make_it_nan():
+    flux, ivar = np.full(WAVE.size, 2.0), GOOD.copy()
+    hit = np.flatnonzero((WAVE > 7130) & (WAVE < 7132))
+    flux[hit], ivar[hit] = 1e6, 0.0
+    assert measure_index("tio5", WAVE, flux, ivar).value == pytest.approx(1.0)
+    ivar[(WAVE > 7128) & (WAVE < 7134)] = 0.0
+    assert np.isnan(measure_index("tio5", WAVE, flux, ivar)).all()
+
+
+@pytest.mark.parametrize("name", sorted(BAND_INDICES))
+def test_windows_are_air_wavelengths(name):
+    index = BAND_INDICES[name]
+    air = vacuum_to_air(WAVE)
+    inside = (air >= index.band_aa[0]) & (air <= index.band_aa[1])
+    value = measure_index(name, WAVE, np.where(inside, 0.5, 1.0), GOOD).value
+    # Only the two end pixels can be shared with the outside.
+    n_inside = np.count_nonzero(inside)
+    assert value == pytest.approx(0.5, abs=0.5 / n_inside)
+    # Taken for vacuum windows, they would miss more than a pixel (2 Angstrom at 7130).
+    low, _ = window_in_vacuum(*index.band_aa)
+    assert 1.7 < low - index.band_aa[0] < 2.5
+
+
+def test_indices_ignore_the_flux_scale_and_follow_the_rest_frame():
+    rng = np.random.default_rng(1)
+    flux = 1.0 + 0.3 * np.sin(WAVE / 15.0) + 0.01 * rng.normal(size=WAVE.size)
+    rest = measure_spectrum(WAVE, flux, GOOD)
+    scaled = measure_spectrum(WAVE, 1e-17 * flux, GOOD * 1e34)
+    moved = measure_spectrum(WAVE * doppler_factor(150.0), flux, GOOD, rv_kms=150.0)
+    for name in ("tio5", "e_tio5", "cah1", "cah2", "cah3", "ew_halpha", "e_ew_halpha"):
+        assert getattr(scaled, name) == pytest.approx(getattr(rest, name), rel=1e-6)
+        assert getattr(moved, name) == pytest.approx(getattr(rest, name), rel=1e-6)
+    assert measure_spectrum(WAVE * doppler_factor(150.0), flux, GOOD).tio5 != rest.tio5
+
+
+@pytest.mark.parametrize("ew", [-2.0, 0.0, 0.75, 5.0, 40.0])
+def test_halpha_is_the_width_of_the_line_and_emission_is_positive(ew):
+    flux = 7.0 * (1.0 + 2e-4 * (WAVE - HALPHA_AA)) * (1.0 + line(WAVE, ew))
+    assert measure_halpha(WAVE, flux, GOOD).value == pytest.approx(ew, abs=0.02 + 0.012 * abs(ew))
+
+
+def test_halpha_with_a_masked_core_is_unknown():
+    ivar = np.where(np.abs(WAVE - HALPHA_AA) < 1.0, 0.0, 1e4)
+    row = measure_spectrum(WAVE, 1.0 + line(WAVE, 5.0), ivar)
+    assert np.isnan([row.ew_halpha, row.e_ew_halpha]).all()
+    assert not row.active
+
+
+@pytest.mark.parametrize("snr", [10.0, 100.0])
+def test_errors_are_the_scatter_over_noise(snr):
+    rng = np.random.default_rng(7)
+    truth = 1.0 + 0.3 * np.sin(WAVE / 15.0) + line(WAVE, 3.0)
+    ivar = np.full(WAVE.size, snr**2)
+    part = (WAVE > 6300) & (WAVE < 7200)
+    wave, truth, ivar = WAVE[part], truth[part], ivar[part]
+    rows = [
+        measure_spectrum(wave, truth + rng.normal(size=wave.size) / snr, ivar) for _ in range(600)
+    ]
+    exact = measure_spectrum(wave, truth, ivar)
+    for name in ("tio5", "cah1", "cah2", "cah3", "ew_halpha"):
+        pulls = [(getattr(r, name) - getattr(exact, name)) / getattr(r, f"e_{name}") for r in rows]
+        assert np.mean(pulls) == pytest.approx(0.0, abs=0.15)
+        assert np.std(pulls) == pytest.approx(1.0, abs=0.1)
+
+
+def test_an_undetected_continuum_gives_no_index():
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=WAVE.size)
+    row = measure_spectrum(WAVE, 0.1 + noise, np.ones(WAVE.size))
+    assert np.isnan([row.tio5, row.cah1, row.cah2, row.ew_halpha, row.spt]).all()
+    assert row.flags & QualityFlag.LOW_SNR
+
+
+def test_spectral_type_is_equation_11_within_its_range():
+    assert estimate_spectral_type(Measurement(0.6, 0.0)) == pytest.approx((1.735, 0.5))
+    assert estimate_spectral_type(Measurement(0.6, 0.1)).error == pytest.approx(1.1879, abs=1e-4)
+    for tio5 in (0.96, 0.11, np.nan):
+        assert np.isnan(estimate_spectral_type(Measurement(tio5, 0.01))).all()
+    for tio5 in (0.9466, 0.1114):
+        assert np.isfinite(estimate_spectral_type(Measurement(tio5, 0.01)).value)
+
+
+def test_header_snr_is_kept_and_a_missing_one_measured():
+    flux = np.full(WAVE.size, 0.5)
+    row = measure_spectrum(WAVE, flux, GOOD, snr_r=12.0)
+    assert (row.snr_r, row.snr_i) == pytest.approx((12.0, 50.0))
+    few = np.where((WAVE > 5600) & (WAVE < 5620), 1e4, 0.0)
+    assert np.isnan(estimate_snr(WAVE, flux, few, "r"))
+
+
+def test_few_good_pixels_are_flagged():
+    ivar = np.where(WAVE < 7200, 1e4, 0.0)
+    flags = measure_spectrum(WAVE, np.ones(WAVE.size), ivar).flags
+    assert flags & QualityFlag.FEW_PIXELS
+    assert not measure_spectrum(WAVE, np.ones(WAVE.size), GOOD).flags
+
+
+def test_an_unknown_index_is_named():
+    with pytest.raises(UsageError, match="'tio9' is unknown"):
+        measure_index("tio9", WAVE, np.ones(WAVE.size), GOOD)
+
+
+def test_templates_agree_with_kastredux(real_data):
+    """All indices on the SDSS templates; Halpha of the same sign wherever it is strong."""
+    spectra = np.load(real_data / "bochanski2007_M0_M9_vac.npz")
+    rows = kastredux_rows(real_data)
+    names = {"tio5": "TiO5", "cah1": "CaH1", "cah2": "CaH2", "cah3": "CaH3", "tio6": "TiO6"}
+    names |= {"tio7": "TiO7", "vo1": "VO1", "vo2": "VO2", "color_m": "Color-M"}
+    n_compared = 0
+    for key in spectra:
+        wave, flux, error = spectra[key].T
+        ivar = np.divide(1.0, error**2, where=error > 0, out=np.zeros_like(error))
+        reference = rows[f"{key}.txt"]
+        for name, theirs in names.items():
+            ours = measure_index(name, wave, flux, ivar).value
+            assert ours == pytest.approx(float(reference[theirs]), abs=0.05), (key, name)
+        ew = measure_halpha(wave, flux, ivar).value
+        if abs(float(reference["EW_Ha"])) > 1.0:
+            assert np.sign(ew) == -np.sign(float(reference["EW_Ha"]))
+            n_compared += 1
+    assert n_compared >= 5
+
+
+def test_our_snr_repeats_the_surveys(real_data):
+    from jaxmdwarf.io.readers import read_record
+
+    ratios = {band: [] for band in BANDS_AA}
+    for path in sorted(real_data.glob("lamost*/*.fits.gz")):
+        record = read_record(path)
+        for band in BANDS_AA:
+            ours = estimate_snr(record.wave_aa, record.flux, record.ivar, band)
+            ratios[band].append(ours / record.meta[f"snr_{band}"])
+    for band, values in ratios.items():
+        assert np.nanmedian(values) == pytest.approx(1.0, abs=0.05), band
+        assert np.nanpercentile(values, [5, 95]) == pytest.approx([1.0, 1.0], abs=0.12), band
+
+
+def kastredux_rows(real_data):
+    with open(real_data / "kastredux_indices_dev.csv", newline="") as file:
+        return {row["file"].rsplit("/", 1)[-1]: row for row in csv.DictReader(file)}
+
+
+def test_z_is_velocity_over_c():
+    assert doppler_factor(1e-3 * SPEED_OF_LIGHT_KMS) == pytest.approx(1.001)
