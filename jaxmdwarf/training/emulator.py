@@ -66,14 +66,14 @@ class EmulatorTraining:
     hidden: tuple[int, ...] = (300, 300)
     activation: str = "gelu"
     rank: int | None = 40
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int | None = None
     learning_rate: float = 5e-3
     warmup_steps: int = 200
     weight_decay: float = 1e-4
     second_moment_decay: float = 0.99
     validation_fraction: float = 0.2
-    patience: int = 2000
+    patience: int = 1500
     report_every: int = 100
     seed: int = 0
 
@@ -98,13 +98,17 @@ class TrainingSet(NamedTuple):
     Parameters
     ----------
     scaled, coefficients : (n_train, n_label), (n_train, k)
-        Scaled labels, and spectra on the basis in units of `unit`.
+        Scaled labels, and spectra on the basis in units of the root mean square distance of the
+        training spectra from their mean.
     held_scaled, held_coefficients
         The same of the held-out spectra.
     basis, mean : (k, n_pix), (n_pix,)
         Orthonormal principal components of the training spectra, and their mean.
+    spread : (k,)
+        Root mean square of each training coefficient. The network speaks in these units: Adam
+        moves all outputs at one rate, which should be slow for components that matter little.
     unit : ()
-        Root mean square distance of a training spectrum from the mean.
+        The root mean square distance.
     train_rows, held_rows : (n_train,), (n_held,)
         Rows of the grid.
     """
@@ -115,6 +119,7 @@ class TrainingSet(NamedTuple):
     held_coefficients: Float[Array, "n_held k"]
     basis: Float[Array, "k n_pix"]
     mean: Float[Array, "n_pix"]
+    spread: Float[Array, "k"]
     unit: Float[Array, ""]
     train_rows: Int[np.ndarray, "n_train"]
     held_rows: Int[np.ndarray, "n_held"]
@@ -309,6 +314,7 @@ def prepare_training_set(
         held_coefficients=jnp.asarray(coefficients[held_rows]),
         basis=jnp.asarray(basis, dtype=jnp.float32),
         mean=jnp.asarray(mean, dtype=jnp.float32),
+        spread=jnp.asarray(np.sqrt(np.mean(coefficients[train_rows] ** 2, axis=0))),
         unit=jnp.asarray(unit, dtype=jnp.float32),
         train_rows=train_rows,
         held_rows=held_rows,
@@ -390,7 +396,8 @@ def build_emulator(
     params = dict(state.best_params)
     basis, mean = training_set.basis, training_set.mean
     out = params.pop("out")
-    kernel, bias = training_set.unit * out["kernel"], training_set.unit * out["bias"]
+    scale = training_set.unit * training_set.spread
+    kernel, bias = scale * out["kernel"], scale * out["bias"]
     if config.rank is None:
         exactly = jax.lax.Precision.HIGHEST
         mean = mean + jnp.matmul(bias, basis, precision=exactly)
@@ -515,7 +522,8 @@ def _take_steps(training_set, state, *, config: EmulatorTraining, n_step: int):
     seed = jax.random.key(config.seed)
 
     def loss_of(params, scaled, coefficients):
-        return mean_square_error(coefficients, apply_payne(network, params, scaled))
+        output = training_set.spread * apply_payne(network, params, scaled)
+        return mean_square_error(coefficients, output)
 
     def take_step(carry, step):
         params, moments = carry
