@@ -145,6 +145,9 @@ class PopulationConfig:
         Apparent magnitudes.
     faint_decline : float
         Targeting and success of spectra fall by this many dex per magnitude.
+    transparency : float
+        Median share of the nominal light that arrives: weather, seeing and fibre placement. With
+        `faint_decline` it sets the distribution of signal-to-noise.
     teff_limit : float
         Above this the survey's pipeline calls half of the stars K, not M (soft by 50 K).
     dec_range_deg : (south, north)
@@ -160,7 +163,8 @@ class PopulationConfig:
 
     mass_range: tuple[float, float] = (0.10, 0.67)
     g_limits: tuple[float, float] = (12.0, 18.0)
-    faint_decline: float = 0.30
+    faint_decline: float = 0.48
+    transparency: float = 0.50
     teff_limit: float = 4000.0
     dec_range_deg: tuple[float, float] = (-8.0, 58.0)
     binary_fraction: float = 0.12
@@ -668,13 +672,13 @@ def _draw_visits(stars, n_visits, config, rng) -> Columns:
     unique, inverse = np.unique(plate, return_inverse=True)
     mjd = np.sort(rng.choice(np.arange(55860, 60400), unique.size, replace=unique.size > 4000))
     mjd = mjd[rng.permutation(unique.size)]
-    weather = 10 ** rng.normal(np.log10(0.33), 0.22, unique.size)
+    weather = config.transparency * 10 ** rng.normal(0.0, 0.22, unique.size)
     sky_scale = np.where(rng.random(unique.size) < 0.35, rng.uniform(2, 5, unique.size), 1.0)
     helio = 26.0 * np.sin(
         2 * np.pi * (mjd / 365.25)
         + np.radians(stars["ra_deg"][star[np.unique(plate, return_index=True)[1]]])
     )
-    placement = 10 ** (0.10 * rng.standard_normal(n) - 0.05)
+    placement = 10 ** (0.10 * rng.standard_normal(n))
     spectrograph = rng.integers(0, 16, n)
     phase = rng.uniform(0, 2 * np.pi, n)
     swing = stars["rv_amplitude_kms"][star] * np.sin(phase)
@@ -693,7 +697,7 @@ def _draw_visits(stars, n_visits, config, rng) -> Columns:
         "lmjd": mjd[inverse],
         "helio_kms": helio[inverse],
         "exposure_s": exposure,
-        "transparency": np.minimum(weather[inverse] * placement, 1.3),
+        "transparency": np.minimum(weather[inverse] * placement, 1.5),
         "sky_scale": sky_scale[inverse],
         "rv_kms": rv,
         "companion_rv_kms": np.where(stars["is_binary"][star], companion_rv, np.nan),
