@@ -101,10 +101,8 @@ def number_fractions(
     3.31
     """
     mix = solar_mix()
-    mh = jnp.asarray(mh)
-    alpha_m = jnp.asarray(alpha_m)
-    dtype = jnp.result_type(mh, alpha_m, jnp.float32)
-    mh, alpha_m = jnp.broadcast_arrays(mh.astype(dtype), alpha_m.astype(dtype))
+    dtype = jnp.result_type(mh, alpha_m, float)
+    mh, alpha_m = jnp.broadcast_arrays(jnp.asarray(mh, dtype), jnp.asarray(alpha_m, dtype))
     dex = (
         jnp.asarray(mix.log_eps - 12.0, dtype)
         + mh[..., None] * jnp.asarray(mix.is_metal, dtype)

@@ -22,7 +22,7 @@ spin.  Below 1000 K and above 12000 K the internal partition functions keep thei
 from __future__ import annotations
 
 import csv
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -275,7 +275,7 @@ def _network() -> _Network:
         names_major=names_major,
         names_trace=names_trace,
         trace_elements=trace_elements,
-        trace_slot=np.array(slots),
+        trace_slot=np.array(slots, dtype=np.uint32),
         n_slot=n_slot,
         nu_major=np.array([*(stoichiometry(p) for p in major), [0.0] * 6 + [1.0]]),
         nu_trace=nu_trace,
@@ -346,13 +346,17 @@ def log_partition_function(species: str, temperature_k: Float[ArrayLike, ...]) -
     Notes
     -----
     Atoms: polynomials of Irwin (1981, ApJS 45, 621).  Diatomics: direct sums over vibration and
-    rotation with the constants of ``data/diatomic_states.csv``.  Polyatomics: rigid rotor and
-    harmonic oscillators (``data/polyatomic_constants.csv``).
+    rotation, up to the dissociation energy, with the constants of ``data/diatomic_states.csv``.
+    Polyatomics: rigid rotor and harmonic oscillators (``data/polyatomic_constants.csv``).
+
+    These go with the number densities of :func:`equilibrium`.  A line list whose energies leave
+    out a part of the molecule's motion (the bend and the OH stretch of CaOH) has to be divided by
+    its own, smaller partition function, if the sequence bands left out fall on those listed.
 
     Examples
     --------
-    >>> round(float(jnp.exp(log_partition_function("Na", 3000.0))), 2)
-    2.01
+    >>> round(float(jnp.exp(log_partition_function("Na", 3000.0))), 1)
+    2.0
     """
     network = _network()
     if species not in network.q_names:
@@ -406,8 +410,8 @@ def log_equilibrium_constant(
 
 
 def _floating(value: ArrayLike) -> Array:
-    array = jnp.asarray(value)
-    return array.astype(jnp.result_type(array, jnp.float32))
+    # Python numbers are weakly typed: alone they take the default precision, not float32.
+    return jnp.asarray(value, jnp.result_type(value, float))
 
 
 # --- the equilibrium -----------------------------------------------------------------------------
@@ -540,9 +544,9 @@ def _solve(matrix: Array, right: Array) -> Array:
     m = jnp.concatenate([matrix, right[..., None]], axis=-1)
     for k in range(n):
         pivot = m[..., k, :] / m[..., k, k : k + 1]
+        # Less one in row k, which leaves the pivot row itself there.
         column = m[..., :, k] - jnp.asarray(np.eye(n)[k], m.dtype)
         m = m - column[..., None] * pivot[..., None, :]
-        m = m.at[..., k, :].set(pivot)
     return m[..., n]
 
 
@@ -647,17 +651,31 @@ def equilibrium(
             f"each of {len(network.element_index)} elements.",
             "Build the array with number_fractions.",
         )
-    dtype = jnp.result_type(_floating(temperature_k), _floating(pressure_dyn), abundances)
+    dtype = jnp.result_type(temperature_k, pressure_dyn, abundances, float)
     temperature = jnp.asarray(temperature_k, dtype)
     pressure = jnp.asarray(pressure_dyn, dtype)
     log_eps = jnp.log(jnp.asarray(abundances, dtype))
     shape = jnp.broadcast_shapes(temperature.shape, pressure.shape, log_eps.shape[:-1])
-    temperature = jnp.broadcast_to(temperature, shape)
-    pressure = jnp.broadcast_to(pressure, shape)
-    log_eps = jnp.broadcast_to(log_eps, (*shape, log_eps.shape[-1]))
+    return _equilibrium(
+        jnp.broadcast_to(temperature, shape),
+        jnp.broadcast_to(pressure, shape),
+        jnp.broadcast_to(log_eps, (*shape, log_eps.shape[-1])),
+        n_iterations,
+    )
+
+
+@partial(jax.jit, static_argnums=3)
+def _equilibrium(
+    temperature: Array, pressure: Array, log_eps: Array, n_iterations: int
+) -> Densities:
+    # Compiled here so that calls outside any jit reuse the compilation.
+    network = _network()
+    dtype, shape = temperature.dtype, temperature.shape
 
     def pick(names):
-        return log_eps[..., np.array([network.element_index[name] for name in names])]
+        # Unsigned: indices that cannot be negative need no arithmetic in either precision.
+        index = np.array([network.element_index[name] for name in names], dtype=np.uint32)
+        return log_eps[..., index]
 
     basis = _chebyshev_basis(temperature)
     inverse_t = (1.0 / temperature)[..., None]

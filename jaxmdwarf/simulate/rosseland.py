@@ -217,7 +217,6 @@ def rosseland_mean(
     """
     temperature = jnp.asarray(temperature_k)
     warm = jax.nn.sigmoid((temperature - _HANDOVER_K) / _HANDOVER_WIDTH_K)
-    # The molecular fit is not asked beyond its range: it is held at 4500 K as it fades.
-    cool = rosseland_mean_freedman2014(jnp.minimum(temperature, 4500.0), pressure_dyn, mh)
+    cool = rosseland_mean_freedman2014(temperature, pressure_dyn, mh)
     hot = rosseland_mean_continuum(temperature, pressure_dyn, mh)
     return jnp.exp((1.0 - warm) * jnp.log(cool) + warm * jnp.log(hot))

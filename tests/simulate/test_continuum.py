@@ -121,9 +121,10 @@ def test_continuum_gradient_with_temperature_agrees_with_finite_differences():
             absorption, scattering = continuum.continuum_opacity(wave, densities)
             return jnp.log(absorption + scattering)
 
+        opacity = jax.jit(opacity)
         t = jnp.asarray(3100.0)
         numeric = (opacity(t + 0.1) - opacity(t - 0.1)) / 0.2
-        np.testing.assert_allclose(jax.jacfwd(opacity)(t), numeric, rtol=1e-5)
+        np.testing.assert_allclose(jax.jit(jax.jacfwd(opacity))(t), numeric, rtol=1e-5)
 
 
 # --- Rosseland means -----------------------------------------------------------------------------
@@ -168,7 +169,7 @@ def test_hot_mean_is_hminus_and_cool_mean_is_molecular():
 
 
 def test_rosseland_mean_rises_smoothly_through_the_handover():
-    t = jnp.linspace(3200.0, 7000.0, 400)
+    t = jnp.linspace(3200.0, 7000.0, 381)
     for pressure in (1e4, 1e5, 1e6):
         slope = jax.vmap(
             jax.grad(lambda t, p=pressure: jnp.log(rosseland.rosseland_mean(t, p, 0.0)))
@@ -176,7 +177,7 @@ def test_rosseland_mean_rises_smoothly_through_the_handover():
         value = np.asarray(slope(t) * t)
         assert np.all(value > -1.0)
         assert np.all(value < 15.0)
-        assert np.max(np.abs(np.diff(value))) < 1.0
+        assert np.max(np.abs(np.diff(value))) < 0.3  # per 10 K
 
 
 def test_mass_absorption_is_independent_of_the_scale_of_density():
