@@ -491,6 +491,32 @@ def _require_shapes(model: ForwardModel, n_spec: int, start: Start, frame) -> No
         raise MismatchError(f"{n_spec} spectra, frame velocities of shape {frame.shape}.")
 
 
+def _blank_result(model: ForwardModel, n_spec: int, settings: FitSettings, dtype) -> FitResult:
+    """What is known of stars without a good pixel."""
+    n_label = model.label_space.n_label
+    n_reported = n_label + int(settings.fit_velocity)
+
+    def nothing(*shape: int) -> np.ndarray:
+        return np.full((n_spec, *shape), np.nan, dtype)
+
+    flags = int(QualityFlag.NO_GOOD_PIXELS | QualityFlag.NOT_CONVERGED)
+    return FitResult(
+        labels=nothing(n_label),
+        errors=nothing(n_label),
+        covariance=nothing(n_reported, n_reported),
+        rv_kms=nothing(),
+        e_rv=nothing(),
+        residual_kms=nothing(),
+        chi2=nothing(),
+        chi2_red=nothing(),
+        n_pix=np.zeros(n_spec, np.int32),
+        dof=np.zeros(n_spec, np.int32),
+        n_iter=np.zeros(n_spec, np.int32),
+        converged=np.zeros(n_spec, bool),
+        flags=np.full(n_spec, flags, np.int32),
+    )
+
+
 def _unfinished(result: FitResult) -> np.ndarray:
     """Rows that did not converge though there was something to fit."""
     return np.flatnonzero(~result.converged & np.isfinite(result.chi2))

@@ -28,8 +28,8 @@ def solve_positive(
 
     Examples
     --------
-    >>> solve_positive(jnp.array([[[4.0, 0.0], [0.0, 2.0]]]), jnp.array([[[8.0], [2.0]]])).tolist()
-    [[[2.0], [1.0]]]
+    >>> solve_positive(jnp.array([[[4.0, 0.0], [0.0, 1.0]]]), jnp.array([[[8.0], [2.0]]])).tolist()
+    [[[2.0], [2.0]]]
     """
     size = matrix.shape[-1]
     # In units of the diagonal, rounding shows as a pivot near the precision of the numbers.

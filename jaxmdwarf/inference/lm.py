@@ -51,7 +51,7 @@ def minimise_lm(
     upper: Float[Array, k],
     *,
     active: Bool[Array, n],
-    max_iter: int = 30,
+    max_iter: int | Int[Array, ""] = 30,
     tol_sigma: float = 0.01,
     initial_damping: float = 1e-2,
     longest_step: float = 0.4,
