@@ -126,13 +126,17 @@ class TrainingSet(NamedTuple):
 
 
 class TrainingState(NamedTuple):
-    """Everything that training goes on from: arrays only, so that a checkpoint is exact."""
+    """Everything that training goes on from: arrays only, so that a checkpoint is exact.
+
+    `history` holds the loss and the held-out loss of each report, NaN where none was made yet.
+    """
 
     params: PyTree
     optimiser: PyTree
     best_params: PyTree
     best_loss: Float[Array, ""]
     best_step: Int[Array, ""]
+    history: Float[Array, "n_report 2"]
     step: Int[Array, ""]
 
 
@@ -146,7 +150,6 @@ class TrainingRecord:
     step: int
     loss: float
     held_loss: float
-    best_step: int
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,7 @@ def train_emulator(
     Raises
     ------
     MismatchError
-        If shapes disagree or values are not finite.
+        If shapes disagree, or values are not finite or flux not positive.
     WorkFailed
         If training diverges.
 
@@ -268,7 +271,9 @@ def train_emulator(
     emulator = build_emulator(
         training_set, config, state, label_space=label_space, grid=grid, treatment=treatment
     )
-    return _judge(emulator, training_set, config, state, np.asarray(labels), np.asarray(flux), good)
+    return judge_emulator(
+        emulator, training_set, config, state, labels=labels, flux=flux, good=good
+    )
 
 
 def prepare_training_set(
@@ -284,7 +289,8 @@ def prepare_training_set(
     Raises
     ------
     MismatchError
-        If shapes disagree, values are not finite, or there are too few spectra to split.
+        If shapes disagree, values are not finite, flux is not positive, or there are too few
+        spectra to split.
     """
     labels, flux = np.asarray(labels), np.asarray(flux)
     if labels.shape != (len(flux), label_space.n_label) or flux.shape[1:] != (grid.n_pix,):
@@ -293,9 +299,10 @@ def prepare_training_set(
             f"and {grid.n_pix} pixels.",
             "give one row of labels and one of flux a spectrum, on the pixels of the grid.",
         )
-    if not (np.isfinite(labels).all() and np.isfinite(flux).all()):
+    if not (np.isfinite(labels).all() and np.isfinite(flux).all() and (flux > 0).all()):
         raise MismatchError(
-            "labels or flux of the grid are not finite.", "drop these spectra from the grid."
+            "labels or flux of the grid are not finite, or flux is not positive.",
+            "drop these spectra from the grid.",
         )
     train_rows, held_rows = split_rows(len(flux), config.validation_fraction, seed=config.seed)
     mean = flux[train_rows].mean(axis=0, dtype=np.float64)
@@ -350,6 +357,7 @@ def start_training(training_set: TrainingSet, config: EmulatorTraining) -> Train
         best_params=params,
         best_loss=jnp.asarray(jnp.inf, jnp.float32),
         best_step=jnp.asarray(0, jnp.int32),
+        history=jnp.full((math.ceil(config.steps / config.report_every), 2), jnp.nan, jnp.float32),
         step=jnp.asarray(0, jnp.int32),
     )
 
@@ -367,14 +375,24 @@ def continue_training(
     step = int(state.step)
     while step < config.steps and not stopped_early(state, config):
         n_step = min(config.report_every, config.steps - step)
-        state, loss, held_loss = _take_steps(training_set, state, config=config, n_step=n_step)
+        state = _take_steps(training_set, state, config=config, n_step=n_step)
         step += n_step
-        record = TrainingRecord(step, float(loss), float(held_loss), int(state.best_step))
+        record = training_records(state, config)[-1]
         if not math.isfinite(record.loss):
             raise WorkFailed(
                 f"training diverged before step {step}.", "lower the learning rate and start anew."
             )
         yield state, record
+
+
+def training_records(state: TrainingState, config: EmulatorTraining) -> list[TrainingRecord]:
+    """The course of training up to `state`."""
+    step = int(state.step)
+    losses = np.asarray(state.history)[: math.ceil(step / config.report_every)]
+    return [
+        TrainingRecord(min((row + 1) * config.report_every, step), float(loss), float(held_loss))
+        for row, (loss, held_loss) in enumerate(losses)
+    ]
 
 
 def stopped_early(state: TrainingState, config: EmulatorTraining) -> bool:
@@ -463,7 +481,16 @@ def accuracy_over_labels(
     return rows
 
 
-def _judge(emulator, training_set, config, state, labels, flux, good) -> TrainedEmulator:
+def judge_emulator(
+    emulator: PayneEmulator,
+    training_set: TrainingSet,
+    config: EmulatorTraining,
+    state: TrainingState,
+    *,
+    labels: Float[np.ndarray, "n n_label"],
+    flux: Float[np.ndarray, "n n_pix"],
+    good: Bool[np.ndarray, "n_pix"] | None = None,
+) -> TrainedEmulator:
     """Eq. 1 of every spectrum, and the emulator with its error per pixel filled in.
 
     The error of a pixel is the 68.3th percentile of its absolute fractional residuals over the
@@ -516,7 +543,7 @@ def _optimiser(config: EmulatorTraining) -> optax.GradientTransformation:
 
 @partial(jax.jit, static_argnames=("config", "n_step"))
 def _take_steps(training_set, state, *, config: EmulatorTraining, n_step: int):
-    """`n_step` steps in one dispatch; returns the state, the last loss and the held-out loss."""
+    """`n_step` steps in one dispatch, then the held-out loss."""
     network, optimiser = _training_network(training_set, config), _optimiser(config)
     n_train = training_set.scaled.shape[0]
     seed = jax.random.key(config.seed)
@@ -544,15 +571,16 @@ def _take_steps(training_set, state, *, config: EmulatorTraining, n_step: int):
     step = state.step + n_step
     held_loss = loss_of(params, training_set.held_scaled, training_set.held_coefficients)
     better = held_loss < state.best_loss
-    state = TrainingState(
+    report = state.step // config.report_every
+    return TrainingState(
         params=params,
         optimiser=moments,
         best_params=jax.tree.map(partial(jnp.where, better), params, state.best_params),
         best_loss=jnp.where(better, held_loss, state.best_loss),
         best_step=jnp.where(better, step, state.best_step),
+        history=state.history.at[report].set(jnp.stack([losses[-1], held_loss])),
         step=step,
     )
-    return state, losses[-1], held_loss
 
 
 def _principal_components(deviation: np.ndarray, rank: int) -> np.ndarray:
