@@ -174,13 +174,13 @@ def expand_inputs(
             if entry.name.startswith(".") or os.path.realpath(entry.path) in products:
                 continue
             if entry.is_dir(follow_symlinks=False):
-                add_folder(entry.path)
+                add_folder(entry.path.removeprefix("./"))
             elif entry.is_dir():
                 rejects.append(
                     Reject(entry.path, "is a link to a folder", "name that folder itself")
                 )
             else:
-                add(entry.path)
+                add(entry.path.removeprefix("./"))
         if len(paths) + len(rejects) == n_before:
             rejects.append(
                 Reject(folder, "is a directory without files", "leave it out or fill it")

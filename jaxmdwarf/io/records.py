@@ -60,8 +60,8 @@ class SpectrumRecord:
     def content_hash(self) -> int:
         """64-bit hash of identifier, flux and ivar: equal for the same spectrum in two files."""
         digest = hashlib.blake2b(str(self.meta.get("obsid", "")).encode(), digest_size=8)
-        digest.update(np.ascontiguousarray(self.flux))
-        digest.update(np.ascontiguousarray(self.ivar))
+        digest.update(np.ascontiguousarray(self.flux).data)
+        digest.update(np.ascontiguousarray(self.ivar).data)
         return int.from_bytes(digest.digest(), "little", signed=True)
 
 
@@ -91,7 +91,7 @@ def expand_log_grid(grid: LogGrid) -> np.ndarray:
     Examples
     --------
     >>> expand_log_grid(LogGrid(3.5682, 1e-4, 3)).round(3).tolist()
-    [3699.986, 3700.838, 3701.69]
+    [3699.985, 3700.837, 3701.69]
     """
     wave = 10.0 ** (grid.coeff0 + grid.coeff1 * np.arange(grid.n_pix))
     wave.flags.writeable = False

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any
 
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.rejects import Reject
@@ -192,20 +192,18 @@ class _Worker:
             process.wait()
 
 
-def _send(sink: BinaryIO | None, message: Any) -> None:
-    assert sink is not None
+def _send(sink: Any, message: Any) -> None:
     payload = pickle.dumps(message, protocol=5)
     sink.write(_LENGTH.pack(len(payload)))
     sink.write(payload)
     sink.flush()
 
 
-def _receive(source: BinaryIO | None) -> Any:
-    assert source is not None
+def _receive(source: Any) -> Any:
     return pickle.loads(_read_exactly(source, _LENGTH.unpack(_read_exactly(source, 8))[0]))
 
 
-def _read_exactly(source: BinaryIO, n_bytes: int) -> bytes:
+def _read_exactly(source: Any, n_bytes: int) -> bytes:
     data = source.read(n_bytes)
     if len(data) < n_bytes:
         raise EOFError

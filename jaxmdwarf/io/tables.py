@@ -73,6 +73,18 @@ def choose_format(path: str | os.PathLike[str]) -> str:
     )
 
 
+def list_products(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that `write_table` makes for `path`: the table, and what lies beside it.
+
+    Examples
+    --------
+    >>> [product.name for product in list_products("T.csv")]
+    ['T.csv', 'T.csv-metadata.json']
+    """
+    table = Path(path)
+    return [table, _csv_metadata_path(table)] if choose_format(path) == "csv" else [table]
+
+
 def write_table(
     table: pd.DataFrame,
     path: str | os.PathLike[str],
@@ -175,8 +187,8 @@ def _describe(table: pd.DataFrame, columns: Mapping[str, Column]) -> Any:
             if about.missing is not None:
                 array = np.where(np.isnan(array), about.missing, array)
         else:
-            array = np.asarray(["" if value is None else str(value) for value in values.fillna("")])
-            array = array.astype(f"<U{max(array.dtype.itemsize // 4, 1)}")
+            texts = ["" if value is None else str(value) for value in values.fillna("")]
+            array = np.asarray(texts, dtype=f"<U{max(map(len, texts), default=0) or 1}")
         described[str(name)] = TableColumn(
             array,
             unit=about.unit or None,
@@ -194,11 +206,11 @@ def _to_frame(table: Any) -> pd.DataFrame:
         column = table[name]
         if column.dtype.kind in "SU" or column.dtype.kind == "O":
             filled = column.filled("") if hasattr(column, "filled") else column
-            values = [v.decode() if isinstance(v, bytes) else str(v) for v in filled]
-            frame[name] = pd.Series(values, dtype=object)
+            texts = [text.decode() if isinstance(text, bytes) else str(text) for text in filled]
+            frame[name] = pd.Series(texts, dtype=object)
         elif getattr(column, "mask", None) is not None and np.any(column.mask):
-            frame[name] = pd.Series(np.asarray(column.filled(0), float))
-            frame[name][np.asarray(column.mask)] = np.nan
+            values = np.asarray(column.filled(0), dtype=np.float64)
+            frame[name] = pd.Series(np.where(np.asarray(column.mask), np.nan, values))
         else:
             values = np.asarray(column)
             frame[name] = pd.Series(values.astype(values.dtype.newbyteorder("=")))

@@ -33,7 +33,7 @@ def estimate_spectral_type(tio5: Measurement) -> Measurement:
     --------
     >>> spt = estimate_spectral_type(Measurement(0.6, 0.02))
     >>> round(spt.value, 2), round(spt.error, 2)
-    (1.74, 0.54)
+    (1.73, 0.54)
     """
     value = SLOPE * tio5.value + ZERO_POINT
     if not VALID[0] <= value <= VALID[1]:

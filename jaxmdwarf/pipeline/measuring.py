@@ -18,7 +18,7 @@ from jaxmdwarf.io.readers import DuplicateFinder, expand_inputs, read_record
 from jaxmdwarf.io.records import Requirements, check_record
 from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
 from jaxmdwarf.io.stream import stream_results
-from jaxmdwarf.io.tables import choose_format, read_table, write_table
+from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table
 from jaxmdwarf.measure.spectrum import measure_spectrum
 from jaxmdwarf.pipeline.progress import Silent
 from jaxmdwarf.quality import QualityFlag
@@ -178,7 +178,7 @@ def measure_files(
         read_velocities(velocity_table, velocity_column) if velocity_table is not None else None
     )
     rejects_file = name_rejects_file(out)
-    inputs = expand_inputs(files, leave_out=(out, rejects_file))
+    inputs = expand_inputs(files, leave_out=(*list_products(out), rejects_file))
     task = MeasureTask(requirements or Requirements(), velocities)
     rejects = list(inputs.rejects)
     duplicates = DuplicateFinder()
