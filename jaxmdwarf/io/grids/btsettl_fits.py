@@ -1,0 +1,127 @@
+"""BT-Settl and BT-NextGen spectra as FITS tables, ``*.BT-Settl.spec.fits.gz``.
+
+The first extension is a binary table with columns Wavelength (micron, vacuum), Flux (W/m2/um) and
+the black body; as published on ``https://phoenix.ens-lyon.fr/Grids/BT-Settl/CIFIST2011_2015/FITS/``.
+Units in TUNITn are honoured; wavelengths may repeat.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+
+from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.grids.names import GridLabels, parse_name
+from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange, finish
+
+LAYOUT = "btsettl-fits"
+_W_M2_UM = 0.1
+"""W/m2/um in erg/s/cm2/A."""
+
+
+def matches(name: str, head: bytes) -> bool:
+    """Whether the content is FITS with a table; the primary holds no image."""
+    return head.startswith(b"SIMPLE  =") and has_no_image(head)
+
+
+def read(
+    data: bytes, name: str, *, air: bool | None = None, wanted: WaveRange | None = None
+) -> NativeSpectrum:
+    """Read the decompressed bytes of one file; labels from PHX header keys, else from the name.
+
+    Raises
+    ------
+    RejectedInput
+        If there is no table with wavelength and flux, a unit is unknown, or labels are missing.
+    """
+    from astropy.io import fits
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with fits.open(io.BytesIO(data), memmap=False) as hdus:
+                table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
+                if table is None:
+                    raise RejectedInput("no table in the FITS file.", "is this a model spectrum?")
+                columns = {column.name.lower(): column for column in table.columns}
+                if not {"wavelength", "flux"} <= set(columns):
+                    raise RejectedInput(
+                        f"the table has columns {sorted(columns)}.",
+                        "a BT-Settl table has Wavelength and Flux.",
+                    )
+                wave = np.array(table.data[columns["wavelength"].name], dtype=np.float64).ravel()
+                flux = np.array(table.data[columns["flux"].name], dtype=np.float64).ravel()
+                to_aa = _wave_factor(columns["wavelength"].unit, wave)
+                to_flam = _flux_factor(columns["flux"].unit)
+                headers = [hdus[0].header, table.header]
+        except OSError as error:
+            raise RejectedInput(
+                f"not readable as FITS: {error}.", "fetch the file again."
+            ) from None
+    return finish(
+        wave * to_aa,
+        flux * to_flam,
+        labels_from_header(headers, name),
+        layout=LAYOUT,
+        air=bool(air),
+        wanted=wanted,
+    )
+
+
+def labels_from_header(headers, name: str) -> GridLabels:
+    """Labels from the PHX keys of any of the headers, else from the file name."""
+    for header in headers:
+        if {"PHXTEFF", "PHXLOGG", "PHXM_H"} <= set(header):
+            return GridLabels(
+                float(header["PHXTEFF"]),
+                float(header["PHXLOGG"]),
+                float(header["PHXM_H"]) + 0.0,
+                float(header.get("PHXALPHA", 0.0)) + 0.0,
+            )
+    return parse_name(name)
+
+
+def _wave_factor(unit: str | None, wave: np.ndarray) -> float:
+    known = {
+        "um": 1e4,
+        "micron": 1e4,
+        "microns": 1e4,
+        "angstrom": 1.0,
+        "angstroms": 1.0,
+        "aa": 1.0,
+        "a": 1.0,
+        "nm": 10.0,
+    }
+    if not unit:
+        # 100 Angstrom or 100 micron: no model stays within both.
+        return 1e4 if np.nanmedian(wave) < 100.0 else 1.0
+    factor = known.get(str(unit).strip().lower())
+    if factor is None:
+        raise RejectedInput(f"wavelength unit {unit!r} is unknown.", "use um, nm or Angstrom.")
+    return factor
+
+
+def _flux_factor(unit: str | None) -> float:
+    if not unit:
+        return _W_M2_UM
+    from astropy import units as u
+
+    target = u.erg / u.s / u.cm**2 / u.AA
+    text = str(unit).strip()
+    if text.upper() in ("FLAM", "ERG/CM2/S/A"):
+        return 1.0
+    try:
+        return float(u.Unit(text).to(target))
+    except (ValueError, TypeError, u.UnitConversionError):
+        raise RejectedInput(f"flux unit {unit!r} is unknown.", "use W / (m2 um).") from None
+
+
+def has_no_image(head: bytes) -> bool:
+    """Whether the primary header of a FITS file says that there is no image."""
+    for start in range(0, min(len(head), 2880), 80):
+        card = head[start : start + 80]
+        if card.startswith(b"NAXIS   ="):
+            return card[10:].split(b"/")[0].strip() == b"0"
+    return False
