@@ -733,9 +733,12 @@ def _partition_levels(name: str) -> tuple[np.ndarray, np.ndarray]:
         for energy, _ in solve_levels(state.basis, _first(c, max(n_v, 1)), j, vectors=False):
             e = energy - zero
             real = energy < UNPHYSICAL_CM / 2
+            # A level that falls with J has passed the top of its expansion. Below the J where all
+            # spin components exist, the order of an inverted multiplet changes without that.
+            complete = real.all(axis=2, keepdims=True)[:, :-1]
             bound = np.ones_like(real)
             bound[:, 1:] = np.cumprod(
-                (np.diff(energy, axis=1) > 0) | ~real[:, :-1], axis=1, dtype=int
+                (np.diff(energy, axis=1) > 0) | ~complete, axis=1, dtype=int
             ).astype(bool)
             keep = real & bound
             weight = np.broadcast_to((2 * j + 1)[None, :, None], e.shape)
