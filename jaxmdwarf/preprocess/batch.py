@@ -89,14 +89,12 @@ def preprocess_batch(
         keep_units=False,
         threads=threads or min(os.cpu_count() or 1, 8),
     )
-    fills = (1.0, 0.0, 0.0)
-    padded = (
-        np.pad(values, ((0, n_row - len(raws)), (0, 0)), constant_values=fill)
-        if n_row > len(raws)
-        else values
-        for values, fill in zip(sampled, fills, strict=True)
+    batch = SpectrumBatch(
+        flux=_pad_rows(sampled.flux, n_row, 1.0),
+        ivar=_pad_rows(sampled.ivar, n_row, 0.0),
+        information=_pad_rows(sampled.information, n_row, 0.0),
+        grid=grid,
     )
-    batch = SpectrumBatch(*(jnp.asarray(values) for values in padded), grid=grid)
     window = mask_for(grid, masks)
     if sigma_aa is None:
         return _mask(batch, window)
@@ -167,6 +165,13 @@ def preprocess_stream(
             **options,
         )
         yield PreprocessedBatch(batch, batch_raws)
+
+
+def _pad_rows(values: np.ndarray, n_row: int, fill: float) -> jax.Array:
+    missing = n_row - len(values)
+    if missing:
+        values = np.pad(values, ((0, missing), (0, 0)), constant_values=fill)
+    return jnp.asarray(values)
 
 
 @partial(jax.jit, static_argnames="sigma_aa")

@@ -43,20 +43,7 @@ def read(
     """
     body = data.find(b"\n", data.rfind(b"\n#") + 1) + 1
     values = {key.decode().lower(): float(value) for key, value in _KEY.findall(data[:body])}
-    found = {
-        label: next((values[key] for key in keys if key in values), None)
-        for label, keys in _NAMES.items()
-    }
-    if any(found[label] is None for label in ("teff", "logg", "mh")):
-        labels = parse_name(name)
-    else:
-        if found["alpha_m"] is None:
-            # Only the name says it, where it says anything.
-            try:
-                found["alpha_m"] = parse_name(name).alpha_m
-            except RejectedInput:
-                found["alpha_m"] = 0.0
-        labels = GridLabels(**found)
+    labels = _choose_labels(values, name)
     tokens = data[body:].split()
     if len(tokens) < 2 or len(tokens) % 2:
         raise RejectedInput("not two columns of numbers.", "fetch the file again.")
@@ -65,3 +52,20 @@ def read(
     except ValueError as error:
         raise RejectedInput(f"not two columns of numbers: {error}.", "check the file.") from None
     return finish(table[:, 0], table[:, 1], labels, layout=LAYOUT, air=bool(air), wanted=wanted)
+
+
+def _choose_labels(values: dict[str, float], name: str) -> GridLabels:
+    """Labels from the header; from the name what the header leaves out."""
+    found = {
+        label: next((values[key] for key in keys if key in values), None)
+        for label, keys in _NAMES.items()
+    }
+    teff, logg, mh, alpha_m = (found[label] for label in GridLabels._fields)
+    if teff is None or logg is None or mh is None:
+        return parse_name(name)
+    if alpha_m is None:
+        try:
+            alpha_m = parse_name(name).alpha_m
+        except RejectedInput:
+            alpha_m = 0.0
+    return GridLabels(teff, logg, mh, alpha_m)
