@@ -241,10 +241,9 @@ def _cards(
     ]
     if layout != "lamost-subcontinuum":
         cards.append(("OBSID", header.obsid, "Unique number ID of this spectrum"))
-    cards += [
-        ("AUTHOR", "jaxmdwarf", "Who made this file"),
-        ("DATA_V", release, "Release whose layout this file has"),
-    ]
+    cards.append(("AUTHOR", "jaxmdwarf", "Who made this file"))
+    if layout != "lamost-subcontinuum":
+        cards.append(("DATA_V", release, "Release whose layout this file has"))
     if layout == "lamost-wavelength":
         cards.append(("EXTEN0", "Flux, Inverse, Wavelength, Andmask, Ormask", "Rows"))
         cards.append(("EXTNAME", "Flux", "The extension name"))

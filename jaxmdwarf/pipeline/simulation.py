@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from jaxmdwarf.io.grids.table import ModelGrid, write_grid
 from jaxmdwarf.io.lamost_writer import LAYOUTS, LamostHeader, write_lamost_files
 from jaxmdwarf.io.tables import write_table
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.pipeline.progress import Progress, Silent
+from jaxmdwarf.pipeline.progress import Silent
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.instrument import LOG10_START, LOG10_STEP, RESOLUTION
 from jaxmdwarf.simulate.survey import (
@@ -29,6 +30,9 @@ from jaxmdwarf.simulate.survey import (
     simulate_survey,
     theory_grid,
 )
+
+if TYPE_CHECKING:
+    from jaxmdwarf.pipeline.progress import Progress
 
 SYNTHESIS_BATCH = 16
 """Stars per compiled call; more gain nothing on a CPU."""
@@ -137,7 +141,7 @@ def simulate_files(
     _claim(target, recipe)
 
     survey = simulate_survey(config)
-    with progress.stage("opacities of nature", 1) as task:
+    with progress.stage("opacities of nature", 1.0) as task:
         source = nature or nature_source(config.gap, seed=config.seed)
         task.advance()
     snr = _write_spectra(survey, source, target / "spectra", layouts, progress)
@@ -216,7 +220,7 @@ def _write_spectra(
     names = ("snr_r", "snr_i", "true_snr_r", "true_snr_i")
     columns = {name: np.full(survey.n_spectra, np.nan) for name in names}
     with (
-        progress.stage("spectra", survey.n_spectra) as task,
+        progress.stage("spectra", float(survey.n_spectra)) as task,
         ThreadPoolExecutor(max_workers=1) as background,
     ):
         pending = None
@@ -227,7 +231,7 @@ def _write_spectra(
             if pending is not None:
                 pending.result()
             pending = background.submit(write, batch)
-            task.advance(batch.rows.size)
+            task.advance(float(batch.rows.size))
         if pending is not None:
             pending.result()
     return columns
@@ -293,11 +297,11 @@ def _write_theory_grid(
 ) -> None:
     source = theory or nature_source(DomainGap.none(), seed=config.seed)
     labels = draw_grid_labels(n_grid, seed=config.seed)
-    with progress.stage("theory grid", n_grid) as task:
+    with progress.stage("theory grid", float(n_grid)) as task:
 
         def counted(rows: np.ndarray) -> np.ndarray:
             flux = source.synthesize(rows)
-            task.advance(len(rows))
+            task.advance(float(len(rows)))
             return flux
 
         made = theory_grid(labels, counted, source.wave_aa)

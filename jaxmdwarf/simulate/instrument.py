@@ -215,9 +215,9 @@ class LsfSampler:
             ]
         )
 
-    def mix(self, coarse: np.ndarray, width: np.ndarray) -> np.ndarray:
+    def mix(self, coarse: np.ndarray, width: np.ndarray | None) -> np.ndarray:
         """Spectra (n_width, n, m) at relative widths `width` (n, m): (n, m)."""
-        if len(self.widths2) == 1:
+        if width is None or len(self.widths2) == 1:
             return coarse[0]
         nodes, target = self.widths2, width**2
         mixed = np.zeros_like(coarse[0])
@@ -394,7 +394,7 @@ class _Streams:
 
     def generator(self, purpose: str, item: int) -> np.random.Generator:
         stream = _PURPOSES.index(purpose)
-        key = np.array([self._key, (stream << 56) | int(item)], dtype=np.uint64)
+        key = np.array([self._key, (stream << 56) | item], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
 
     def normal(self, purpose: str, items: np.ndarray, n: int) -> np.ndarray:
@@ -402,7 +402,7 @@ class _Streams:
         unique, inverse = np.unique(items, return_inverse=True)
         draws = np.empty((unique.size, n), dtype=np.float32)
         for row, item in enumerate(unique):
-            self.generator(purpose, item).standard_normal(out=draws[row], dtype=np.float32)
+            self.generator(purpose, int(item)).standard_normal(out=draws[row], dtype=np.float32)
         return draws if np.array_equal(unique, items) else draws[inverse]
 
 
@@ -604,13 +604,12 @@ def _sky_template() -> np.ndarray:
     wave = np.exp(_oversampled_log_wave())
     sky = np.zeros_like(wave)
     with path.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            centre = float(air_to_vacuum(np.array(float(row["wave_air_aa"]))))
-            sigma = centre / (RESOLUTION * FWHM_OF_SIGMA)
-            total = float(row["flux_1e16"]) * 1e-16 * _FIBRE_ARCSEC2
-            sky += (
-                total * np.exp(-0.5 * ((wave - centre) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
-            )
+        rows = list(csv.DictReader(file))
+    centres = air_to_vacuum(np.array([float(row["wave_air_aa"]) for row in rows]))
+    for row, centre in zip(rows, centres, strict=True):
+        sigma = centre / (RESOLUTION * FWHM_OF_SIGMA)
+        total = float(row["flux_1e16"]) * 1e-16 * _FIBRE_ARCSEC2 / (sigma * np.sqrt(2 * np.pi))
+        sky += total * np.exp(-0.5 * ((wave - centre) / sigma) ** 2)
     return sky.astype(np.float32)
 
 

@@ -414,7 +414,7 @@ def _draw_visit_counts(n_spectra, config, rng) -> np.ndarray:
 
 def _draw_m_dwarfs(n, config, relation, rng) -> Columns:
     """M dwarfs of a magnitude-limited survey, by rejection from a mass function times volume."""
-    mass_grid = np.linspace(*config.mass_range, 400)
+    mass_grid = np.linspace(config.mass_range[0], config.mass_range[1], 400)
     teff, radius = relation(mass_grid, np.zeros_like(mass_grid))
     m_g = absolute_magnitudes(teff, radius, np.zeros_like(mass_grid))["g"]
     volume = np.minimum(10 ** (0.2 * (config.g_limits[1] - m_g) + 1), 500.0) ** 3

@@ -31,7 +31,10 @@ from jaxmdwarf.simulate.population import (
     empirical_relation,
     spectral_type,
 )
-from jaxmdwarf.wavelengths import PAPER_GRID, SPEED_OF_LIGHT_KMS, PixelGrid
+from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
+
+THEORY_GRID = PixelGrid.linear(5940.0, 8960.0, 1.0)
+"""Pixels of the training grid: the paper's, with 60 more on both sides for the continuum."""
 
 Synthesizer = Callable[[np.ndarray], np.ndarray]
 """Labels (n, 4) [Teff, log g, [M/H], [alpha/M]] -> surface fluxes (n, n_wave)."""
@@ -484,7 +487,7 @@ def theory_grid(
     batch_size : int
         Spectra held on fine wavelengths at a time.
     """
-    grid = grid or PAPER_GRID.padded(60, 60)
+    grid = grid or THEORY_GRID
     weights = lsf_weights(
         wave_aa,
         grid,
