@@ -32,17 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not arguments:
         arguments = ["--help"]
-    # Only the command that is called is imported, so that a typo answers at once.
+    # Only the command that is called is imported, so that it starts at once.
     chosen = [name for name in COMMANDS if name == arguments[0]] or list(COMMANDS)
-    members: list[Any] = [
+    members = [
         Annotated[_load(name), tyro.conf.subcommand(name, description=COMMANDS[name])]
-        if len(chosen) > 1
-        else Annotated[_load(name), tyro.conf.subcommand(name)]
         for name in chosen
     ]
-    # A second member keeps the subcommand syntax when only one command is loaded.
+    # A union keeps the subcommand syntax even when a single command is loaded.
+    members.append(Annotated[_Version, tyro.conf.subcommand("version")])
+    commands: Any = Union[tuple(members)]
     options = tyro.cli(
-        Union[(*members, Annotated[_Nothing, tyro.conf.subcommand("version")])],  # type: ignore[arg-type]
+        commands,
         prog="jaxmdwarf",
         args=arguments,
         description="From raw low-resolution spectra of M dwarfs to a catalogue.",
@@ -57,17 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxmdwarf: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("jaxmdwarf: stopped; the same command resumes where it was.", file=sys.stderr)
+        print("jaxmdwarf: stopped. Long work resumes with the same command.", file=sys.stderr)
         return 130
     terminal.result(summary)
     return 0
 
 
-def _load(name: str) -> type:
+def _load(name: str) -> Any:
     return importlib.import_module(f"jaxmdwarf.cli.{name.replace('-', '_')}").Command
 
 
-class _Nothing:
+class _Version:
     """Print the version."""
 
     def run(self, terminal: Any) -> dict[str, str]:

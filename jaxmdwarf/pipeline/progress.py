@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Task(Protocol):
     """One stage of work in progress."""
 
@@ -14,6 +15,7 @@ class Task(Protocol):
         """Record that `n` more units are done; `note` is a short live text (a loss, a rate)."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where stages report; the command line shows bars, tests and notebooks stay silent."""
 
