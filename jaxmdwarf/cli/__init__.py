@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Union
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any
 
 COMMANDS: dict[str, str] = {
     "quickstart": "the whole pipeline on a simulated survey",
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     # A union keeps the subcommand syntax even when a single command is loaded.
     members.append(Annotated[_Version, tyro.conf.subcommand("version")])
-    commands: Any = Union[tuple(members)]
+    commands: Any = reduce(or_, members)
     options = tyro.cli(
         commands,
         prog="jaxmdwarf",
