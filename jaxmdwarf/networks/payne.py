@@ -100,7 +100,8 @@ def apply_payne(
     scaled : (..., n_label)
         Labels scaled to [-0.5, 0.5].
     """
-    return PayneMLP(network).apply({"params": params}, scaled)
+    outputs: Any = PayneMLP(network).apply({"params": params}, scaled)
+    return outputs
 
 
 def _uniform_offsets(key, shape, dtype=jnp.float32):

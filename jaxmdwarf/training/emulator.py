@@ -554,14 +554,12 @@ def _take_steps(training_set, state, *, config: EmulatorTraining, n_step: int):
 
     def take_step(carry, step):
         params, moments = carry
-        rows = slice(None)
+        scaled, coefficients = training_set.scaled, training_set.coefficients
         if config.batch_size is not None:
-            rows = jax.random.randint(
-                jax.random.fold_in(seed, step), (config.batch_size,), 0, n_train
-            )
-        loss, slope = jax.value_and_grad(loss_of)(
-            params, training_set.scaled[rows], training_set.coefficients[rows]
-        )
+            key = jax.random.fold_in(seed, step)
+            rows = jax.random.randint(key, (config.batch_size,), 0, n_train)
+            scaled, coefficients = scaled[rows], coefficients[rows]
+        loss, slope = jax.value_and_grad(loss_of)(params, scaled, coefficients)
         updates, moments = optimiser.update(slope, moments, params)
         return (optax.apply_updates(params, updates), moments), loss
 

@@ -1,0 +1,89 @@
+"""The interface of forward models, on the one whose answers are known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import MismatchError
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import ForwardModel, TableModel
+from jaxmdwarf.wavelengths import PixelGrid
+
+SPACE = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -1.0), (4000.0, 1.0))
+GRID = PixelGrid.linear(7000.0, 7002.0, 1.0)
+CORNERS = np.arange(12.0, dtype=np.float32).reshape(4, 3)
+
+
+@pytest.fixture
+def model():
+    return TableModel(
+        corners=jnp.asarray(CORNERS), model_error=jnp.zeros(3), label_space=SPACE, grid=GRID
+    )
+
+
+@pytest.mark.parametrize("corner", range(4))
+def test_a_table_gives_back_its_corners(model, corner):
+    labels = [(SPACE.lower, SPACE.upper)[corner >> k & 1][k] for k in range(2)]
+    np.testing.assert_allclose(model.predict(jnp.asarray(labels)), CORNERS[corner], atol=1e-6)
+
+
+def test_physical_and_scaled_labels_mean_the_same(model):
+    scaled = jnp.array([0.1, -0.3])
+    np.testing.assert_allclose(
+        model.predict(SPACE.unscale(scaled)), model.predict_scaled(scaled), rtol=1e-5
+    )
+
+
+def test_a_batch_equals_its_stars_and_the_linear_head(model):
+    scaled = jax.random.uniform(jax.random.key(0), (6, 2), minval=-0.5, maxval=0.5)
+    batch = model.predict_scaled_batch(scaled)
+    head = model.low_rank()
+    for row, flux in zip(scaled, batch, strict=True):
+        np.testing.assert_allclose(model.predict_scaled(row), flux, rtol=1e-6)
+        np.testing.assert_allclose(
+            head.mean + model.coefficients(row) @ head.basis, flux, rtol=1e-6
+        )
+
+
+def test_a_model_without_a_linear_head_says_so(model):
+    class Square(ForwardModel):
+        inner: TableModel
+
+        @property
+        def label_space(self):
+            return self.inner.label_space
+
+        @property
+        def grid(self):
+            return self.inner.grid
+
+        @property
+        def model_error(self):
+            return self.inner.model_error
+
+        def predict_scaled(self, scaled, context=None):
+            flux = self.inner.predict_scaled(scaled) ** 2
+            return flux if context is None else flux + context
+
+    square = Square(model)
+    assert square.low_rank() is None
+    with pytest.raises(MismatchError):
+        square.coefficients(jnp.zeros(2))
+    # What else is known of a star is mapped beside its labels.
+    shifted = square.predict_scaled_batch(jnp.zeros((2, 2)), jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(shifted[1] - shifted[0], 1.0, rtol=1e-5)
+
+
+def test_other_pixels_and_other_labels_are_refused(model):
+    model.require_grid(GRID)
+    model.require_labels(("teff", "mh"))
+    with pytest.raises(MismatchError, match="resample"):
+        model.require_grid(PixelGrid.linear(7000.0, 7003.0, 1.0))
+    with pytest.raises(MismatchError, match="teff"):
+        model.require_labels(("mh", "teff"))
+
+
+def test_a_table_with_the_wrong_corners_is_refused():
+    with pytest.raises(MismatchError):
+        TableModel(corners=jnp.ones((3, 3)), model_error=jnp.zeros(3), label_space=SPACE, grid=GRID)
