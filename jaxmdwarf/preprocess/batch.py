@@ -15,7 +15,7 @@ import numpy as np
 from jaxmdwarf.errors import MismatchError, RejectedInput
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
-from jaxmdwarf.preprocess.resample import require_overlap, resample
+from jaxmdwarf.preprocess.resample import Resampled, refuse_overlap, resample
 from jaxmdwarf.spectra import RawSpectrum, SpectrumBatch
 from jaxmdwarf.wavelengths import PAPER_GRID, PixelGrid
 
@@ -75,30 +75,20 @@ def preprocess_batch(
     >>> batch.flux.shape, bool((batch.ivar[1:] == 0).all())
     ((4, 2901), True)
     """
-    velocity = np.broadcast_to(np.asarray(rv_kms, dtype=np.float64), (len(raws),))
     n_row = len(raws) if pad_to is None else pad_to
     if n_row < len(raws):
         raise MismatchError(f"{len(raws)} spectra do not fit in a batch of {n_row}.")
-    for raw, speed in zip(raws, velocity, strict=True):
-        require_overlap(raw, grid, rv_kms=float(speed), min_fraction=min_overlap)
     sampled = resample(
         raws,
         grid,
-        rv_kms=velocity,
+        rv_kms=rv_kms,
         max_bad_fraction=max_bad_fraction,
         keep_units=False,
         threads=threads or min(os.cpu_count() or 1, 8),
     )
-    batch = SpectrumBatch(
-        flux=_pad_rows(sampled.flux, n_row, 1.0),
-        ivar=_pad_rows(sampled.ivar, n_row, 0.0),
-        information=_pad_rows(sampled.information, n_row, 0.0),
-        grid=grid,
-    )
-    window = mask_for(grid, masks)
-    if sigma_aa is None:
-        return _mask(batch, window)
-    return _normalise(batch, window, sigma_aa=float(sigma_aa))
+    for row, fraction in _find_poor_overlap(sampled, min_overlap):
+        raise refuse_overlap(raws[row], grid, fraction, min_overlap)
+    return _finish(sampled, grid, masks, sigma_aa, n_row)
 
 
 class PreprocessedBatch(NamedTuple):
@@ -115,8 +105,11 @@ def preprocess_stream(
     batch_size: int = 1024,
     velocity_of: Callable[[RawSpectrum], float] | None = None,
     on_reject: Callable[[RawSpectrum, RejectedInput], None] | None = None,
+    masks: Sequence[tuple[float, float]] = PAPER_MASKS_AA,
+    sigma_aa: float | None = PAPER_SIGMA_AA,
+    max_bad_fraction: float = 0.25,
     min_overlap: float = 0.5,
-    **options,
+    threads: int | None = None,
 ) -> Iterator[PreprocessedBatch]:
     """Preprocess any number of spectra in batches of one shape, holding one batch at a time.
 
@@ -125,46 +118,70 @@ def preprocess_stream(
     raws : iterable of RawSpectrum
     grid : PixelGrid
     batch_size : int
-        Rows of every batch, the last one padded.
+        Rows of every batch, padded where there are fewer spectra.
     velocity_of : callable, optional
         Velocity in km/s to take out of a spectrum; none by default.
     on_reject : callable, optional
         Called with each spectrum that overlaps too little and the reason; without it the
         `RejectedInput` is raised.
-    min_overlap : float
-        Least fraction of the grid that good pixels must cover.
-    **options
-        Passed to `preprocess_batch`.
+    masks, sigma_aa, max_bad_fraction, min_overlap, threads
+        As in `preprocess_batch`.
 
     Yields
     ------
     PreprocessedBatch
+        A batch with rejected spectra has fewer inputs than rows.
     """
 
-    def accepted() -> Iterator[tuple[RawSpectrum, float]]:
-        for raw in raws:
-            speed = 0.0 if velocity_of is None else float(velocity_of(raw))
-            try:
-                require_overlap(raw, grid, rv_kms=speed, min_fraction=min_overlap)
-            except RejectedInput as reason:
-                if on_reject is None:
-                    raise
-                on_reject(raw, reason)
-                continue
-            yield raw, speed
-
-    source = accepted()
+    source = iter(raws)
     while chunk := list(itertools.islice(source, batch_size)):
-        batch_raws = [raw for raw, _ in chunk]
-        batch = preprocess_batch(
-            batch_raws,
+        rv_kms = 0.0 if velocity_of is None else np.array([velocity_of(raw) for raw in chunk])
+        sampled = resample(
+            chunk,
             grid,
-            rv_kms=np.array([speed for _, speed in chunk]),
-            pad_to=batch_size,
-            min_overlap=0.0,
-            **options,
+            rv_kms=rv_kms,
+            max_bad_fraction=max_bad_fraction,
+            keep_units=False,
+            threads=threads or min(os.cpu_count() or 1, 8),
         )
-        yield PreprocessedBatch(batch, batch_raws)
+        poor = dict(_find_poor_overlap(sampled, min_overlap))
+        for row, fraction in poor.items():
+            reason = refuse_overlap(chunk[row], grid, fraction, min_overlap)
+            if on_reject is None:
+                raise reason
+            on_reject(chunk[row], reason)
+        if poor:
+            kept = [row for row in range(len(chunk)) if row not in poor]
+            chunk = [chunk[row] for row in kept]
+            sampled = Resampled(*(values[kept] for values in sampled))
+        if chunk:
+            batch = _finish(sampled, grid, masks, sigma_aa, batch_size)
+            yield PreprocessedBatch(batch, chunk)
+
+
+def _find_poor_overlap(sampled: Resampled, min_overlap: float) -> Iterator[tuple[int, float]]:
+    fraction = np.count_nonzero(sampled.ivar, axis=1) / sampled.ivar.shape[1]
+    for row in np.flatnonzero(fraction < min_overlap):
+        yield int(row), float(fraction[row])
+
+
+def _finish(
+    sampled: Resampled,
+    grid: PixelGrid,
+    masks: Sequence[tuple[float, float]],
+    sigma_aa: float | None,
+    n_row: int,
+) -> SpectrumBatch:
+    batch = SpectrumBatch(
+        flux=_pad_rows(sampled.flux, n_row, 1.0),
+        ivar=_pad_rows(sampled.ivar, n_row, 0.0),
+        information=_pad_rows(sampled.information, n_row, 0.0),
+        grid=grid,
+    )
+    window = mask_for(grid, masks)
+    if sigma_aa is None:
+        return _mask(batch, window)
+    return _normalise(batch, window, sigma_aa=float(sigma_aa))
 
 
 def _pad_rows(values: np.ndarray, n_row: int, fill: float) -> jax.Array:

@@ -54,11 +54,18 @@ def require_overlap(
     """Raise `RejectedInput` where good pixels cover less than `min_fraction` of the grid."""
     fraction = overlap_fraction(raw, grid, rv_kms=rv_kms)
     if fraction < min_fraction:
-        raise RejectedInput(
-            f"{raw.meta.path or 'the spectrum'}: good pixels cover {fraction:.0%} of "
-            f"{grid.wave_aa[0]:.0f}-{grid.wave_aa[-1]:.0f} Angstrom, not {min_fraction:.0%}.",
-            "use spectra of that range, or a grid of another range.",
-        )
+        raise refuse_overlap(raw, grid, fraction, min_fraction)
+
+
+def refuse_overlap(
+    raw: RawSpectrum, grid: PixelGrid, fraction: float, min_fraction: float
+) -> RejectedInput:
+    """The error that says that `raw` covers too little of `grid`."""
+    return RejectedInput(
+        f"{raw.meta.path or 'the spectrum'}: good pixels cover {fraction:.0%} of "
+        f"{grid.wave_aa[0]:.0f}-{grid.wave_aa[-1]:.0f} Angstrom, not {min_fraction:.0%}.",
+        "use spectra of that range, or a grid of another range.",
+    )
 
 
 def resample(
@@ -298,22 +305,8 @@ def _resample_block(raws, grid, edges, factor, max_bad_fraction, dtype, keep_uni
 
 
 def _lay_out_cells(raws, edges, factor, dtype) -> _Cells:
-    one_geometry = (factor == factor[0]).all() and all(
-        _same_pixels(raw.wave_aa, raws[0].wave_aa) for raw in raws
-    )
-    crops = [_crop(raw, edges, ratio) for raw, ratio in zip(raws, factor, strict=True)]
-    n_spec, n_cell = len(raws), max(high - low for low, high in crops) + 2
-    n_geometry = 1 if one_geometry else n_spec
-    bounds = np.empty((n_geometry, n_cell + 1))
-    position = np.empty((n_geometry, edges.size))
-    number = np.arange(1.0, n_cell + 1)
-    for row, (low, high) in enumerate(crops[:n_geometry]):
-        n = high - low
-        cells = bounds[row, 1 : n + 2]
-        np.multiply(_cell_edges(raws[row].wave_aa[low:high]), 1.0 / factor[row], out=cells)
-        bounds[row, 0] = cells[0]
-        bounds[row, n + 2 :] = cells[-1]
-        position[row] = np.interp(edges, cells, number[: n + 1], left=0.5, right=n + 1.5)
+    crops, bounds, position = _locate(raws, edges, factor)
+    n_spec, n_cell = len(raws), bounds.shape[1] - 1
     flux = np.zeros((n_spec, n_cell))
     ivar = np.zeros((n_spec, n_cell))
     for row, (low, high) in enumerate(crops):
@@ -337,19 +330,75 @@ def _lay_out_cells(raws, edges, factor, dtype) -> _Cells:
     )
 
 
+def _locate(raws, edges, factor):
+    """Which pixels of each spectrum count, the edges of their cells, where the output edges lie.
+
+    A position is the number of a cell (the first is 1) plus the fraction of it on the left.
+    """
+    shared = all(_same_pixels(raw.wave_aa, raws[0].wave_aa) for raw in raws)
+    moving = bool((factor != factor[0]).any())
+    if shared and moving:
+        located = _locate_on_log_pixels(raws[0].wave_aa, edges, factor)
+        if located is not None:
+            return located
+    crops = [_crop(raw.wave_aa, edges, ratio) for raw, ratio in zip(raws, factor, strict=True)]
+    n_cell = max(high - low for low, high in crops) + 2
+    n_geometry = 1 if shared and not moving else len(raws)
+    bounds = np.empty((n_geometry, n_cell + 1))
+    position = np.empty((n_geometry, edges.size))
+    number = np.arange(1.0, n_cell + 1)
+    for row, (low, high) in enumerate(crops[:n_geometry]):
+        n = high - low
+        cells = bounds[row, 1 : n + 2]
+        np.multiply(_cell_edges(raws[row].wave_aa[low:high]), 1.0 / factor[row], out=cells)
+        bounds[row, 0] = cells[0]
+        bounds[row, n + 2 :] = cells[-1]
+        position[row] = np.interp(edges, cells, number[: n + 1], left=0.5, right=n + 1.5)
+    return crops, bounds, position
+
+
+def _locate_on_log_pixels(wave, edges, factor):
+    """Positions in closed form where all spectra share logarithmic pixels, as a survey's do."""
+    ends = (_crop(wave, edges, factor.min()), _crop(wave, edges, factor.max()))
+    low, high = min(ends)[0], max(high for _, high in ends)
+    cells = _cell_edges(wave[low:high])
+    n = cells.size - 1
+    if n < 4:
+        return None
+    ln_step = np.log(cells[-2] / cells[1]) / (n - 2)
+    regular = cells[1] * np.exp(ln_step * np.arange(-1.0, n))
+    if np.abs(cells - regular)[1:-1].max() > 1e-7 * (cells[2] - cells[1]):
+        return None
+    # The outermost edges, linearly extrapolated, are off by 1e-4 of a pixel.
+    cells = regular
+    position = (np.log(edges) - np.log(cells[0])) / ln_step + (np.log(factor) / ln_step)[:, None]
+    whole = np.floor(position)
+    inside = position - whole
+    # expm1(inside * ln_step) / expm1(ln_step): the fraction in wavelength, to ln_step^2.
+    inside += 0.5 * ln_step * inside * (inside - 1.0)
+    whole += inside
+    whole += 1.0
+    np.copyto(whole, 0.5, where=position < 0)
+    np.copyto(whole, n + 1.5, where=position >= n)
+    bounds = np.empty((factor.size, n + 3))
+    np.divide(cells, factor[:, None], out=bounds[:, 1:-1])
+    bounds[:, 0], bounds[:, -1] = bounds[:, 1], bounds[:, -2]
+    return [(low, high)] * factor.size, bounds, whole
+
+
 def _same_pixels(wave: np.ndarray, other: np.ndarray) -> bool:
     return wave is other or (
         wave.size == other.size and wave[0] == other[0] and np.array_equal(wave, other)
     )
 
 
-def _crop(raw: RawSpectrum, edges: np.ndarray, factor: float) -> tuple[int, int]:
+def _crop(wave: np.ndarray, edges: np.ndarray, factor: float) -> tuple[int, int]:
     """First and one past the last of the pixels that reach the grid."""
-    low, high = np.searchsorted(raw.wave_aa, (edges[0] * factor, edges[-1] * factor))
+    low, high = np.searchsorted(wave, (edges[0] * factor, edges[-1] * factor))
     # One pixel more on each side, so that a cell cut by the grid keeps its true edges.
-    low, high = max(int(low) - 2, 0), min(int(high) + 2, raw.n_pix)
+    low, high = max(int(low) - 2, 0), min(int(high) + 2, wave.size)
     if high - low < 2:
-        low, high = (0, 2) if low == 0 else (raw.n_pix - 2, raw.n_pix)
+        low, high = (0, 2) if low == 0 else (wave.size - 2, wave.size)
     return low, high
 
 

@@ -71,6 +71,7 @@ def test_the_stream_holds_every_spectrum_once_and_rejects_with_a_reason():
     assert rejected[0][0] == "4.fits"
     assert "cover" in rejected[0][1]
     assert {part.batch.flux.shape for part in batches} == {(4, 2901)}
+    assert [len(part.raws) for part in batches] == [4, 3, 3]
     alone = preprocess_batch([raws[5]], rv_kms=20.0)
     np.testing.assert_allclose(batches[1].batch.flux[0], alone.flux[0], rtol=1e-5, atol=1e-6)
     with pytest.raises(RejectedInput, match=r"4\.fits"):

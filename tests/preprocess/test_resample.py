@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxmdwarf.preprocess.resample as resample_module
 from jaxmdwarf.errors import MismatchError, RejectedInput, UsageError
 from jaxmdwarf.preprocess.resample import (
     overlap_fraction,
@@ -161,6 +162,18 @@ def test_shared_and_separate_geometries_give_one_answer():
     apart = resample(raws, PAPER_GRID, rv_kms=np.array([0.0, 1e-9, 0.0]), dtype=np.float64)
     for one, other in zip(shared, apart, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=["linear", "log", "coarse"])
+def test_closed_form_positions_are_those_of_the_search(grid, monkeypatch):
+    raws = [raw_spectrum(seed, bad=0.02) for seed in range(4)]
+    velocity = np.array([-800.0, -3.0, 0.0, 500.0])
+    closed = resample(raws, grid, rv_kms=velocity, dtype=np.float64)
+    monkeypatch.setattr(resample_module, "_locate_on_log_pixels", lambda *_: None)
+    searched = resample(raws, grid, rv_kms=velocity, dtype=np.float64)
+    for one, other in zip(closed, searched, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8)
+    assert any((one != other).any() for one, other in zip(closed, searched, strict=True))
 
 
 def test_pixels_off_the_spectrum_are_bad_and_little_overlap_is_refused():
