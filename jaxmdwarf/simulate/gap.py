@@ -30,8 +30,8 @@ BAND_STRENGTHS: dict[str, float] = {
 UNKNOWN_OPACITY: dict[str, float] = {"VO A_X": 3.0, "FeH F_X": 2.2, "CaOH A_X": 2.5}
 """Nature's strength, at full gap, of systems of which theory knows only a part."""
 
-TEMPERATURE_GRADIENT = 0.025
-SURFACE_COOLING = 0.02
+TEMPERATURE_GRADIENT = -0.025
+SURFACE_COOLING = -0.02
 DAMPING_SCALE = 1.7
 ATOMIC_SHIFT_FRACTION = 0.15
 ATOMIC_SHIFT_AA = 0.4
@@ -94,7 +94,7 @@ class DomainGap:
     damping: float = 1.0
     """Pressure-broadening constants of atomic lines 1.7 times larger."""
     temperature_structure: float = 1.0
-    """T(tau) 2.5 per cent steeper about the photosphere, and a surface 2 per cent cooler."""
+    """T(tau) 2.5 per cent shallower about the photosphere, and a surface 2 per cent warmer."""
     atomic_lines: float = 1.0
     """Weaker atomic lines: 15 per cent shifted by 0.4 A, 15 per cent absent, log gf off by 0.15."""
     chromosphere: float = 1.0
