@@ -63,7 +63,7 @@ def solar_mix() -> SolarMix:
     ('H', 'He', 'Li', 'C')
     """
     path = files("jaxmdwarf.simulate") / "data" / "abundances.csv"
-    with path.open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     elements = tuple(row["element"] for row in rows)
     return SolarMix(

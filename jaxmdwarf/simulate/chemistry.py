@@ -48,7 +48,7 @@ H_MINUS_AFFINITY_EV = 0.754195
 
 T_MIN, T_MAX = 1000.0, 12000.0  # K, where the partition functions are tabulated
 N_CHEBYSHEV = 16
-N_NEWTON = 8
+N_NEWTON = 6
 MAX_LOG_STEP = 6.0  # largest change of a log density in one Newton step
 
 MAJORS = ("H", "C", "N", "O", "Si", "S")
@@ -59,7 +59,7 @@ _IONISED_HEAVY = ("Mn", "Fe", "Co", "Ni", "Rb", "Sr", "Y", "Zr", "Ba")
 
 def _rows(name: str) -> list[dict[str, str]]:
     path = files("jaxmdwarf.simulate") / "data" / name
-    with path.open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 
@@ -309,8 +309,8 @@ def species_names() -> tuple[str, ...]:
 
 
 def _chebyshev_basis(temperature: Float[Array, ...]) -> Float[Array, "... n_chebyshev"]:
-    middle = 0.5 * (np.log(T_MAX) + np.log(T_MIN))
-    half = 0.5 * (np.log(T_MAX) - np.log(T_MIN))
+    middle = float(0.5 * (np.log(T_MAX) + np.log(T_MIN)))
+    half = float(0.5 * (np.log(T_MAX) - np.log(T_MIN)))
     s = (jnp.log(jnp.clip(temperature, T_MIN, T_MAX)) - middle) / half
     basis = [jnp.ones_like(s), s]
     for _ in range(N_CHEBYSHEV - 2):
@@ -406,7 +406,7 @@ def log_equilibrium_constant(
             f"log_equilibrium_constant: '{species}' is not in the network.",
             f"Use one of {', '.join(network.species)}.",
         )
-    return energy / temperature + _matmul(basis, column)
+    return float(energy) / temperature + _matmul(basis, column)
 
 
 def _floating(value: ArrayLike) -> Array:

@@ -90,7 +90,7 @@ def hminus_free_free(
     """
     wave_um = jnp.asarray(wave_aa) * 1e-4
     theta = 5040.0 / jnp.clip(jnp.asarray(temperature_k), 1400.0, 10080.0)
-    total = 0.0
+    total = jnp.zeros_like(wave_um * theta)
     for n, (a, b, c, d, e, f) in enumerate(_HMINUS_FREE_FREE, start=2):
         inverse = 1.0 / wave_um
         series = a * wave_um**2 + b + inverse * (c + inverse * (d + inverse * (e + inverse * f)))
@@ -99,16 +99,16 @@ def hminus_free_free(
 
 
 @lru_cache(maxsize=1)
-def _h2minus_polynomial() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _h2minus_polynomial() -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
     """Smooth fit to Bell's table: coefficients of ln kappa in scaled ln wave and ln theta."""
     path = files("jaxmdwarf.simulate") / "data" / "h2minus_free_free.csv"
-    with path.open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8") as stream:
         rows = list(csv.reader(stream))
     theta = np.array([float(value) for value in rows[0][1:]])
     table = np.array([[float(value) for value in row] for row in rows[1:]])
     x, y = np.log(table[:, 0]), np.log(theta)
-    span_x = np.array([x.min(), x.max()])
-    span_y = np.array([y.min(), y.max()])
+    span_x = (float(x.min()), float(x.max()))
+    span_y = (float(y.min()), float(y.max()))
     grid_x, grid_y = np.meshgrid(_scale(x, span_x), _scale(y, span_y), indexing="ij")
     design = np.polynomial.chebyshev.chebvander2d(grid_x.ravel(), grid_y.ravel(), [6, 4])
     solution = np.linalg.lstsq(design, np.log(table[:, 1:]).ravel(), rcond=None)[0]
@@ -229,12 +229,12 @@ def _coefficients(wave: Array, densities: Densities) -> tuple[Array, Array]:
         factor = log_n(name) + log_electron_pressure + float(np.log(1e-26))
         absorption = absorption + jnp.exp(factor) * cross_section(wave, temperature)
     scattering = jnp.exp(log_n("e-") + LOG_THOMSON) * jnp.ones_like(wave)
-    for name, cross_section in (
+    for name, rayleigh in (
         ("H", rayleigh_hydrogen),
         ("H2", rayleigh_h2),
         ("He", rayleigh_helium),
     ):
-        scattering = scattering + jnp.exp(log_n(name) + float(np.log(1e-27))) * cross_section(wave)
+        scattering = scattering + jnp.exp(log_n(name) + float(np.log(1e-27))) * rayleigh(wave)
     return absorption, scattering
 
 

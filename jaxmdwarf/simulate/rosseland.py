@@ -123,8 +123,8 @@ def fit_continuum_mean() -> tuple[np.ndarray, float]:
     grid = np.stack([axis.ravel() for axis in np.meshgrid(*nodes, indexing="ij")], axis=-1)
     mean = jax.jit(jax.vmap(lambda p: integrate_continuum(jnp.exp(p[0]), jnp.exp(p[1]), p[2])))
     value = np.log(np.asarray(mean(jnp.asarray(grid))))
-    scaled = [_scale(grid[:, i], _SPANS[i]) for i in range(3)]
-    design = np.polynomial.chebyshev.chebvander3d(*scaled, _DEGREES)
+    t, p, m = (_scale(grid[:, i], _SPANS[i]) for i in range(3))
+    design = np.polynomial.chebyshev.chebvander3d(t, p, m, _DEGREES)
     solution = np.linalg.lstsq(design, value, rcond=None)[0]
     worst = float(np.max(np.abs(design @ solution - value)))
     return solution.reshape([degree + 1 for degree in _DEGREES]), worst
@@ -133,7 +133,7 @@ def fit_continuum_mean() -> tuple[np.ndarray, float]:
 @lru_cache(maxsize=1)
 def _continuum_coefficients() -> np.ndarray:
     path = files("jaxmdwarf.simulate") / "data" / "rosseland_continuum.csv"
-    with path.open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     out = np.zeros([degree + 1 for degree in _DEGREES])
     for row in rows:

@@ -18,6 +18,8 @@ from jaxmdwarf.simulate.chemistry import (
     mean_molecular_weight,
     species_names,
 )
+from jaxmdwarf.simulate.continuum import continuum_opacity
+from jaxmdwarf.simulate.rosseland import rosseland_mean
 
 TEMPERATURES = np.array([2500.0, 3000.0, 3500.0, 4000.0])
 
@@ -341,7 +343,11 @@ def test_precision_follows_the_inputs(x64):
     assert equilibrium(3000.0, 1e5, number_fractions(0.0, 0.0)).log_n.dtype == jnp.float64
     single = number_fractions(jnp.float32(0.0), jnp.float32(0.0))
     assert single.dtype == jnp.float32
-    assert equilibrium(jnp.float32(3000.0), 1e5, single).log_n.dtype == jnp.float32
+    densities = equilibrium(jnp.float32(3000.0), 1e5, single)
+    assert densities.log_n.dtype == densities.log_nuclei.dtype == jnp.float32
+    wave = jnp.linspace(6000.0, 9000.0, 5, dtype=jnp.float32)
+    assert all(c.dtype == jnp.float32 for c in continuum_opacity(wave, densities))
+    assert rosseland_mean(single[0] * 3000.0, 1e5, single[1]).dtype == jnp.float32
 
 
 def test_arrays_equal_vmapped_scalars():
