@@ -163,8 +163,8 @@ class PopulationConfig:
 
     mass_range: tuple[float, float] = (0.10, 0.67)
     g_limits: tuple[float, float] = (12.0, 18.0)
-    faint_decline: float = 0.48
-    transparency: float = 0.50
+    faint_decline: float = 0.30
+    transparency: float = 0.28
     teff_limit: float = 4000.0
     dec_range_deg: tuple[float, float] = (-8.0, 58.0)
     binary_fraction: float = 0.12

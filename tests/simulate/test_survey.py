@@ -195,3 +195,35 @@ def test_native_pixels_lower_the_resolution_a_little():
     broadened = effective_resolution(PAPER_GRID, 1800.0)
     assert ((broadened > 1600) & (broadened < 1750)).all()
     np.testing.assert_allclose(effective_resolution(PAPER_GRID, 1800.0, native_pixels=False), 1800)
+
+
+@pytest.mark.slow
+def test_sixty_per_cent_of_the_spectra_have_a_signal_to_noise_below_twenty():
+    from jaxmdwarf.simulate.synthesis import build_simulator, synthesize
+
+    simulator = build_simulator()
+    teff = np.arange(2600.0, 5001.0, 200.0)
+    nodes = np.array([[value, 4.8 if value < 4400 else 4.6, -0.1, 0.05] for value in teff])
+    library = np.log(synthesize(simulator, nodes))
+
+    def interpolated(labels):
+        x = np.clip((labels[:, 0] - teff[0]) / 200.0, 0, teff.size - 1.001)
+        low, part = x.astype(int), (x % 1)[:, None]
+        return np.exp(library[low] * (1 - part) + library[low + 1] * part).astype(np.float32)
+
+    survey = simulate_survey(SurveyConfig(n_spectra=3000, seed=1, gap=DomainGap.none()))
+    snr_r, snr_i = (
+        np.concatenate(column)
+        for column in zip(
+            *(
+                (batch.snr_r, batch.snr_i)
+                for batch in survey.batches(interpolated, simulator.wave_aa)
+            ),
+            strict=True,
+        )
+    )
+    good = np.isfinite(snr_r)
+    assert np.mean(snr_r[good] < 20) == pytest.approx(0.62, abs=0.06)
+    assert np.mean(snr_r[good] < 5) < 0.15
+    # LAMOST's M0 to M3 dwarfs: 1.5 to 3.
+    assert 1.4 < np.median(snr_i[good] / snr_r[good]) < 2.3
