@@ -20,8 +20,8 @@ PAPER_MASKS_AA: tuple[tuple[float, float], ...] = (
 )
 """Windows of the paper's section 2.4, vacuum Angstrom, both ends included.
 
-Night sky [O I] and the telluric O2 gamma band; Halpha; Li I with He I 6678's neighbourhood; the
-telluric B band; H2O; the A band; H2O around 8200 Angstrom.
+The paper gives telluric absorption and chromospheric activity as the reason. In order: O2 gamma
+and night-sky [O I] 6300; Halpha; around Li I 6708; O2 B; H2O; O2 A; H2O (with the Na I doublet).
 """
 
 
