@@ -380,7 +380,7 @@ def telluric_depth(wave_aa: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> telluric_depth(np.array([7000.0, 7606.0])).round(1).tolist()
-    [0.0, 0.5]
+    [0.0, 1.4]
     """
     grid, depth = _telluric_template()
     return np.interp(np.log(wave_aa), grid, depth, left=0.0, right=0.0)
