@@ -1,11 +1,12 @@
 """Linear algebra of many small symmetric matrices at once, as arithmetic on vectors of stars.
 
-A batched library call treats a thousand 5 x 5 matrices one after the other; written out by
-element, every operation runs over all stars, on any device, and compiles to a few fused loops.
+A batched library call treats a thousand 5 x 5 matrices one after the other; here every operation
+runs over all stars, on any device. Elimination needs no pivoting where matrices are positive.
 """
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -13,12 +14,12 @@ from jaxtyping import Array, Bool, Float
 def solve_positive(
     matrix: Float[Array, "n k k"], right: Float[Array, "n k m"]
 ) -> Float[Array, "n k m"]:
-    """Solve ``matrix @ x = right`` by Cholesky factors, for symmetric positive matrices.
+    """Solve ``matrix @ x = right`` by elimination, for symmetric positive matrices.
 
     Parameters
     ----------
     matrix : (n, k, k)
-        Symmetric; only the lower triangle is read.
+        Symmetric.
     right : (n, k, m)
 
     Returns
@@ -32,37 +33,25 @@ def solve_positive(
     [[[2.0], [2.0]]]
     """
     size = matrix.shape[-1]
-    # In units of the diagonal, rounding shows as a pivot near the precision of the numbers.
-    diagonal = jnp.stack([matrix[:, i, i] for i in range(size)], axis=-1)
+    diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
     positive = diagonal > 0
+    # In units of the diagonal, rounding shows as a pivot near the precision of the numbers.
     scale = jnp.where(positive, 1 / jnp.sqrt(jnp.where(positive, diagonal, 1)), jnp.nan)
     smallest = 8 * size * jnp.finfo(matrix.dtype).eps
-    lower: list[list[Array]] = []
-    for i in range(size):
-        row: list[Array] = []
-        for j in range(i + 1):
-            value = matrix[:, i, j] * scale[:, i] * scale[:, j]
-            for m in range(j):
-                value = value - row[m] * (lower[j][m] if j < i else row[m])
-            if i == j:
-                kept = value > smallest
-                row.append(jnp.where(kept, jnp.sqrt(jnp.where(kept, value, 1)), jnp.nan))
-            else:
-                row.append(value / lower[j][j])
-        lower.append(row)
-    forward: list[Array] = []
-    for i in range(size):
-        value = right[:, i] * scale[:, i, None]
-        for m in range(i):
-            value = value - lower[i][m][:, None] * forward[m]
-        forward.append(value / lower[i][i][:, None])
-    back: list[Array] = [forward[0]] * size
-    for i in reversed(range(size)):
-        value = forward[i]
-        for m in range(i + 1, size):
-            value = value - lower[m][i][:, None] * back[m]
-        back[i] = value / lower[i][i][:, None]
-    return jnp.stack([back[i] * scale[:, i, None] for i in range(size)], axis=1)
+    table = jnp.concatenate(
+        [matrix * scale[:, :, None] * scale[:, None, :], right * scale[:, :, None]], axis=-1
+    )
+
+    def eliminate(index, table):
+        row = jax.lax.dynamic_index_in_dim(table, index, axis=1)
+        column = jax.lax.dynamic_index_in_dim(table, index, axis=2)
+        pivot = jax.lax.dynamic_index_in_dim(row, index, axis=2)
+        row = row / jnp.where(pivot > smallest, pivot, jnp.nan)
+        here = (jnp.arange(size) == index)[None, :, None]
+        return jnp.where(here, row, table - column * row)
+
+    table = jax.lax.fori_loop(0, size, eliminate, table)
+    return table[:, :, size:] * scale[:, :, None]
 
 
 def invert_positive(matrix: Float[Array, "n k k"]) -> Float[Array, "n k k"]:
@@ -105,17 +94,17 @@ def solve_in_box(
     fixed: Bool[Array, "n k"] = ((point <= lower) & (gradient < 0)) | (
         (point >= upper) & (gradient > 0)
     )
-    held = jnp.zeros_like(point)
     identity = jnp.eye(size, dtype=matrix.dtype)
-    step = held
-    for _ in range(3):
+
+    def solve_again(_, carry):
+        fixed, held, _ = carry
         either = fixed[:, :, None] | fixed[:, None, :]
         pull = jnp.sum(matrix * jnp.where(fixed, held, 0)[:, None, :], axis=-1)
         right = jnp.where(fixed, held, gradient - pull)
         step = solve_positive(jnp.where(either, identity, matrix), right[..., None])[..., 0]
         inside = jnp.clip(point + step, lower, upper) - point
-        crossing = ~fixed & (inside != step)
-        held = jnp.where(crossing, inside, held)
-        fixed = fixed | crossing
-        step = inside
-    return step
+        crossing = ~fixed & ((point + step < lower) | (point + step > upper))
+        return fixed | crossing, jnp.where(crossing, inside, held), inside
+
+    nothing = jnp.zeros_like(point)
+    return jax.lax.fori_loop(0, 3, solve_again, (fixed, nothing, nothing))[2]

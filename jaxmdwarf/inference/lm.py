@@ -69,7 +69,7 @@ def minimise_lm(
     active : (n,) bool
         Stars to fit; the others are carried along unchanged.
     max_iter : int
-        Evaluations after the first.
+        Steps; one more evaluation finds where the start is.
     tol_sigma : float
         A star has converged once the step that it would take next is below this many standard
         deviations (of the fitted parameters, in the metric of the curvature). That step is
@@ -91,19 +91,28 @@ def minimise_lm(
     belong, with none of the flat tails that a change of variables would have there.
     """
     point = jnp.clip(start, lower, upper)
+    n_star, n_par = point.shape
+    # The first iteration evaluates the start itself: one copy of the model in the program.
+    unknown = NormalEquations(
+        cost=jnp.full(n_star, jnp.inf, point.dtype),
+        gradient=jnp.zeros_like(point),
+        curvature=jnp.broadcast_to(jnp.eye(n_par, dtype=point.dtype), (n_star, n_par, n_par)),
+        pixel_chi2=jnp.full(n_star, jnp.inf, point.dtype),
+    )
     first = LmState(
         parameters=point,
-        equations=normal_equations(point),
+        equations=unknown,
         damping=jnp.full(point.shape[:1], initial_damping, point.dtype),
         converged=jnp.zeros(point.shape[:1], bool),
         stopped=~active,
-        n_iter=jnp.where(active, 1, 0).astype(jnp.int32),
+        n_iter=jnp.zeros(n_star, jnp.int32),
     )
     # Two costs closer than this cannot be told apart in the working precision.
     blur = 8 * jnp.finfo(point.dtype).eps
 
     def one_iteration(state: LmState) -> LmState:
         current = state.equations
+        begins = state.n_iter == 0
         diagonal = jnp.diagonal(current.curvature, axis1=-2, axis2=-1)
         # A parameter that the data do not see must not make the matrix singular.
         floor = 1e-6 * jnp.max(diagonal, axis=-1, keepdims=True)
@@ -131,13 +140,13 @@ def minimise_lm(
         gained = current.cost - trial.cost
         better = gained >= -blur * current.cost
         accepted = ~state.stopped & solved & better & jnp.isfinite(trial.cost)
-        near = solved & (bent < tol_sigma**2) & (state.damping <= _FREE_DAMPING)
+        near = ~begins & solved & (bent < tol_sigma**2) & (state.damping <= _FREE_DAMPING)
         converged = state.converged | (~state.stopped & near)
         as_foretold = gained > 0.5 * predicted
         damping = jnp.where(
-            accepted,
+            accepted & ~begins,
             state.damping * jnp.where(as_foretold, 0.1, jnp.where(gained > 0.25 * predicted, 1, 3)),
-            state.damping * 8,
+            jnp.where(accepted, state.damping, state.damping * 8),
         )
         damping = jnp.clip(damping, _LEAST_DAMPING, 2 * _MOST_DAMPING)
         return LmState(
@@ -157,7 +166,7 @@ def minimise_lm(
 
     def unfinished(carry: tuple[Int[Array, ""], LmState]):
         count, state = carry
-        return (count < max_iter) & ~state.stopped.all()
+        return (count <= max_iter) & ~state.stopped.all()
 
     def body(carry: tuple[Int[Array, ""], LmState]):
         count, state = carry

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -65,6 +67,20 @@ def pixel_offset(
     step = grid.step
     slope = -1 / ((1 + beta) * step * SPEED_OF_LIGHT_KMS)
     return per_unit * (-jnp.log1p(beta) / step), per_unit * slope
+
+
+def widen_grid(grid: PixelGrid, n_left: int, n_right: int) -> PixelGrid:
+    """The same sampling with more pixels at the two ends; negative numbers take pixels away.
+
+    Examples
+    --------
+    >>> widen_grid(PixelGrid.linear(6000.0, 6100.0, 1.0), 3, 3).start_aa
+    5997.0
+    """
+    start = grid.start_aa - grid.step * n_left
+    if grid.kind == "log":
+        start = grid.start_aa * float(np.exp(-grid.step * n_left))
+    return replace(grid, start_aa=start, n_pix=grid.n_pix + n_left + n_right)
 
 
 def align_grids(model_grid: PixelGrid, grid: PixelGrid) -> tuple[int, int]:

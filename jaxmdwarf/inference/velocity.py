@@ -20,6 +20,7 @@ from jaxmdwarf.inference.shift import (
     largest_shift_kms,
     pixel_offset,
     shift_by_slices,
+    widen_grid,
 )
 from jaxmdwarf.lsf import apply_lsf, lsf_weights
 from jaxmdwarf.models.base import ForwardModel
@@ -226,10 +227,10 @@ def bank_from_templates(
     margin = int(np.ceil(reach * grid.wave_aa[-1] / np.min(grid.widths_aa))) + 2 * REACH
     low = max(float(wave[0]) for wave, _ in templates)
     high = min(float(wave[-1]) for wave, _ in templates)
-    wide = grid.padded(margin, margin)
+    wide = widen_grid(grid, margin, margin)
     covered = (wide.edges_aa[:-1] >= low) & (wide.edges_aa[1:] <= high)
     first, last = np.flatnonzero(covered)[[0, -1]] if covered.any() else (0, -1)
-    used = wide.padded(-int(first), int(last) - wide.n_pix + 1) if last > first else None
+    used = widen_grid(wide, -int(first), int(last) - wide.n_pix + 1) if last > first else None
     if used is None or used.n_pix < grid.n_pix // 2:
         raise MismatchError(
             f"the templates share {low:.0f}-{high:.0f} Angstrom, the spectra cover "
@@ -451,7 +452,7 @@ def _build_bank(
             f"velocity steps of {velocities.step_kms} km/s are coarser than the pixels allow.",
             f"use at most {longest:.0f} km/s.",
         )
-    wide = grid.padded(REACH, REACH)
+    wide = widen_grid(grid, REACH, REACH)
     shifted, trusted = _shift_all(
         jnp.asarray(flux) - 1,
         jnp.asarray(velocities.values, flux.dtype),

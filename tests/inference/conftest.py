@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
+from jaxmdwarf.inference.shift import widen_grid
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, LowRankHead
 from jaxmdwarf.spectra import SpectrumBatch
@@ -37,7 +38,7 @@ class BandModel(ForwardModel):
 def make_band_model(
     grid=None, *, n_band=24, seed=3, model_error=0.0, dtype=np.float32, margin=3
 ) -> BandModel:
-    grid = (grid or PixelGrid.linear(6000.0, 6899.0, 1.0)).padded(margin, margin)
+    grid = widen_grid(grid or PixelGrid.linear(6000.0, 6899.0, 1.0), margin, margin)
     rng = np.random.default_rng(seed)
     wave = grid.wave_aa
     centre = np.linspace(wave[0], wave[-1], n_band) + rng.normal(0, 5, n_band)
