@@ -7,6 +7,7 @@ hash, so a damaged model is refused and does not fit stars wrongly.
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -121,7 +122,7 @@ def write_model_directory(
     description: dict[str, Any] = {
         "format": MODEL_FORMAT,
         "format_version": MODEL_VERSION,
-        **about,
+        **_plain(about),
         "arrays": {
             "file": _ARRAYS_NAME,
             "sha256": hashlib.sha256(packed).hexdigest(),
@@ -193,8 +194,24 @@ def _hash_description(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _plain(value: Any) -> Any:
+    """JSON values of numpy's ones; numbers that JSON has no word for become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
 def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
+    for name, values in arrays.items():
+        if np.asarray(values).dtype.hasobject:
+            raise UsageError(f"array {name!r} holds objects: a model is numbers only.")
     np.savez(buffer, **{name: np.asarray(values) for name, values in arrays.items()})  # type: ignore[arg-type]
     return buffer.getvalue()
 

@@ -258,13 +258,17 @@ def _train(
         state = restored
         progress.say(f"resuming after step {int(state.step)} of {config.steps}")
     done, saved_at = int(state.step), time.monotonic()
-    with progress.stage("training", config.steps) as task:
-        task.advance(done)
+    with progress.stage("training", float(config.steps)) as task:
+        task.advance(float(done))
         try:
             for latest, record in continue_training(training_set, config, state):
                 state = latest
                 held_rms = 100.0 * record.held_loss**0.5
-                task.advance(record.step - done, note=f"held-out rms {held_rms:.2f} % of variation")
+                step, note = (
+                    float(record.step - done),
+                    f"held-out rms {held_rms:.2f} % of variation",
+                )
+                task.advance(step, note=note)
                 done = record.step
                 if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                     _keep(checkpoints, state, config)
