@@ -427,14 +427,20 @@ def _parabola(three):
 
 
 def _find_rival(profile, velocities, best_kms):
-    """The lowest local minimum that is not the best one's own, refined by a parabola."""
+    """The best velocity that is not within a resolution element of the best one.
+
+    Minima between grid points are found by a parabola. A single minimum so wide that velocities a
+    resolution element away fit nearly as well has a rival too: such a velocity is not determined.
+    """
     step = velocities[1] - velocities[0]
     left, middle, right = profile[:, :-2], profile[:, 1:-1], profile[:, 2:]
     shift, _, least = _parabola(jnp.stack([left, middle, right], axis=-1))
-    at = velocities[1:-1] + shift * step
     local = (middle <= left) & (middle <= right)
+    ends = ((0, 0), (1, 1))
+    at = velocities + jnp.pad(jnp.where(local, shift * step, 0), ends)
+    least = profile.at[:, 1:-1].set(jnp.where(local, least, middle))
     separate = jnp.abs(at - best_kms[:, None]) > RIVAL_SEPARATION_KMS
-    candidates = jnp.where(local & separate, least, jnp.inf)
+    candidates = jnp.where(separate, least, jnp.inf)
     chosen = jnp.argmin(candidates, axis=-1)[:, None]
     value = jnp.take_along_axis(candidates, chosen, axis=-1)[:, 0]
     where = jnp.take_along_axis(at, chosen, axis=-1)[:, 0]

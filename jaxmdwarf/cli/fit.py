@@ -1,0 +1,108 @@
+"""``jaxmdwarf fit``: labels, velocities, errors and flags with a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from jaxmdwarf.cli.console import Terminal
+
+
+@dataclass(frozen=True)
+class Command:
+    """Fit Teff, log g, [M/H], [alpha/M] and velocity of spectra with a trained model.
+
+    One row a spectrum; inputs that cannot be used are listed in <output stem>_rejects.csv with
+    reason and remedy. A run that was stopped resumes when the same command is given again.
+
+    Example: jaxmdwarf fit night1/ --model MODEL --out catalogue.fits
+    """
+
+    files: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="FILES [FILES ...]",
+            help="Spectra: files, folders (searched through), patterns, or @list.txt with one name "
+            "a line.",
+            help_behavior_hint="(required)",
+        ),
+    ]
+
+    model: Annotated[
+        str, tyro.conf.arg(metavar="MODEL", help="Model directory, as train-emulator writes it.")
+    ]
+
+    out: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="TABLE",
+            help="Catalogue to write; the extension chooses the format: .fits .parquet .vot .csv "
+            ".ecsv .mrt",
+        ),
+    ]
+
+    velocity: Annotated[
+        Literal["fit", "header"],
+        tyro.conf.arg(help="Measure velocities, or take the redshift of the headers."),
+    ] = "fit"
+
+    min_snr: Annotated[
+        float,
+        tyro.conf.arg(metavar="S/N", help="Reject spectra with a lower S/N in r or i."),
+    ] = 0.0
+
+    batch_size: Annotated[int, tyro.conf.arg(metavar="N", help="Stars on the device at once.")] = (
+        256
+    )
+
+    chunk_size: Annotated[
+        int,
+        tyro.conf.arg(metavar="N", help="Files between two entries in the record of a run."),
+    ] = 1024
+
+    poly_order: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="N",
+            help="Order of a multiplicative polynomial that is fitted beside the labels.",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None
+
+    processes: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="N", help="Reader processes.", help_behavior_hint="(default: all cores)"
+        ),
+    ] = None
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the result as JSON."""
+
+    def run(self, terminal: Terminal) -> dict[str, Any]:
+        """Fit and write; returns the summary."""
+        from jaxmdwarf.errors import UsageError
+        from jaxmdwarf.inference.fit import FitSettings
+        from jaxmdwarf.pipeline.fitting import FittingOptions, fit_files
+
+        if not self.files:
+            raise UsageError(
+                "no spectra were given.", "name files, folders or patterns after 'fit'."
+            )
+        return fit_files(
+            self.files,
+            self.model,
+            self.out,
+            options=FittingOptions(
+                velocity=self.velocity,
+                min_snr=self.min_snr,
+                chunk_size=self.chunk_size,
+                settings=FitSettings(batch_size=self.batch_size, poly_order=self.poly_order),
+            ),
+            processes=self.processes,
+            progress=terminal,
+        )

@@ -1,0 +1,246 @@
+"""From files to a catalogue: nothing lost, numbers right, and a killed run resumes."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.inference.fit import FitSettings
+from jaxmdwarf.io.lamost_writer import LamostHeader, write_lamost_files
+from jaxmdwarf.io.models import save_model
+from jaxmdwarf.io.rejects import read_rejects
+from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.networks.payne import PayneNetwork, init_payne
+from jaxmdwarf.pipeline.fitting import FittingOptions, fit_files
+from jaxmdwarf.preprocess.continuum import pseudo_continuum
+from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.wavelengths import PixelGrid
+
+GRID = PixelGrid.linear(6000.0, 6900.0, 1.0)
+MASKS = ((6546.0, 6586.0),)
+OPTIONS = FittingOptions(chunk_size=32, settings=FitSettings(batch_size=32))
+N_STAR = 90
+
+
+def make_emulator():
+    """An untrained network in front of narrow bands, which normalising leaves as they are."""
+    rng = np.random.default_rng(6)
+    wave = GRID.wave_aa
+    centre = np.linspace(6020, 6880, 40) + rng.normal(0, 6, 40)
+    width = rng.uniform(3.0, 7.0, 40)
+    lines = np.exp(-0.5 * ((wave - centre[:, None]) / width[:, None]) ** 2)
+    mixing = rng.normal(0, 0.06, (8, 40))
+    basis = jnp.asarray(mixing @ lines, jnp.float32)
+    good = jnp.ones((1, GRID.n_pix), bool)
+    for _ in range(6):
+        basis = basis - pseudo_continuum(basis, good, GRID)
+    network = PayneNetwork(hidden=(24,), n_out=8, activation="tanh")
+    params = init_payne(network, jax.random.key(1), 4)
+    return PayneEmulator(
+        params,
+        basis,
+        jnp.ones(GRID.n_pix),
+        jnp.full(GRID.n_pix, 1e-3),
+        network,
+        LabelSpace.mdwarf(),
+        GRID,
+        Treatment(sigma_aa=30.0, masks_aa=MASKS, resolving_power=1800.0, simulated=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_model(make_emulator(), tmp_path_factory.mktemp("model") / "emulator")
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory):
+    """LAMOST files of stars with known labels and velocities, and three inputs that are not."""
+    folder = tmp_path_factory.mktemp("survey")
+    rng = np.random.default_rng(9)
+    emulator = make_emulator()
+    scaled = rng.uniform(-0.35, 0.35, (N_STAR, 4)).astype(np.float32)
+    rv_kms = rng.uniform(-250, 250, N_STAR)
+    rest = np.asarray(emulator.predict_scaled_batch(jnp.asarray(scaled)))
+    wave = 10 ** (3.75 + 1e-4 * np.arange(1150))
+    snr = rng.uniform(15, 40, N_STAR)
+    clean = np.stack(
+        [
+            np.interp(wave / (1 + speed / 299_792.458), GRID.wave_aa, row, left=1.0, right=1.0)
+            for row, speed in zip(rest, rv_kms, strict=True)
+        ]
+    ) * (500 * (wave / 6500.0) ** 2)
+    flux = clean * (1 + rng.normal(size=clean.shape) / snr[:, None])
+    ivar = (snr[:, None] / clean) ** 2
+    ivar[:, 300:304] = 0
+    header = LamostHeader(
+        obsid=0,
+        file_name="",
+        plan_id="TEST",
+        ra_deg=150.0,
+        dec_deg=20.0,
+        lmjd=58000,
+        spectrograph=1,
+        fibre=1,
+        exposure_s=1800.0,
+        helio_kms=0.0,
+        subclass="M1",
+        z=0.0,
+        snr_r=50.0,
+        snr_i=60.0,
+    )
+    headers = [
+        replace(
+            header,
+            obsid=1000 + i,
+            file_name=f"star-{i:03d}.fits.gz",
+            z=float(np.round(rv_kms[i] / 299_792.458, 8)),
+            snr_r=4.0 if i == 7 else 50.0,
+        )
+        for i in range(N_STAR)
+    ]
+    write_lamost_files(
+        folder,
+        flux.astype(np.float32),
+        ivar.astype(np.float32),
+        np.zeros(flux.shape, np.int32),
+        headers,
+        layouts=["lamost-wavelength"] * N_STAR,
+        log10_start=3.75,
+        log10_step=1e-4,
+    )
+    (folder / "star-010-empty.fits").write_bytes(b"")
+    (folder / "star-020-text.fits").write_text("no spectrum")
+    shutil.copy(folder / "star-005.fits.gz", folder / "star-080-again.fits.gz")
+    labels = LabelSpace.mdwarf().unscale(scaled.astype(np.float64))
+    return folder, labels, rv_kms
+
+
+@pytest.fixture(scope="module")
+def catalogue(survey, model_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "catalogue.fits"
+    summary = fit_files([survey[0]], model_dir, out, options=OPTIONS, processes=1)
+    return read_table(out), summary, out
+
+
+def test_every_input_ends_in_the_catalogue_or_among_the_rejects(catalogue):
+    table, summary, out = catalogue
+    rejects = read_rejects(out.with_name("catalogue_rejects.csv"))
+    assert summary["inputs"] == N_STAR + 3 == len(table) + len(rejects)
+    assert {reject.path.rsplit("/", 1)[1] for reject in rejects} == {
+        "star-010-empty.fits",
+        "star-020-text.fits",
+        "star-080-again.fits.gz",
+    }
+    assert list(table["path"]) == sorted(table["path"])
+    assert not out.with_name("catalogue.fits.partial").exists()
+
+
+def test_labels_and_velocities_of_the_files_are_right(catalogue, survey):
+    table, summary, _ = catalogue
+    _, labels, rv_kms = survey
+    row = table["obsid"].astype(int).to_numpy() - 1000
+    good = (table["flags"] & ~int(QualityFlag.LOW_SNR)).to_numpy() == 0
+    assert good.mean() > 0.85
+    assert summary["converged_fraction"] > 0.98
+    velocity_pull = (table["RV"].to_numpy() - rv_kms[row]) / table["e_RV"].to_numpy()
+    assert np.median(np.abs(velocity_pull[good])) < 1.0
+    for index, name in enumerate(["Teff", "Logg", "[M/H]", "alpha_M"]):
+        pull = (table[name].to_numpy() - labels[row, index]) / table[f"e_{name}"].to_numpy()
+        assert np.median(np.abs(pull[good])) < 1.1
+    assert np.median(table["chi2_red"]) == pytest.approx(1.0, abs=0.15)
+
+
+def test_the_catalogue_says_what_it_is(catalogue, model_dir):
+    table, summary, _ = catalogue
+    provenance = table.attrs["provenance"]
+    assert provenance["model_trained_on"] == summary["model_trained_on"] == "a simulation"
+    assert len(provenance["model_hash"]) == 64
+    assert table.attrs["units"]["Teff"] == "K"
+    assert list(table.columns[:4]) == ["path", "obsid", "RA", "Dec"]
+    low = table["obsid"].astype(int) == 1007
+    assert (table["flags"][low] & int(QualityFlag.LOW_SNR)).all()
+    assert not (table["flags"][~low] & int(QualityFlag.LOW_SNR)).any()
+
+
+def test_a_killed_run_resumes_to_the_same_catalogue(catalogue, survey, model_dir, tmp_path):
+    whole, _, _ = catalogue
+    out = tmp_path / "again.parquet"
+
+    class Killed(BaseException):
+        pass
+
+    from jaxmdwarf.io.models import load_model
+    from jaxmdwarf.pipeline.fitting import SpectrumFitter
+
+    fitter = SpectrumFitter(load_model(model_dir), OPTIONS)
+    fitter.settings = replace(fitter.settings, batch_size=32)
+    calls = []
+
+    def dying(raws, *, pad_to):
+        calls.append(len(raws))
+        if len(calls) == 3:
+            raise Killed
+        return fitter.fit(raws, pad_to=pad_to)
+
+    with pytest.raises(Killed):
+        fit_files([survey[0]], model_dir, out, options=OPTIONS, processes=1, fit=dying)
+    partial = tmp_path / "again.parquet.partial"
+    assert sorted(path.name for path in partial.glob("chunk-*.json")) == [
+        "chunk-000000.json",
+        "chunk-000001.json",
+    ]
+    assert not out.exists()
+    summary = fit_files([survey[0]], model_dir, out, options=OPTIONS, processes=1)
+    # The spectrum that was given twice is still known after the interruption.
+    assert summary["fitted_now"] == N_STAR - sum(calls[:2])
+    resumed = read_table(out)
+    for name in whole.columns:
+        np.testing.assert_array_equal(resumed[name].to_numpy(), whole[name].to_numpy())
+
+
+def test_chunks_of_another_command_are_not_used(survey, model_dir, tmp_path):
+    out = tmp_path / "T.csv"
+    partial = tmp_path / "T.csv.partial"
+    partial.mkdir()
+    (partial / "manifest.json").write_text(json.dumps({"run": "another"}))
+    (partial / "chunk-000000.json").write_text("{}")
+    paths = sorted(survey[0].glob("star-00[0-3].fits.gz"))
+    summary = fit_files(paths, model_dir, out, options=OPTIONS, processes=1)
+    assert summary["catalogue"] == 4
+    other = tmp_path / "U.csv.partial"
+    other.mkdir()
+    (other / "precious.txt").write_text("mine")
+    with pytest.raises(UsageError, match="move it away"):
+        fit_files(paths, model_dir, tmp_path / "U.csv", options=OPTIONS, processes=1)
+    assert (other / "precious.txt").exists()
+
+
+def test_header_velocities_can_be_taken_instead(survey, model_dir, tmp_path):
+    folder, _, rv_kms = survey
+    paths = sorted(folder.glob("star-00[0-3].fits.gz"))
+    options = replace(OPTIONS, velocity="header")
+    fit_files(paths, model_dir, tmp_path / "T.fits", options=options, processes=1)
+    table = read_table(tmp_path / "T.fits")
+    np.testing.assert_allclose(table["RV"], rv_kms[:4], atol=0.05)
+    assert table["e_RV"].isna().all()
+    assert (table["chi2_red"] < 1.5).all()
+
+
+def test_faint_spectra_can_be_left_out_and_nothing_usable_is_an_error(survey, model_dir, tmp_path):
+    folder = survey[0]
+    options = replace(OPTIONS, min_snr=10.0)
+    paths = [folder / "star-006.fits.gz", folder / "star-007.fits.gz"]
+    summary = fit_files(paths, model_dir, tmp_path / "T.fits", options=options, processes=1)
+    assert (summary["catalogue"], summary["rejected"]) == (1, 1)
+    assert "below 10" in read_rejects(tmp_path / "T_rejects.csv")[0].reason
+    with pytest.raises(WorkFailed, match="none of 1 inputs"):
+        fit_files(paths[1:], model_dir, tmp_path / "U.fits", options=options, processes=1)
+    assert len(read_rejects(tmp_path / "U_rejects.csv")) == 1
