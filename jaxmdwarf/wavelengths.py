@@ -75,7 +75,7 @@ class PixelGrid:
 
     def padded(self, n_left: int, n_right: int) -> PixelGrid:
         """The same sampling with `n_left` and `n_right` more pixels at the two ends."""
-        start = float(self._at(np.asarray(-float(n_left))))
+        start = float(self._at(np.array([-float(n_left)]))[0])
         return PixelGrid(self.kind, start, self.step, self.n_pix + n_left + n_right)
 
     def _at(self, index: np.ndarray) -> np.ndarray:

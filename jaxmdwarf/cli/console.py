@@ -22,7 +22,7 @@ class Terminal:
         self._console = Console(stderr=True, quiet=json_only, highlight=False)
 
     @contextmanager
-    def stage(self, title: str, total: float | None = None) -> Iterator[_Bar]:
+    def stage(self, title: str, total: float | int | None = None) -> Iterator[_Bar]:
         """Show a bar with rate and ETA while the block runs."""
         from rich.progress import (
             BarColumn,
@@ -64,5 +64,5 @@ class _Bar:
         self._bars = bars
         self._task_id = task_id
 
-    def advance(self, n: float = 1.0, *, note: str = "") -> None:
+    def advance(self, n: float | int = 1.0, *, note: str = "") -> None:
         self._bars.update(self._task_id, advance=n, **({"note": note} if note else {}))

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 class Task(Protocol):
     """One stage of work in progress."""
 
-    def advance(self, n: float = 1.0, *, note: str = "") -> None:
+    def advance(self, n: float | int = 1.0, *, note: str = "") -> None:
         """Record that `n` more units are done; `note` is a short live text (a loss, a rate)."""
 
 
@@ -19,7 +19,7 @@ class Task(Protocol):
 class Progress(Protocol):
     """Where stages report; the command line shows bars, tests and notebooks stay silent."""
 
-    def stage(self, title: str, total: float | None = None):
+    def stage(self, title: str, total: float | int | None = None):
         """Context manager yielding a `Task` of `total` units (None: unknown)."""
 
     def say(self, text: str) -> None:
@@ -27,7 +27,7 @@ class Progress(Protocol):
 
 
 class _SilentTask:
-    def advance(self, n: float = 1.0, *, note: str = "") -> None:
+    def advance(self, n: float | int = 1.0, *, note: str = "") -> None:
         pass
 
 
@@ -35,7 +35,7 @@ class Silent:
     """A `Progress` that shows nothing."""
 
     @contextmanager
-    def stage(self, title: str, total: float | None = None) -> Iterator[_SilentTask]:
+    def stage(self, title: str, total: float | int | None = None) -> Iterator[_SilentTask]:
         """Yield a task that ignores its advances."""
         yield _SilentTask()
 

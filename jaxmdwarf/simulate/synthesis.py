@@ -175,8 +175,8 @@ def surface_flux(simulator: Simulator, labels: Float[Array, 4]) -> Float[Array, 
         tables,
         temperature=layers.temperature,
         pressure=layers.pressure,
-        ln_molecules=jnp.stack([densities[name] - ln_rho for name in tables.molecules]),
-        ln_atoms=jnp.stack([densities[name] - ln_rho for name in tables.groups]),
+        ln_molecules=jnp.stack([densities[name] - ln_rho for name in tables.molecular.names]),
+        ln_atoms=jnp.stack([densities[name] - ln_rho for name in tables.atomic.names]),
     )
     coarse = simulator.wave_aa[::COARSE_STRIDE]
     coarse = np.append(coarse, coarse[-1] ** 2 / coarse[-2])
