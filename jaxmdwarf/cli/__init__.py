@@ -13,6 +13,7 @@ COMMANDS: dict[str, str] = {
     "quickstart": "the whole pipeline on a simulated survey",
     "measure": "S/N, Halpha, TiO5, CaH and spectral type of spectra, without a model",
     "fit": "labels, velocities, errors and flags of spectra with a trained model",
+    "validate": "bias, scatter and honesty of the errors of a catalogue against a reference",
     "simulate": "a simulated survey of M dwarfs with known truth, as survey files",
     "grid": "model-grid files of any supported format to one table",
     "train-emulator": "train the emulator on a grid table",

@@ -1,1 +1,1 @@
-"""How right the labels are: bias and scatter against references."""
+"""How far a catalogue is from a reference: matching, bias and scatter, pulls, by S/N."""

@@ -1,0 +1,98 @@
+"""``jaxmdwarf validate``: a catalogue against a reference table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from jaxmdwarf.cli.console import Terminal
+
+
+@dataclass(frozen=True)
+class Command:
+    """Bias, scatter and honesty of the errors of a catalogue, against a reference table.
+
+    The reference is the truth of a simulated survey (truth.parquet) or any table of the literature
+    with Teff, log g, [M/H], [alpha/M] or RV. DIR gets report.html, metrics.json, by_snr.csv and
+    figures.
+
+    Example: jaxmdwarf validate catalogue.fits --reference mann15.csv --out check/
+    """
+
+    catalogue: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="CATALOGUE", help="Table that 'jaxmdwarf fit' wrote."),
+    ]
+
+    reference: Annotated[
+        str,
+        tyro.conf.arg(metavar="TABLE", help="Reference: .parquet .fits .csv .csv.gz .vot .ecsv."),
+    ]
+
+    out: Annotated[str, tyro.conf.arg(metavar="DIR", help="Folder to write.")]
+
+    columns: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="NAME=COLUMN",
+            help="Columns of the reference, where the guess from their names is wrong: teff logg "
+            "mh alpha_m rv ra dec obsid path, and e_teff ... for errors.",
+            help_behavior_hint="(default: guessed)",
+        ),
+    ] = ()
+
+    match: Annotated[
+        Literal["auto", "obsid", "path", "position"],
+        tyro.conf.arg(help="What tells that two rows are one star; auto: what matches most rows."),
+    ] = "auto"
+
+    radius_arcsec: Annotated[
+        float, tyro.conf.arg(metavar="ARCSEC", help="Largest distance on the sky.")
+    ] = 3.0
+
+    keep_flagged: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(help="Keep rows whose flags say not to trust them."),
+    ] = False
+
+    snr_column: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="COLUMN",
+            help="Column of the catalogue to bin by.",
+            help_behavior_hint="(default: S/N in r)",
+        ),
+    ] = ""
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the result as JSON."""
+
+    def run(self, terminal: Terminal) -> dict[str, Any]:
+        """Compare and write; returns the summary."""
+        from jaxmdwarf.errors import UsageError
+        from jaxmdwarf.pipeline.validating import ValidationOptions, validate_files
+
+        pairs = [tuple(text.split("=", 1)) for text in self.columns]
+        wrong = [text for text, pair in zip(self.columns, pairs, strict=True) if len(pair) != 2]
+        if wrong:
+            raise UsageError(
+                f"--columns {wrong[0]!r} names no column.", "write for example teff=TEFF_K."
+            )
+        return validate_files(
+            self.catalogue,
+            self.reference,
+            self.out,
+            options=ValidationOptions(
+                columns=tuple((pair[0], pair[1]) for pair in pairs),
+                match=self.match,
+                radius_arcsec=self.radius_arcsec,
+                keep_flagged=self.keep_flagged,
+                snr_column=self.snr_column,
+            ),
+            progress=terminal,
+        )

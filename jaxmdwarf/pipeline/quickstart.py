@@ -1,0 +1,489 @@
+"""The whole pipeline on a simulated survey: files in, a catalogue and what to think of it out."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxmdwarf.catalogue.columns import FIT_COLUMNS, Column
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.grids.table import ModelGrid, write_grid
+from jaxmdwarf.io.provenance import gather_provenance
+from jaxmdwarf.io.rejects import check_accounts, name_rejects_file, read_rejects
+from jaxmdwarf.io.tables import read_table, write_table
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.pipeline.emulator import train_emulator_files
+from jaxmdwarf.pipeline.fitting import FittingOptions, fit_files
+from jaxmdwarf.pipeline.measuring import measure_files
+from jaxmdwarf.pipeline.progress import Silent
+from jaxmdwarf.pipeline.simulation import FluxSource, nature_source, simulate_files
+from jaxmdwarf.pipeline.validating import (
+    Validation,
+    clean_numbers,
+    pull_metrics,
+    recovery_metrics,
+    validate_tables,
+)
+from jaxmdwarf.simulate.gap import DomainGap
+from jaxmdwarf.simulate.instrument import RESOLUTION
+from jaxmdwarf.simulate.survey import SurveyConfig, draw_grid_labels, theory_grid
+from jaxmdwarf.training.emulator import EmulatorTraining
+from jaxmdwarf.validate.matching import match_by_position
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxmdwarf.pipeline.progress import Progress
+
+THEORY, ORACLE = "none", "oracle"
+"""Variants of the fit: no transfer at all; a model that knows nature's physics."""
+
+PHOTOMETRY: dict[str, tuple[str, Column]] = {
+    "g_mag": ("Gmag", Column("Gmag", "Gaia G magnitude", "mag", "phot.mag;em.opt")),
+    "bp_mag": ("BPmag", Column("BPmag", "Gaia BP magnitude", "mag", "phot.mag;em.opt.B")),
+    "rp_mag": ("RPmag", Column("RPmag", "Gaia RP magnitude", "mag", "phot.mag;em.opt.R")),
+    "parallax_mas": ("Plx", Column("Plx", "Gaia parallax", "mas", "pos.parallax.trig")),
+    "e_parallax_mas": (
+        "e_Plx",
+        Column("e_Plx", "Error of Plx", "mas", "stat.error;pos.parallax.trig"),
+    ),
+    "ruwe": ("RUWE", Column("RUWE", "Gaia renormalised unit weight error", "", "stat.fit")),
+}
+"""What the survey's Gaia-like table adds to the catalogue, under the paper's names (Table 1)."""
+
+_STATE_NAME = "quickstart.json"
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """One run of the whole pipeline.
+
+    Parameters
+    ----------
+    n_spectra : int
+        Spectra of the simulated survey.
+    n_grid : int
+        Theoretical spectra that the emulator learns from.
+    seed : int
+        Of everything random.
+    gap : DomainGap
+        How nature differs from theory.
+    oracle : bool
+        Also train and fit with a model of nature's own physics: the best that any transfer from
+        theory could reach. Adds about as much time as the emulator and the fit take.
+    training : EmulatorTraining
+    fitting : FittingOptions
+    """
+
+    n_spectra: int = 1500
+    n_grid: int = 1152
+    seed: int = 0
+    gap: DomainGap = field(default_factory=DomainGap.full)
+    oracle: bool = False
+    training: EmulatorTraining = field(default_factory=EmulatorTraining)
+    fitting: FittingOptions = field(default_factory=FittingOptions)
+
+    def __post_init__(self) -> None:
+        if self.n_spectra < 20 or self.n_grid < 20 or self.seed < 0:
+            raise UsageError(
+                f"{self.n_spectra} spectra, {self.n_grid} grid nodes or seed {self.seed} make no "
+                "quickstart.",
+                "give at least 20 spectra and 20 nodes, and a seed from 0 on.",
+            )
+
+
+@dataclass(frozen=True)
+class Products:
+    """Where a quickstart keeps what it makes.
+
+    Parameters
+    ----------
+    root : Path
+    """
+
+    root: Path
+
+    survey = property(lambda self: self.root / "survey")
+    theory_grid = property(lambda self: self.root / "theory_grid.parquet")
+    emulator = property(lambda self: self.root / "emulator")
+    fit = property(lambda self: self.root / "work" / "fit.parquet")
+    measured = property(lambda self: self.root / "work" / "measured.parquet")
+    oracle_grid = property(lambda self: self.root / "work" / "oracle_grid.parquet")
+    oracle_emulator = property(lambda self: self.root / "oracle")
+    oracle_fit = property(lambda self: self.root / "work" / "oracle_fit.parquet")
+    catalogue = property(lambda self: self.root / "catalogue.fits")
+    rejects = property(lambda self: name_rejects_file(self.catalogue))
+    figures = property(lambda self: self.root / "figures")
+    metrics = property(lambda self: self.root / "metrics.json")
+    report = property(lambda self: self.root / "report.html")
+
+
+def run_quickstart(
+    out: str | os.PathLike[str],
+    config: QuickstartConfig | None = None,
+    *,
+    processes: int | None = None,
+    command: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Simulate, train, fit, measure, judge and report.
+
+    Parameters
+    ----------
+    out : path
+        Folder; gets ``catalogue.fits`` and its rejects, ``metrics.json``, ``report.html``,
+        ``figures/``, and the survey, grid and models on the way there.
+    config : QuickstartConfig, optional
+    processes : int, optional
+        Reader processes; None takes all cores.
+    command : sequence of str, optional
+        Command line for the provenance.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        What ``metrics.json`` holds.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds a run with another configuration, or cannot be written to.
+
+    Notes
+    -----
+    Each step is left out if an earlier run of the same configuration finished it, so a run that
+    was stopped goes on where it was.
+    """
+    from jaxmdwarf.pipeline.quickstart_report import write_quickstart_report
+
+    config, progress = config or QuickstartConfig(), progress or Silent()
+    products = Products(Path(out))
+    steps = _Steps(products.root, config, progress)
+    sources = _Sources(config, progress)
+    spectra = products.survey / "spectra"
+
+    steps.run("survey", lambda: _simulate(products, config, sources, progress))
+    steps.run("theory grid", lambda: _grid(products.theory_grid, config, sources, progress))
+    training = replace(config.training, seed=config.seed)
+    steps.run(
+        "emulator",
+        lambda: train_emulator_files(
+            products.theory_grid, products.emulator, config=training, progress=progress
+        ),
+    )
+    fitted = steps.run(
+        "fit",
+        lambda: fit_files(
+            [spectra],
+            products.emulator,
+            products.fit,
+            options=config.fitting,
+            processes=processes,
+            command=command,
+            progress=progress,
+        ),
+    )
+    steps.run(
+        "measure",
+        lambda: measure_files(
+            [spectra],
+            products.measured,
+            velocity_table=products.fit,
+            velocity_column="RV",
+            processes=processes,
+            command=command,
+            progress=progress,
+        ),
+    )
+    if config.oracle:
+        _run_oracle(steps, products, config, sources, spectra, processes, progress)
+    counts = steps.run("catalogue", lambda: _merge(products, config, command))
+
+    began = time.perf_counter()
+    truth = read_table(products.survey / "truth.parquet")
+    fits = {THEORY: products.catalogue} | ({ORACLE: products.oracle_fit} if config.oracle else {})
+    validations = {name: validate_tables(read_table(path), truth) for name, path in fits.items()}
+    metrics = _gather_metrics(products, config, counts, fitted, validations)
+    metrics["timing_s"] = {**steps.seconds, "report": 0.0}
+    write_quickstart_report(products, config, metrics, validations, truth)
+    metrics["timing_s"]["report"] = round(time.perf_counter() - began, 2)
+    metrics["wall_s"] = round(sum(metrics["timing_s"].values()), 2)
+    metrics = clean_numbers(metrics)
+    with write_atomically(products.metrics) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+def summarise(metrics: dict[str, Any], out: str | os.PathLike[str]) -> dict[str, Any]:
+    """The few lines that the command prints."""
+    labels = metrics["labels"][THEORY]
+    lines: dict[str, Any] = {
+        "input spectra": metrics["counts"]["input"],
+        "in the catalogue": metrics["counts"]["catalogue"],
+        "rejected": metrics["counts"]["rejected"],
+        "emulator error (eq. 1)": f"median {metrics['emulator']['eq1_median']:.2%}, 95th "
+        f"percentile {metrics['emulator']['eq1_p95']:.2%}",
+        "fit": f"{metrics['fit']['spectra_per_s']:.0f} spectra/s, "
+        f"{metrics['fit']['converged_fraction']:.1%} converged",
+    }
+    for name, form in (("teff", "{:+.0f} ± {:.0f} K"), ("logg", "{:+.2f} ± {:.2f} dex")):
+        lines[f"{name}: bias ± scatter"] = form.format(
+            labels[name]["bias"], labels[name]["scatter"]
+        )
+    lines["[M/H]: bias ± scatter"] = "{:+.2f} ± {:.2f} dex".format(
+        labels["mh"]["bias"], labels["mh"]["scatter"]
+    )
+    lines["trained on"] = "a simulation"
+    lines["time"] = f"{metrics['wall_s']:.0f} s"
+    lines["report"] = os.path.join(os.fspath(out), "report.html")
+    return lines
+
+
+class _Steps:
+    """Steps of a run, each done once; what they took and returned is kept on disk."""
+
+    def __init__(self, root: Path, config: QuickstartConfig, progress: Progress) -> None:
+        self._path, self._progress = root / _STATE_NAME, progress
+        self._recipe = json.loads(json.dumps(asdict(config)))
+        self._done: dict[str, dict[str, Any]] = {}
+        if self._path.exists():
+            try:
+                state = json.loads(self._path.read_text(encoding="utf-8"))
+                found, self._done = state["config"], state["steps"]
+            except (ValueError, KeyError):
+                found = None
+            if found != self._recipe:
+                raise UsageError(
+                    f"{root} holds a quickstart with other options.",
+                    "choose another folder with --out, or delete this one.",
+                )
+        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise UsageError(
+                f"{root} exists and holds no quickstart.", "choose an empty folder with --out."
+            )
+        self._save()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each step took when it was done, in order."""
+        return {name: step["seconds"] for name, step in self._done.items()}
+
+    def run(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Do a step unless it is done; returns what it returned then or now."""
+        if name in self._done:
+            self._progress.say(f"{name}: done before")
+            return self._done[name]["result"]
+        began = time.perf_counter()
+        result = clean_numbers(make())
+        self._done[name] = {"seconds": round(time.perf_counter() - began, 2), "result": result}
+        self._save()
+        return result
+
+    def _save(self) -> None:
+        with write_atomically(self._path) as temporary:
+            state = {"config": self._recipe, "steps": self._done}
+            temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+
+
+class _Sources:
+    """Simulated physics, built when first asked for: tables of lines take a while."""
+
+    def __init__(self, config: QuickstartConfig, progress: Progress) -> None:
+        self._config, self._progress = config, progress
+
+    @cached_property
+    def theory(self) -> FluxSource:
+        return self._build("line tables of theory", DomainGap.none())
+
+    @cached_property
+    def nature(self) -> FluxSource:
+        if not self._config.gap.physics_differs:
+            return self.theory
+        return self._build("line tables of nature", self._config.gap)
+
+    def _build(self, title: str, gap: DomainGap) -> FluxSource:
+        with self._progress.stage(title, 1.0) as task:
+            source = nature_source(gap, seed=self._config.seed)
+            task.advance()
+        return source
+
+
+def _simulate(
+    products: Products, config: QuickstartConfig, sources: _Sources, progress: Progress
+) -> dict[str, Any]:
+    # Files of a survey that was not finished are written again, the same byte for byte.
+    survey = SurveyConfig(n_spectra=config.n_spectra, seed=config.seed, gap=config.gap)
+    return simulate_files(products.survey, config=survey, nature=sources.nature, progress=progress)
+
+
+def _grid(
+    path: Path,
+    config: QuickstartConfig,
+    sources: _Sources,
+    progress: Progress,
+    *,
+    of_nature: bool = False,
+) -> dict[str, Any]:
+    source = sources.nature if of_nature else sources.theory
+    labels = draw_grid_labels(config.n_grid, seed=config.seed)
+    title = "grid of nature" if of_nature else "grid of theory"
+    with progress.stage(title, float(len(labels))) as task:
+
+        def synthesize(rows: np.ndarray) -> np.ndarray:
+            flux = source.synthesize(rows)
+            task.advance(float(len(rows)))
+            return flux
+
+        made = theory_grid(labels, synthesize, source.wave_aa)
+    grid = ModelGrid(
+        labels=made.labels,
+        label_space=LabelSpace.mdwarf(),
+        flux=made.flux,
+        grid=made.grid,
+        resolution=RESOLUTION,
+        kind="simulated",
+        provenance={"made_by": "jaxmdwarf quickstart", "physics": title, "seed": config.seed},
+    )
+    write_grid(grid, path)
+    return {"spectra": grid.n_spec}
+
+
+def _run_oracle(
+    steps: _Steps,
+    products: Products,
+    config: QuickstartConfig,
+    sources: _Sources,
+    spectra: Path,
+    processes: int | None,
+    progress: Progress,
+) -> None:
+    steps.run(
+        "oracle grid",
+        lambda: _grid(products.oracle_grid, config, sources, progress, of_nature=True),
+    )
+    training = replace(config.training, seed=config.seed)
+    steps.run(
+        "oracle emulator",
+        lambda: train_emulator_files(
+            products.oracle_grid, products.oracle_emulator, config=training, progress=progress
+        ),
+    )
+    steps.run(
+        "oracle fit",
+        lambda: fit_files(
+            [spectra],
+            products.oracle_emulator,
+            products.oracle_fit,
+            options=config.fitting,
+            processes=processes,
+            progress=progress,
+        ),
+    )
+
+
+def _merge(
+    products: Products, config: QuickstartConfig, command: Sequence[str] | None
+) -> dict[str, Any]:
+    """Labels, measurements and photometry of the same spectra, in the paper's columns."""
+    fitted, measured = read_table(products.fit), read_table(products.measured)
+    catalogue = merge_catalogue(fitted, measured, read_table(products.survey / "gaia.parquet"))
+    known = {**FIT_COLUMNS, **dict(PHOTOMETRY.values())}
+    write_table(
+        catalogue,
+        products.catalogue,
+        columns=known,
+        provenance=gather_provenance(
+            command=command,
+            model=products.emulator,
+            notes={
+                "model_trained_on": "a simulation",
+                "survey": f"simulated, seed {config.seed}",
+            },
+        ),
+    )
+    shutil.copyfile(name_rejects_file(products.fit), products.rejects)
+    rejects = read_rejects(products.rejects)
+    n_input = len(list((products.survey / "spectra").iterdir()))
+    check_accounts(n_input, len(catalogue), len(rejects))
+    return {"input": n_input, "catalogue": len(catalogue), "rejected": len(rejects)}
+
+
+def merge_catalogue(
+    fitted: pd.DataFrame, measured: pd.DataFrame, gaia: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Rows of a fit with spectral type and activity from a measurement, photometry from the sky.
+
+    Parameters
+    ----------
+    fitted : DataFrame
+        Columns of `jaxmdwarf.catalogue.columns.FIT_COLUMNS`.
+    measured : DataFrame
+        Columns of `MEASURE_COLUMNS`; rows are matched by path.
+    gaia : DataFrame, optional
+        Matched by position within 3 arcsec.
+
+    Returns
+    -------
+    DataFrame
+        All rows of `fitted` in their order. Stars that were not measured have Activity 0 (the
+        paper's default) and no SpT.
+    """
+    catalogue = fitted.drop(columns=[name for name in ("SpT", "Activity") if name in fitted])
+    by_path = measured.drop_duplicates("path").set_index("path").reindex(catalogue["path"])
+    catalogue["SpT"] = by_path["spt"].to_numpy(dtype=np.float64)
+    catalogue["Activity"] = by_path["active"].fillna(0).to_numpy(dtype=np.int16)
+    if gaia is not None:
+        found = match_by_position(
+            *(catalogue[name].to_numpy(np.float64) for name in ("RA", "Dec")),
+            *(gaia[name].to_numpy(np.float64) for name in ("ra_deg", "dec_deg")),
+        )
+        for name, (column, _) in PHOTOMETRY.items():
+            values = np.full(len(catalogue), math.nan)
+            values[found.rows] = gaia[name].to_numpy(np.float64)[found.reference_rows]
+            catalogue[column] = values
+    return catalogue
+
+
+def _gather_metrics(
+    products: Products,
+    config: QuickstartConfig,
+    counts: dict[str, Any],
+    fitted: dict[str, Any],
+    validations: dict[str, Validation],
+) -> dict[str, Any]:
+    trained = json.loads((products.emulator / "metrics.json").read_text(encoding="utf-8"))
+    metrics: dict[str, Any] = {
+        "counts": counts,
+        "wall_s": 0.0,
+        "emulator": trained["emulator"],
+        "fit": {
+            "spectra_per_s": fitted["fit_spectra_per_s"],
+            "converged_fraction": fitted["converged_fraction"],
+            "unflagged": fitted["unflagged"],
+        },
+        "labels": {name: recovery_metrics(one.comparisons) for name, one in validations.items()},
+        "labels_snr50": {name: recovery_metrics(one.high_snr) for name, one in validations.items()},
+        "labels_by_snr": {
+            name: one.metrics()["labels_by_snr"] for name, one in validations.items()
+        },
+        "validation": {name: one.counts for name, one in validations.items()},
+        "pulls": pull_metrics(validations[THEORY].comparisons),
+        "simulated": True,
+        "seed": config.seed,
+        "gap": config.gap.describe(),
+    }
+    if ORACLE in validations:
+        metrics["pulls_oracle"] = pull_metrics(validations[ORACLE].comparisons)
+    return metrics
