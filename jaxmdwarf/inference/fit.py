@@ -237,7 +237,7 @@ def fit_stars(
     start = start or centre_start(model, n_spec, dtype)
     frame = np.zeros(n_spec, dtype) if frame_kms is None else np.asarray(frame_kms, dtype)
     _require_shapes(model, n_spec, start, frame)
-    scaled = np.array(_scaled_start(model, start, dtype))
+    scaled: np.ndarray = np.array(_scaled_start(model, start, dtype))
     residual = np.array(start.residual_kms, dtype)
     structure = _structure(settings)
 
@@ -277,7 +277,8 @@ def fit_stars(
     unfinished = _unfinished(result)
     if unfinished.size and settings.max_iter > settings.first_pass_iter:
         reached = np.asarray(model.label_space.scale(result.labels[unfinished]), dtype)
-        again = run(unfinished, reached, result.residual_kms[unfinished], settings.max_iter)
+        speeds = np.asarray(result.residual_kms)[unfinished]
+        again = run(unfinished, reached, speeds, settings.max_iter)
         again = again._replace(n_iter=again.n_iter + result.n_iter[unfinished])
         _put_rows(result, unfinished, again)
         unfinished = _unfinished(result)

@@ -107,8 +107,10 @@ def minimise_lm(
         stopped=~active,
         n_iter=jnp.zeros(n_star, jnp.int32),
     )
-    # Two costs closer than this cannot be told apart in the working precision.
+    # Two costs closer than this cannot be told apart in the working precision: within ten times the
+    # tolerance the gradient, which is sharper, is believed instead.
     blur = 8 * jnp.finfo(point.dtype).eps
+    haze = 8 * blur
 
     def one_iteration(state: LmState) -> LmState:
         current = state.equations
@@ -138,7 +140,8 @@ def minimise_lm(
         )
         trial = normal_equations(trial_point)
         gained = current.cost - trial.cost
-        better = gained >= -blur * current.cost
+        trusted = bent < (10 * tol_sigma) ** 2
+        better = gained >= -jnp.where(trusted, haze, blur) * current.cost
         accepted = ~state.stopped & solved & better & jnp.isfinite(trial.cost)
         near = ~begins & solved & (bent < tol_sigma**2) & (state.damping <= _FREE_DAMPING)
         converged = state.converged | (~state.stopped & near)

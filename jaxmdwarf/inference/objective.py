@@ -13,16 +13,21 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.shift import (
+    REACH,
     align_grids,
     edge_pixels,
     largest_shift_kms,
     pixel_offset,
     shift_by_slices,
+    widen_grid,
     with_margins,
 )
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
+
+_LANES = 16
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ class Objective(eqx.Module):
     """The weighted residuals of a batch of stars under a forward model.
 
     Make it with `build_objective`. Bad pixels hold flux 0 and weight 0, whatever was in the data,
-    so that nothing they held can enter a sum or a gradient.
+    so that nothing they held can enter a sum or a gradient. A few such pixels are added at the red
+    end, up to a multiple of 16.
 
     Parameters
     ----------
@@ -139,8 +145,10 @@ class Objective(eqx.Module):
     polynomials : (n_poly, n_pix)
     layout : ParameterLayout
         Static.
+    grid : PixelGrid
+        Of the pixels above (static).
     margins : (int, int)
-        Model pixels left and right of the fitted ones (static).
+        Model pixels left and right of them; negative where they reach beyond the model (static).
     """
 
     flux: Float[Array, "n_spec n_pix"]
@@ -151,7 +159,7 @@ class Objective(eqx.Module):
     prior_mean: Float[Array, n_par]
     prior_weight: Float[Array, n_par]
     polynomials: Float[Array, "n_poly n_pix"]
-    batch_grid: Any = eqx.field(static=True)
+    grid: PixelGrid = eqx.field(static=True)
     layout: ParameterLayout = eqx.field(static=True)
     margins: tuple[int, int] = eqx.field(static=True)
 
@@ -204,39 +212,43 @@ class Objective(eqx.Module):
 
     def _accumulate(self, slopes, residual, parameters) -> NormalEquations:
         n_par = self.layout.n_par
-        weighted = [self.weight * slope for slope in slopes]
-        gradient = jnp.stack([jnp.sum(slope * residual, axis=-1) for slope in weighted], axis=-1)
-        upper = {
-            (i, j): jnp.sum(weighted[i] * slopes[j], axis=-1)
-            for i in range(n_par)
-            for j in range(i, n_par)
-        }
+        pairs = [(i, j) for i in range(n_par) for j in range(i, n_par + 1)]
+
+        def sums_over_pixels(columns, weight, pixel_weight):
+            weighted = [weight * column for column in columns]
+            sums = [_sum_over_pixels(weighted[i] * columns[j]) for i, j in pairs]
+            square = columns[-1] * columns[-1]
+            sums += [_sum_over_pixels(weight * square), _sum_over_pixels(pixel_weight * square)]
+            return jnp.stack(sums, axis=-1)
+
+        arrays = ([*slopes, residual], self.weight, self.pixel_weight)
+        *sums, cost, pixel_chi2 = jnp.moveaxis(_by_halves(sums_over_pixels, arrays), -1, 0)
+        known = dict(zip(pairs, sums, strict=True))
+        gradient = jnp.stack([known[i, n_par] for i in range(n_par)], axis=-1)
         curvature = jnp.stack(
             [
-                jnp.stack([upper[min(i, j), max(i, j)] for j in range(n_par)], axis=-1)
+                jnp.stack([known[min(i, j), max(i, j)] for j in range(n_par)], axis=-1)
                 for i in range(n_par)
             ],
             axis=-2,
         )
-        square = residual * residual
-        cost = jnp.sum(self.weight * square, axis=-1)
         away = self.prior_mean - parameters
         pull = self.prior_weight * away
         return NormalEquations(
             cost=cost + jnp.sum(pull * away, axis=-1),
             gradient=gradient + pull,
             curvature=curvature + jnp.diag(self.prior_weight),
-            pixel_chi2=jnp.sum(self.pixel_weight * square, axis=-1),
+            pixel_chi2=pixel_chi2,
         )
 
     def _offsets(self, parameters):
-        return pixel_offset(self.batch_grid, self.layout.velocity_kms(parameters))
+        return pixel_offset(self.grid, self.layout.velocity_kms(parameters))
 
     def _to_data_frame(self, rest, parameters):
+        wide = with_margins(rest, *self.margins)
         if not self.layout.fit_velocity:
-            left, right = self.margins
-            return rest[..., left : rest.shape[-1] - right]
-        return shift_by_slices(with_margins(rest, *self.margins), self._offsets(parameters)[0])
+            return wide[..., REACH:-REACH]
+        return shift_by_slices(wide, self._offsets(parameters)[0])
 
 
 def build_objective(
@@ -275,6 +287,9 @@ def build_objective(
     sum of squares whose minimum is the solution.
     """
     left, right = align_grids(model.grid, batch.grid)
+    lacking = edge_pixels(batch.grid, left, right)
+    velocity_limit = largest_shift_kms(batch.grid)
+    batch, right = _pad_pixels(batch), right - (-batch.grid.n_pix % _LANES)
     dtype = batch.flux.dtype
     space = model.label_space
     n_label = space.n_label
@@ -282,24 +297,23 @@ def build_objective(
         n_label,
         fit_velocity,
         0 if poly_order is None else poly_order + 1,
-        largest_shift_kms(batch.grid),
+        velocity_limit,
     )
     centre = model.predict_scaled_batch(jnp.zeros((1, n_label), dtype), _first_star(context))[0]
-    inside = slice(left, model.grid.n_pix - right)
-    model_variance = jax.lax.stop_gradient(
-        jnp.square(jnp.asarray(model.model_error, dtype) * centre)[inside]
-    )
+    model_variance = jnp.square(jnp.asarray(model.model_error, dtype) * centre)
+    model_variance = with_margins(model_variance, left, right)[REACH:-REACH]
     good = (batch.ivar > 0) & (batch.information > 0) & jnp.isfinite(batch.flux)
     good = good & jnp.isfinite(batch.ivar) & jnp.isfinite(batch.information)
     if fit_velocity:
-        good = good & ~jnp.asarray(edge_pixels(batch.grid, left, right))
+        good = good & ~jnp.asarray(np.pad(lacking, (0, good.shape[1] - lacking.size)))
     prior_mean, prior_weight = np.zeros(layout.n_par), np.zeros(layout.n_par)
     for prior in priors:
         index = space.index(prior.name)
         width = space.upper[index] - space.lower[index]
         prior_mean[index] = (prior.mean - space.lower[index]) / width - 0.5
         prior_weight[index] = (width / prior.sigma) ** 2
-    x = np.linspace(-1.0, 1.0, batch.grid.n_pix)
+    n_fitted = batch.grid.n_pix
+    x = 2.0 * np.arange(n_fitted) / (n_fitted - 1) - 1.0
     polynomials = np.polynomial.legendre.legvander(x, max(layout.n_poly - 1, 0)).T[: layout.n_poly]
     return Objective(
         flux=jnp.where(good, batch.flux, 0),
@@ -310,7 +324,7 @@ def build_objective(
         prior_mean=jnp.asarray(prior_mean, dtype),
         prior_weight=jnp.asarray(prior_weight, dtype),
         polynomials=jnp.asarray(polynomials, dtype),
-        batch_grid=batch.grid,
+        grid=batch.grid,
         layout=layout,
         margins=(left, right),
     )
@@ -335,10 +349,48 @@ def unsquash_from_bounds(scaled: Float[Array, ...]) -> Float[Array, ...]:
     return kept / jnp.sqrt(jnp.sqrt(1 - (2 * kept) ** 4))
 
 
+def _sum_over_pixels(values: Float[Array, "n n_pix"]) -> Float[Array, n]:
+    """Sum of rows in `_LANES` interleaved parts, which vector units add side by side."""
+    return jnp.sum(jnp.sum(values.reshape(values.shape[0], -1, _LANES), axis=1), axis=-1)
+
+
+def _by_halves(function, arrays):
+    """``function(*arrays)``, one half of the stars after the other.
+
+    The loop makes the compiler finish the arrays first. Left to itself it fuses their making into
+    every sum over them, and shifts each spectrum twenty times.
+    """
+    n_star = arrays[1].shape[0]
+    if n_star % 2:
+        return function(*arrays)
+    half = n_star // 2
+
+    def one_half(index):
+        cut = jax.tree.map(
+            lambda array: jax.lax.dynamic_slice_in_dim(array, index * half, half), arrays
+        )
+        return function(*cut)
+
+    halves = jax.lax.map(one_half, jnp.arange(2))
+    return halves.reshape(n_star, *halves.shape[2:])
+
+
 def _combine_errors(inverse_variance, model_variance, good: Bool[Array, "n_spec n_pix"]):
     # 1 / (1/i + m) written without dividing by i, which may be 0.
     known = jnp.where(good, inverse_variance, 0)
     return known / (1 + known * model_variance)
+
+
+def _pad_pixels(batch: SpectrumBatch) -> SpectrumBatch:
+    """The batch with bad pixels at the red end, up to a whole number of `_LANES`."""
+    n_more = -batch.grid.n_pix % _LANES
+    if n_more == 0:
+        return batch
+    arrays = (
+        jnp.pad(values, ((0, 0), (0, n_more)))
+        for values in (batch.flux, batch.ivar, batch.information)
+    )
+    return SpectrumBatch(*arrays, grid=widen_grid(batch.grid, 0, n_more))
 
 
 def _first_star(context: PyTree[Any] | None) -> PyTree[Any] | None:

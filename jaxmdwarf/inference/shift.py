@@ -59,14 +59,14 @@ def pixel_offset(
         Derivative of `offset` by the velocity, pixels per km/s.
     """
     beta = (rv_kms / SPEED_OF_LIGHT_KMS)[:, None]
-    per_unit = grid.wave_aa / grid.step if grid.kind == "linear" else np.full(grid.n_pix, 1.0)
-    per_unit = jnp.asarray(per_unit, dtype=rv_kms.dtype)
+    ratio = 1 / (1 + beta)
     if grid.kind == "linear":
-        ratio = 1 / (1 + beta)
-        return -per_unit * (beta * ratio), -per_unit * (ratio * ratio / SPEED_OF_LIGHT_KMS)
-    step = grid.step
-    slope = -1 / ((1 + beta) * step * SPEED_OF_LIGHT_KMS)
-    return per_unit * (-jnp.log1p(beta) / step), per_unit * slope
+        pixels = jnp.asarray(grid.wave_aa / grid.step, dtype=rv_kms.dtype)
+        offset, slope = -beta * ratio * pixels, -ratio * ratio * pixels
+    else:
+        pixels = jnp.full(grid.n_pix, 1 / grid.step, dtype=rv_kms.dtype)
+        offset, slope = -jnp.log1p(beta) * pixels, -ratio * pixels
+    return offset, slope / SPEED_OF_LIGHT_KMS
 
 
 def widen_grid(grid: PixelGrid, n_left: int, n_right: int) -> PixelGrid:
@@ -91,7 +91,8 @@ def align_grids(model_grid: PixelGrid, grid: PixelGrid) -> tuple[int, int]:
     MismatchError
         Unless `grid` is a stretch of the model's own pixels.
     """
-    same = model_grid.kind == grid.kind and np.isclose(model_grid.step, grid.step, rtol=1e-9)
+    same = model_grid.kind == grid.kind and abs(model_grid.step / grid.step - 1) < 1e-9
+    left = right = 0
     if same:
         if grid.kind == "linear":
             offset = (grid.start_aa - model_grid.start_aa) / grid.step

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import jax
 import numpy as np
 
 from jaxmdwarf.catalogue.columns import FIT_COLUMNS
@@ -204,7 +205,7 @@ class SpectrumFitter:
             self._bank = bank_from_model(self.model, self.grid)
         observed = self._preprocess(raws, np.zeros(len(raws)), n_row)
         coarse = measure_velocity(observed, self._bank)
-        coarse = type(coarse)(*(np.asarray(column)[: len(raws)] for column in coarse))
+        coarse = jax.tree.map(lambda column: np.asarray(column)[: len(raws)], coarse)
         measured = np.asarray(coarse.rv_kms, np.float64)
         at_edge = (coarse.flags & int(QualityFlag.VELOCITY_AT_EDGE)) > 0
         lost = ~np.isfinite(measured) | at_edge
