@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmdwarf.io.atomic import write_atomically
@@ -171,7 +172,7 @@ def _draw_example(
     )
     columns = {"teff": "Teff", "logg": "Logg", "mh": "[M/H]", "alpha_m": "alpha_M"}
     names = model.label_space.names
-    labels = np.array([row[columns[name]] for name in names], np.float32)
+    labels = jnp.asarray([float(row[columns[name]]) for name in names])
     ivar = np.asarray(batch.ivar[0], np.float64)
     sigma = np.where(ivar > 0, 1 / np.sqrt(np.where(ivar > 0, ivar, 1.0)), np.nan)
     flux = np.asarray(batch.flux[0], np.float64)

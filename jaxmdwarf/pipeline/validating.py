@@ -246,7 +246,8 @@ def validate_tables(
         samples[name] = sample
         comparisons[name] = compare(sample.measured, sample.reference, sample.error, snr)
         bright = snr > _HIGH_SNR
-        high[name] = compare(*(column[bright] for column in sample), snr[bright])
+        measured_bright, known_bright, error_bright = (column[bright] for column in sample)
+        high[name] = compare(measured_bright, known_bright, error_bright, snr[bright])
     return Validation(
         samples=samples,
         comparisons=comparisons,

@@ -52,7 +52,8 @@ def draw_recovery(
     """
     figure = Figure(figsize=(2.35 * max(len(pairs), 2) + 0.7, 4.7), layout="constrained")
     grid = figure.subplots(2, len(pairs), squeeze=False, sharex="col", height_ratios=(1.6, 1))
-    norm = _snr_norm(snr)
+    low_snr, high_snr = _snr_range(snr)
+    norm = LogNorm(low_snr, high_snr)
     # Bright stars lie on top: they are the ones that should follow the line.
     order = np.argsort(np.nan_to_num(snr, nan=0.0))
     size = float(np.clip(9000.0 / max(snr.size, 1), 1.5, 12.0))
@@ -89,7 +90,7 @@ def draw_recovery(
     grid[1, 0].set_ylabel(f"measured − {reference_name}")
     if points is not None:
         bar = figure.colorbar(points, ax=grid, label=snr_name, aspect=40, extend="both")
-        _plain_log_axis(bar.ax.yaxis, norm.vmin, norm.vmax)
+        _plain_log_axis(bar.ax.yaxis, low_snr, high_snr)
     return figure
 
 
@@ -151,10 +152,10 @@ def draw_by_snr(comparisons: Mapping[str, Comparison], *, snr_name: str = "S/N i
     return figure
 
 
-def _snr_norm(snr: np.ndarray) -> LogNorm:
+def _snr_range(snr: np.ndarray) -> tuple[float, float]:
     known = snr[np.isfinite(snr) & (snr > 0)]
     low, high = np.percentile(known, (2, 98)) if known.size else (1.0, 100.0)
-    return LogNorm(low, high) if low < high else LogNorm(0.5 * low, 2.0 * low)
+    return (float(low), float(high)) if low < high else (0.5 * float(low), 2.0 * float(low))
 
 
 def _plain_log_axis(axis: Any, low: float, high: float) -> None:

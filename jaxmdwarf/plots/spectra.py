@@ -99,9 +99,9 @@ def draw_fit(
                 arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.6, "shrinkB": 0},
             )
     pull = np.where(good, (flux - model) / np.where(good, sigma, 1.0), np.nan)
-    bottom.axhspan(-1, 1, color="0.9", zorder=0)
+    bottom.axhspan(-1, 1, color=ORANGE, alpha=0.25, linewidth=0, zorder=0)
     bottom.plot(wave_aa, pull, color="0.25", linewidth=0.6)
-    bottom.axhline(0.0, color=ORANGE, linewidth=0.9)
+    bottom.axhline(0.0, color=ORANGE, linewidth=0.9, zorder=1)
     largest = float(np.nanmax(np.abs(pull))) if good.any() else 1.0
     bottom.set_ylim(*(np.array([-1.05, 1.05]) * np.clip(largest, 3.5, 8.0)))
     if masked is not None and masked.any():

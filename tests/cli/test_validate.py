@@ -1,0 +1,67 @@
+"""``jaxmdwarf validate`` and ``quickstart`` from the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmdwarf.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tables(tmp_path):
+    n = 60
+    rng = np.random.default_rng(0)
+    truth = pd.DataFrame({"obsid": np.arange(n), "teff": rng.uniform(3000, 4000, n)})
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    catalogue = truth.assign(Teff=truth["teff"] + 12.0, e_Teff=10.0, SNRr=30.0).drop(columns="teff")
+    catalogue.to_csv(tmp_path / "catalogue.csv", index=False)
+    return tmp_path
+
+
+def test_validate_prints_what_it_found(tables, capsys):
+    words = ["validate", str(tables / "catalogue.csv"), "--reference", str(tables / "truth.csv")]
+    assert main([*words, "--out", str(tables / "v"), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["teff_bias"] == pytest.approx(12.0)
+    assert (tables / "v" / "report.html").is_file()
+    assert main([*words, "--out", str(tables / "w"), "--columns", "teff=obsid", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["teff_bias"] > 2000
+
+
+def test_bad_usage_is_one_line_and_exit_code_2(tables, capsys):
+    words = ["validate", str(tables / "catalogue.csv"), "--out", str(tables / "v")]
+    reference = ["--reference", str(tables / "truth.csv")]
+    for wrong in (
+        ["--reference", str(tables / "none.csv")],
+        [*reference, "--columns", "teff"],
+        [*reference, "--columns", "teff=nothing"],
+    ):
+        assert main([*words, *wrong]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert lines[-1].startswith("jaxmdwarf: ")
+    assert not (tables / "v").exists()
+
+
+def test_quickstart_refuses_a_folder_that_is_not_its_own(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["quickstart", "--out", str(tmp_path)]) == 2
+    assert "choose an empty folder" in capsys.readouterr().err
+    assert main(["quickstart", "--out", str(tmp_path / "q"), "--n", "1"]) == 2
+    assert main(["quickstart", "--out", str(tmp_path / "q"), "--gap", "weather"]) == 2
+
+
+@pytest.mark.skipif(not (ROOT / "experiments").is_dir(), reason="not run from the repository")
+def test_experiments_tell_what_they_are():
+    command = [sys.executable, "-m", "experiments"]
+    listed = subprocess.run([*command, "-h"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert listed.returncode == 0
+    assert "no_gap: Pulls" in listed.stderr
+    unknown = subprocess.run([*command, "nothing"], cwd=ROOT, capture_output=True, timeout=120)
+    assert unknown.returncode == 2

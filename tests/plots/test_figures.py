@@ -1,0 +1,122 @@
+"""Figures show what they were given, survive little and odd data, and never touch pyplot."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxmdwarf.plots.kiel import KielSample, draw_kiel
+from jaxmdwarf.plots.labels import LabelPair, draw_by_snr, draw_recovery
+from jaxmdwarf.plots.pulls import draw_pulls
+from jaxmdwarf.plots.snr import draw_snr
+from jaxmdwarf.plots.spectra import draw_fit
+from jaxmdwarf.plots.style import describe_quantity, render_png
+from jaxmdwarf.validate.recovery import compare, measure_pulls
+
+
+def texts_of(figure):
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+
+@pytest.fixture
+def sample():
+    rng = np.random.default_rng(1)
+    truth = rng.uniform(3000, 4000, 300)
+    return truth + 30.0 + 50.0 * rng.standard_normal(300), truth, rng.uniform(5, 100, 300)
+
+
+def test_recovery_states_the_bias_it_shows(sample):
+    measured, truth, snr = sample
+    figure = draw_recovery([LabelPair("teff", measured, truth)], snr)
+    expected = f"bias {np.median(measured - truth):+.1f} K"
+    assert any(expected in text for text in texts_of(figure))
+    top, bottom = figure.axes[:2]
+    assert "K" in top.get_title()
+    assert "Teff (K)" in bottom.get_xlabel()
+    points = top.collections[0].get_offsets()
+    assert len(points) == 300
+    # Bright stars are drawn last.
+    colours = top.collections[0].get_array()
+    assert (np.diff(colours) >= 0).all()
+
+
+def test_residuals_are_in_units_of_the_error_and_bad_pixels_are_gaps():
+    wave = np.linspace(6000.0, 8900.0, 500)
+    model = 1.0 + 0.1 * np.sin(wave / 50)
+    sigma = np.full(500, 0.02)
+    sigma[100:110] = np.nan
+    flux = model + 3 * 0.02
+    figure = draw_fit(wave, flux, sigma, model, masked=(wave > 7000) & (wave < 7100))
+    residual = next(line for line in figure.axes[1].lines if len(line.get_ydata()) == 500)
+    values = np.asarray(residual.get_ydata(), float)
+    assert np.isnan(values[100:110]).all()
+    np.testing.assert_allclose(np.delete(values, np.s_[100:110]), 3.0)
+    assert "Å" in figure.axes[1].get_xlabel()
+
+
+def test_pulls_are_drawn_as_a_density():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(5000)
+    figure = draw_pulls({"mh": (values, measure_pulls(values, np.ones(5000)))})
+    patch = figure.axes[0].patches[0]
+    density, edges = patch.get_data().values, patch.get_data().edges
+    assert np.sum(density * np.diff(edges)) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_kiel_diagrams_run_from_hot_to_cool_and_low_gravity_is_up():
+    rng = np.random.default_rng(0)
+    star = KielSample(rng.uniform(3000, 4000, 50), rng.uniform(4.5, 5.2, 50), rng.normal(0, 1, 50))
+    axis = draw_kiel({"measured": star, "true": star}).axes[0]
+    assert axis.get_xlim()[0] > axis.get_xlim()[1]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]
+
+
+def draw_everything(n):
+    rng = np.random.default_rng(3)
+    teff, snr = rng.uniform(3000, 4000, n), rng.uniform(5, 100, n)
+    error = np.full(n, 10.0)
+    comparison = compare(teff + 1, teff, error, snr)
+    yield draw_recovery([LabelPair("teff", teff + 1, teff), LabelPair("odd", teff, teff)], snr)
+    yield draw_by_snr({"teff": comparison})
+    yield draw_pulls({"teff": (np.full(n, 0.1), comparison.pulls)})
+    yield draw_kiel({"a": KielSample(teff, teff / 800, teff * 0)})
+    yield draw_snr(snr, snr)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 40])
+def test_figures_can_be_drawn_of_any_number_of_stars(n):
+    for figure in draw_everything(n):
+        assert render_png(figure, dpi=40).startswith(b"\x89PNG")
+
+
+def test_missing_values_do_not_stop_a_figure():
+    nothing = np.full(5, np.nan)
+    render_png(draw_recovery([LabelPair("mh", nothing, nothing)], nothing), dpi=40)
+    render_png(draw_snr(nothing, nothing), dpi=40)
+    render_png(draw_kiel({"x": KielSample(nothing, nothing, nothing)}), dpi=40)
+
+
+def test_the_same_figure_gives_the_same_bytes(sample):
+    measured, truth, snr = sample
+    pair = [LabelPair("teff", measured, truth)]
+    first, second = (render_png(draw_recovery(pair, snr), dpi=50) for _ in range(2))
+    assert first == second
+
+
+def test_numbers_are_written_with_the_digits_they_deserve():
+    assert describe_quantity("teff").write(3512.345) == "3512.3 K"
+    assert describe_quantity("mh").write(-0.12345, signed=True) == "-0.123 dex"
+    assert describe_quantity("mh").write(float("nan")) == "–"
+    assert describe_quantity("depth").axis == "depth"
+
+
+def test_drawing_leaves_pyplot_alone():
+    code = (
+        "import sys, numpy as np\n"
+        "from jaxmdwarf.plots.snr import draw_snr\n"
+        "from jaxmdwarf.plots.style import render_png\n"
+        "render_png(draw_snr(np.ones(3), np.ones(3)), dpi=30)\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
