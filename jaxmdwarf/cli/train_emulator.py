@@ -32,7 +32,7 @@ class Command:
 
     hidden: Annotated[
         tuple[int, ...], tyro.conf.arg(metavar="N [N ...]", help="Widths of the hidden layers.")
-    ] = (300, 300)
+    ] = (200, 200, 200)
 
     rank: Annotated[
         int,

@@ -263,12 +263,8 @@ def _train(
         try:
             for latest, record in continue_training(training_set, config, state):
                 state = latest
-                held_rms = 100.0 * record.held_loss**0.5
-                step, note = (
-                    float(record.step - done),
-                    f"held-out rms {held_rms:.2f} % of variation",
-                )
-                task.advance(step, note=note)
+                note = f"held-out {100.0 * record.held_loss:.2f} % of the variation"
+                task.advance(float(record.step - done), note=note)
                 done = record.step
                 if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                     _keep(checkpoints, state, config)
