@@ -1,6 +1,6 @@
 """Synthetic-domain fits, 4 labels and velocity: ours beside scipy's curve_fit, alternated.
 
-    python benchmarks/bench_fit.py [--n 2048] [--peer 40] [--rounds 3] [--rank 48] [--save]
+    python benchmarks/bench_fit.py [--n 2048] [--peer 40] [--rounds 3] [--rank 40] [--save]
 
 Both fit the same noisy spectra (2901 pixels) with the same emulator, a Payne network of two hidden
 layers of 300, from the centre of the label space; the peer evaluates it in numpy, as The Payne
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import curve_fit
 
-from jaxmdwarf.inference.fit import FitSettings, fit_stars
+from jaxmdwarf.inference.fit import FitSettings, choose_batch_size, fit_stars
 from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.emulator import PayneEmulator
@@ -146,8 +146,8 @@ def main():
     parser.add_argument("--n", type=int, default=2048, help="stars of ours")
     parser.add_argument("--peer", type=int, default=40, help="stars of the peer")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are reported")
-    parser.add_argument("--rank", type=int, default=48, help="shapes of the emulator's head")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--rank", type=int, default=40, help="shapes of the emulator's head")
+    parser.add_argument("--batch-size", type=int, help="stars in one call")
     parser.add_argument("--save", action="store_true", help="keep the result with the device's")
     options = parser.parse_args()
 
@@ -195,7 +195,7 @@ def main():
         "n": options.n,
         "n_pix": PAPER_GRID.n_pix,
         "rank": options.rank,
-        "batch_size": options.batch_size,
+        "batch_size": choose_batch_size(settings),
         "spectra_per_s": round(options.n / wall, 1),
         "spectra_per_cpu_s": round(options.n / cpu, 1),
         "peer_spectra_per_s": round(options.peer / peer_wall, 2),

@@ -55,9 +55,14 @@ class Command:
         tyro.conf.arg(metavar="S/N", help="Reject spectra with a lower S/N in r or i."),
     ] = 0.0
 
-    batch_size: Annotated[int, tyro.conf.arg(metavar="N", help="Stars on the device at once.")] = (
-        256
-    )
+    batch_size: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="N",
+            help="Stars in one compiled call.",
+            help_behavior_hint="(default: 32 on a CPU, 2048 on an accelerator)",
+        ),
+    ] = None
 
     chunk_size: Annotated[
         int,
