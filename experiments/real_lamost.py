@@ -25,7 +25,7 @@ class RealLamost:
     model: str = "quickstart/emulator"
     """Model directory; `jaxmdwarf quickstart` trains one."""
     data: str = ""
-    """Folder with LAMOST files; by default `lamost` in the folder that JAXMDWARF_TEST_DATA names."""
+    """Folder with LAMOST files; by default `lamost` in the one that JAXMDWARF_TEST_DATA names."""
     shown: str = ""
     """Part of the name of the file to draw; by default the one with the highest S/N in r."""
     out: str = "runs/real_lamost"
@@ -74,7 +74,7 @@ def draw_star(fitter, raw):
         [raw],
         fitter.grid,
         rv_kms=np.array([float(fitted.result.rv_kms[0])]),
-        masks=(),
+        masks=fitter.treatment.masks_aa,
         sigma_aa=fitter.treatment.sigma_aa,
     )
     ivar = np.asarray(batch.ivar[0], dtype=float)
