@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -53,8 +55,9 @@ class FitSettings:
         Model evaluations of the last pass.
     first_pass_iter : int
         Model evaluations of the first pass; stars that need more are gathered from all batches.
-    batch_size : int
-        Stars on the device at once.
+    batch_size : int, optional
+        Stars in one compiled call; None takes 32 on a CPU, whose caches then hold all that an
+        iteration touches, and 2048 on an accelerator.
     restarts : int
         Other starting points that a star is given which does not converge.
     tol_sigma : float
@@ -67,17 +70,25 @@ class FitSettings:
     poly_order: int | None = None
     max_iter: int = 40
     first_pass_iter: int = 7
-    batch_size: int = 256
+    batch_size: int | None = None
     restarts: int = 4
     tol_sigma: float = 0.01
 
     def __post_init__(self) -> None:
         if self.solver != "lm":
             raise UsageError(f"solver {self.solver!r} is unknown.", "use 'lm'.")
-        if min(self.max_iter, self.first_pass_iter, self.batch_size) < 1 or self.restarts < 0:
+        sizes = (self.max_iter, self.first_pass_iter, self.batch_size or 1)
+        if min(sizes) < 1 or self.batch_size == 0 or self.restarts < 0:
             raise UsageError(f"iterations and batch size must be positive, got {self}.")
         if self.poly_order is not None and not 0 <= self.poly_order <= 10:
             raise UsageError(f"poly_order {self.poly_order} is not within 0 and 10.")
+
+
+def choose_batch_size(settings: FitSettings) -> int:
+    """Stars in one compiled call, by the settings or the device at hand."""
+    if settings.batch_size is not None:
+        return settings.batch_size
+    return 32 if jax.default_backend() == "cpu" else 2048
 
 
 class Start(NamedTuple):
@@ -241,13 +252,15 @@ def fit_stars(
     residual = np.array(start.residual_kms, dtype)
     structure = _structure(settings)
 
+    batch_size = choose_batch_size(settings)
+
     def run(rows: np.ndarray, labels: np.ndarray, speeds: np.ndarray, max_iter: int):
         """Fit `rows` of the batch from given points; results in their order."""
-        parts = []
-        for first in range(0, len(rows), settings.batch_size):
-            chosen = slice(first, first + settings.batch_size)
+
+        def fit_part(first: int) -> FitResult:
+            chosen = slice(first, first + batch_size)
             n_real = len(rows[chosen])
-            padded = np.arange(settings.batch_size) % n_real
+            padded = np.arange(batch_size) % n_real
             part = _fit_rows(
                 model,
                 batch,
@@ -255,25 +268,30 @@ def fit_stars(
                 labels[chosen][padded],
                 speeds[chosen][padded],
                 frame[rows[chosen][padded]],
-                np.arange(settings.batch_size) < n_real,
+                np.arange(batch_size) < n_real,
                 context,
                 max_iter,
                 settings=structure,
             )
-            parts.append(jax.tree.map(lambda leaf, n=n_real: np.asarray(leaf)[:n], part))
+            return jax.tree.map(lambda leaf: np.asarray(leaf)[:n_real], part)
+
+        # The first call compiles; then each core of a CPU takes batches of its own.
+        parts = [fit_part(0)]
+        others = range(batch_size, len(rows), batch_size)
+        n_thread = min(len(others), _count_threads())
+        if n_thread > 1:
+            with ThreadPoolExecutor(n_thread) as pool:
+                parts += pool.map(fit_part, others)
+        else:
+            parts += map(fit_part, others)
         return FitResult(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    result = FitResult(
-        *(
-            np.array(column)
-            for column in run(
-                np.arange(n_spec),
-                scaled,
-                residual,
-                min(settings.first_pass_iter, settings.max_iter),
-            )
-        )
-    )
+    # Padding and empty spectra need no model evaluation.
+    seen = np.flatnonzero(np.asarray((batch.ivar > 0).any(axis=-1)))
+    result = _blank_result(model, n_spec, settings, dtype)
+    if seen.size:
+        few = min(settings.first_pass_iter, settings.max_iter)
+        _put_rows(result, seen, run(seen, scaled[seen], residual[seen], few))
     unfinished = _unfinished(result)
     if unfinished.size and settings.max_iter > settings.first_pass_iter:
         reached = np.asarray(model.label_space.scale(result.labels[unfinished]), dtype)
@@ -346,7 +364,7 @@ def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, settings: FitSetti
         for leaf in jax.tree.leaves(model)
         if isinstance(leaf, jax.Array | np.ndarray)
     )
-    return settings.batch_size * grid.n_pix * 4 * per_pixel + weights
+    return choose_batch_size(settings) * grid.n_pix * 4 * per_pixel + weights
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -490,6 +508,11 @@ def _require_shapes(model: ForwardModel, n_spec: int, start: Start, frame) -> No
         )
     if frame.shape != (n_spec,):
         raise MismatchError(f"{n_spec} spectra, frame velocities of shape {frame.shape}.")
+
+
+def _count_threads() -> int:
+    """Batches that may run at once: small ones do not fill more than one core of a CPU."""
+    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
 
 
 def _blank_result(model: ForwardModel, n_spec: int, settings: FitSettings, dtype) -> FitResult:

@@ -214,15 +214,11 @@ class Objective(eqx.Module):
         n_par = self.layout.n_par
         pairs = [(i, j) for i in range(n_par) for j in range(i, n_par + 1)]
 
-        def sums_over_pixels(columns, weight, pixel_weight):
-            weighted = [weight * column for column in columns]
-            sums = [_sum_over_pixels(weighted[i] * columns[j]) for i, j in pairs]
-            square = columns[-1] * columns[-1]
-            sums += [_sum_over_pixels(weight * square), _sum_over_pixels(pixel_weight * square)]
-            return jnp.stack(sums, axis=-1)
-
-        arrays = ([*slopes, residual], self.weight, self.pixel_weight)
-        *sums, cost, pixel_chi2 = jnp.moveaxis(_by_halves(sums_over_pixels, arrays), -1, 0)
+        # Without the barrier some compilers would shift the spectra again for every sum below.
+        slopes, residual = jax.lax.optimization_barrier((slopes, residual))
+        columns = [*slopes, residual]
+        weighted = [self.weight * slope for slope in slopes]
+        sums = [_sum_over_pixels(weighted[i] * columns[j]) for i, j in pairs]
         known = dict(zip(pairs, sums, strict=True))
         gradient = jnp.stack([known[i, n_par] for i in range(n_par)], axis=-1)
         curvature = jnp.stack(
@@ -232,13 +228,14 @@ class Objective(eqx.Module):
             ],
             axis=-2,
         )
+        square = residual * residual
         away = self.prior_mean - parameters
         pull = self.prior_weight * away
         return NormalEquations(
-            cost=cost + jnp.sum(pull * away, axis=-1),
+            cost=_sum_over_pixels(self.weight * square) + jnp.sum(pull * away, axis=-1),
             gradient=gradient + pull,
             curvature=curvature + jnp.diag(self.prior_weight),
-            pixel_chi2=pixel_chi2,
+            pixel_chi2=_sum_over_pixels(self.pixel_weight * square),
         )
 
     def _offsets(self, parameters):
@@ -354,27 +351,6 @@ def _sum_over_pixels(values: Float[Array, "n n_pix"]) -> Float[Array, n]:
     return jnp.sum(jnp.sum(values.reshape(values.shape[0], -1, _LANES), axis=1), axis=-1)
 
 
-def _by_halves(function, arrays):
-    """``function(*arrays)``, one half of the stars after the other.
-
-    The loop makes the compiler finish the arrays first. Left to itself it fuses their making into
-    every sum over them, and shifts each spectrum twenty times.
-    """
-    n_star = arrays[1].shape[0]
-    if n_star % 2:
-        return function(*arrays)
-    half = n_star // 2
-
-    def one_half(index):
-        cut = jax.tree.map(
-            lambda array: jax.lax.dynamic_slice_in_dim(array, index * half, half), arrays
-        )
-        return function(*cut)
-
-    halves = jax.lax.map(one_half, jnp.arange(2))
-    return halves.reshape(n_star, *halves.shape[2:])
-
-
 def _combine_errors(inverse_variance, model_variance, good: Bool[Array, "n_spec n_pix"]):
     # 1 / (1/i + m) written without dividing by i, which may be 0.
     known = jnp.where(good, inverse_variance, 0)
@@ -386,11 +362,11 @@ def _pad_pixels(batch: SpectrumBatch) -> SpectrumBatch:
     n_more = -batch.grid.n_pix % _LANES
     if n_more == 0:
         return batch
-    arrays = (
+    flux, ivar, information = (
         jnp.pad(values, ((0, 0), (0, n_more)))
         for values in (batch.flux, batch.ivar, batch.information)
     )
-    return SpectrumBatch(*arrays, grid=widen_grid(batch.grid, 0, n_more))
+    return SpectrumBatch(flux, ivar, information, widen_grid(batch.grid, 0, n_more))
 
 
 def _first_star(context: PyTree[Any] | None) -> PyTree[Any] | None:

@@ -21,6 +21,7 @@ from jaxmdwarf.inference.fit import (
     FitResult,
     FitSettings,
     Start,
+    choose_batch_size,
     estimate_fit_memory,
     fit_stars,
 )
@@ -307,10 +308,11 @@ def fit_files(
     n_done = chunks.open()
     # One compiled shape for the whole run, no larger than the run needs.
     n_row = min(options.chunk_size, _round_up(len(inputs.paths), 32))
-    fitter.settings = replace(fitter.settings, batch_size=min(fitter.settings.batch_size, n_row))
+    batch_size = min(choose_batch_size(fitter.settings), n_row)
+    fitter.settings = replace(fitter.settings, batch_size=batch_size)
     memory = estimate_fit_memory(model, fitter.grid, fitter.settings) / 2**20
     progress.say(
-        f"{len(inputs.paths)} files; batches of {fitter.settings.batch_size} stars, "
+        f"{len(inputs.paths)} files; batches of {batch_size} stars, "
         f"about {memory:.0f} MiB on the device."
     )
     if n_done:
