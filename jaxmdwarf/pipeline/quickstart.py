@@ -256,7 +256,9 @@ class _Steps:
 
     def __init__(self, root: Path, config: QuickstartConfig, progress: Progress) -> None:
         self._path, self._progress = root / _STATE_NAME, progress
+        # An oracle only adds steps: a finished run may get one.
         self._recipe = json.loads(json.dumps(asdict(config)))
+        del self._recipe["oracle"]
         self._done: dict[str, dict[str, Any]] = {}
         if self._path.exists():
             try:

@@ -108,7 +108,7 @@ def draw_by_snr(comparisons: Mapping[str, Comparison], *, snr_name: str = "S/N i
     Figure
     """
     n_panel = max(len(comparisons), 1)
-    figure = Figure(figsize=(2.45 * max(n_panel, 2), 2.9), layout="constrained")
+    figure = Figure(figsize=(2.45 * max(n_panel, 2), 3.1), layout="constrained")
     panels = figure.subplots(1, n_panel, squeeze=False)[0]
     for panel, (name, comparison) in zip(panels, comparisons.items(), strict=False):
         rows = [row for row in comparison.by_snr if row.recovery.n >= 5]
@@ -148,7 +148,9 @@ def draw_by_snr(comparisons: Mapping[str, Comparison], *, snr_name: str = "S/N i
         panel.set_xlabel(snr_name)
         panel.tick_params(labelsize=8)
     panels[0].set_ylabel("measured − reference")
-    panels[0].legend(fontsize=8)
+    handles, names = panels[0].get_legend_handles_labels()
+    # Outside, for inside it would hide a curve of one panel or another.
+    figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     return figure
 
 

@@ -5,6 +5,7 @@ The toy star has bands whose depths follow its labels, so that the labels can be
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -147,6 +148,15 @@ def test_a_second_run_repeats_no_step_and_gives_the_same_numbers(run, monkeypatc
     again = run_quickstart(folder, CONFIG)
     for name in ("counts", "labels", "pulls", "emulator", "fit"):
         assert again[name] == metrics[name]
+
+
+def test_a_run_with_and_without_an_oracle_is_the_same_run(run, monkeypatch):
+    folder, metrics = run
+    for name in ("nature_source", "train_emulator_files", "fit_files", "measure_files"):
+        monkeypatch.setattr(quickstart, name, None)
+    plain = run_quickstart(folder, replace(CONFIG, oracle=False))
+    assert set(plain["labels"]) == {"none"}
+    assert plain["labels"]["none"] == metrics["labels"]["none"]
 
 
 def test_a_folder_of_another_run_is_left_alone(run, tmp_path):
