@@ -55,8 +55,8 @@ THETA_START, THETA_STEP, N_THETA = 0.84, 0.16, 13
 LOG_P_START, LOG_P_STEP, N_LOG_P = 3.0, 0.8, 6
 """Nodes of log10 P (dyn cm^-2): 3 to 7."""
 
-MOLECULAR_RANK, ATOMIC_RANK = 10, 24
-"""Singular vectors kept: they hold cross-sections to 1e-5 and 1e-3 (rms 1e-5) of each maximum."""
+MODE_TOLERANCE = 5e-4
+"""Largest error of a cross-section, relative to its maximum over the nodes at that wavelength."""
 _C2_CM_K = 1.438776877
 _C_CM_S = 2.99792458e10
 
@@ -85,21 +85,34 @@ class CrossSections(eqx.Module):
 
     Attributes
     ----------
-    nodes : (n_species, n_node, rank)
-    modes : (n_species, rank, n_wave)
-        ``nodes @ modes`` is the cross-section per particle in 1e-16 cm^2.
+    nodes : (n_node, n_mode)
+    modes : (n_mode, n_wave)
+        The cross-section of a species (1e-16 cm^2 per particle) is the sum of ``nodes * modes``
+        over its own modes.
+    owners : tuple of int, length n_mode
+        Index into `names` of the species that each mode belongs to (static).
     names : tuple of str
         Species (static).
     """
 
-    nodes: Float[Array, "n_species n_node rank"]
-    modes: Float[Array, "n_species rank n_wave"]
+    nodes: Float[Array, "n_node n_mode"]
+    modes: Float[Array, "n_mode n_wave"]
+    owners: tuple[int, ...] = eqx.field(static=True)
     names: tuple[str, ...] = eqx.field(static=True)
 
     def table(self, name: str) -> Float[Array, "n_node n_wave"]:
         """Cross-sections of one species on all nodes, 1e-16 cm^2."""
-        k = self.names.index(name)
-        return self.nodes[k] @ self.modes[k]
+        own = np.array(self.owners) == self.names.index(name)
+        return self.nodes[:, own] @ self.modes[own]
+
+    def coefficients(
+        self,
+        ln_particles: Float[Array, "n_species n_depth"],
+        weights: Float[Array, "n_depth n_node"],
+    ) -> Float[Array, "n_depth n_mode"]:
+        """What `modes` is to be multiplied with for the opacity of particles (g^-1, as ln)."""
+        particles = jnp.exp(ln_particles + np.log(CROSS_SECTION_UNIT_CM2))
+        return particles[np.array(self.owners)].T * (weights @ self.nodes)
 
 
 class OpacityTables(eqx.Module):
@@ -143,8 +156,8 @@ def build_opacity_tables(physics: LinePhysics, grid: PixelGrid) -> OpacityTables
     molecular = [_molecular_table(name, physics, grid) for name in MOLECULES]
     groups, atomic = _atomic_tables(physics, grid)
     return OpacityTables(
-        molecular=_compress(MOLECULES, molecular, MOLECULAR_RANK),
-        atomic=_compress(groups, atomic, ATOMIC_RANK),
+        molecular=_compress(MOLECULES, molecular),
+        atomic=_compress(groups, atomic),
         grid=grid,
     )
 
@@ -175,40 +188,41 @@ def line_opacity(
     w_t = cubic_weights(5040.0 / temperature, THETA_START, THETA_STEP, N_THETA)
     w_p = cubic_weights(jnp.log10(pressure), LOG_P_START, LOG_P_STEP, N_LOG_P)
     w_tp = (w_t[:, :, None] * w_p[:, None, :]).reshape(w_t.shape[0], -1)
-    n_depth = temperature.shape[0]
-    mol = jnp.exp(ln_molecules + np.log(CROSS_SECTION_UNIT_CM2))
-    atom = jnp.exp(ln_atoms + np.log(CROSS_SECTION_UNIT_CM2))
     coefficients = jnp.concatenate(
         [
-            jnp.einsum("md,dt,mtr->dmr", mol, w_t, tables.molecular.nodes).reshape(n_depth, -1),
-            jnp.einsum("gd,dn,gnr->dgr", atom, w_tp, tables.atomic.nodes).reshape(n_depth, -1),
+            tables.molecular.coefficients(ln_molecules, w_t),
+            tables.atomic.coefficients(ln_atoms, w_tp),
         ],
         axis=1,
     )
-    n_wave = tables.grid.n_pix
-    modes = jnp.concatenate(
-        [tables.molecular.modes.reshape(-1, n_wave), tables.atomic.modes.reshape(-1, n_wave)]
-    )
+    modes = jnp.concatenate([tables.molecular.modes, tables.atomic.modes])
     # Interpolation may undershoot zero where a profile is steep in pressure.
     return jnp.maximum(coefficients @ modes, 0.0)
 
 
-def _compress(names: tuple[str, ...], tables: list[np.ndarray], rank: int) -> CrossSections:
-    """Leading singular vectors of each (n_node, n_wave) table, every wavelength weighted alike."""
-    nodes, modes = [], []
-    for table in tables:
+def _compress(names: tuple[str, ...], tables: list[np.ndarray]) -> CrossSections:
+    """As many leading singular vectors of each (n_node, n_wave) table as `MODE_TOLERANCE` needs."""
+    nodes, modes, owners = [], [], []
+    for owner, table in enumerate(tables):
         largest = table.max(axis=0)
         scale = np.where(largest > 0, largest, 1.0)
         weighted = table / scale
         # Left singular vectors from the small Gram matrix: a thin SVD would take a hundred times
         # longer, and their squared values still reach 1e-8 in float64.
         _, vectors = np.linalg.eigh(weighted @ weighted.T)
-        leading = vectors[:, : -rank - 1 : -1]
-        nodes.append(leading)
-        modes.append(leading.T @ weighted * scale)
+        rest = weighted.copy()
+        for vector in vectors.T[::-1]:
+            mode = vector @ weighted
+            nodes.append(vector)
+            modes.append(mode * scale)
+            owners.append(owner)
+            rest -= vector[:, None] * mode
+            if np.abs(rest).max() < MODE_TOLERANCE:
+                break
     return CrossSections(
-        nodes=jnp.asarray(np.stack(nodes), dtype=jnp.float32),
+        nodes=jnp.asarray(np.stack(nodes, axis=1), dtype=jnp.float32),
         modes=jnp.asarray(np.stack(modes), dtype=jnp.float32),
+        owners=tuple(owners),
         names=names,
     )
 
