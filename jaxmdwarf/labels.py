@@ -47,12 +47,16 @@ class LabelSpace:
     def mdwarf(
         cls,
         *,
-        teff: tuple[float, float] = (2500.0, 4300.0),
+        teff: tuple[float, float] = (2500.0, 4600.0),
         logg: tuple[float, float] = (4.0, 6.0),
         mh: tuple[float, float] = (-2.0, 0.7),
-        alpha_m: tuple[float, float] = (-0.3, 0.7),
+        alpha_m: tuple[float, float] = (-0.2, 0.7),
     ) -> LabelSpace:
-        """The four labels of the paper, with bounds in K and dex."""
+        """The four labels of the paper, with bounds in K and dex.
+
+        They reach beyond the stars of interest, so that a theory whose temperatures are off by a
+        few hundred kelvin does not press its fits against a bound.
+        """
         bounds = (teff, logg, mh, alpha_m)
         return cls(
             names=("teff", "logg", "mh", "alpha_m"),

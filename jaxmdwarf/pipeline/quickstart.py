@@ -18,16 +18,14 @@ import numpy as np
 from jaxmdwarf.catalogue.columns import FIT_COLUMNS, Column
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.atomic import write_atomically
-from jaxmdwarf.io.grids.table import ModelGrid, write_grid
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import check_accounts, name_rejects_file, read_rejects
 from jaxmdwarf.io.tables import read_table, write_table
-from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.pipeline.emulator import train_emulator_files
 from jaxmdwarf.pipeline.fitting import FittingOptions, fit_files
 from jaxmdwarf.pipeline.measuring import measure_files
 from jaxmdwarf.pipeline.progress import Silent
-from jaxmdwarf.pipeline.simulation import FluxSource, nature_source, simulate_files
+from jaxmdwarf.pipeline.simulation import FluxSource, nature_source, simulate_files, simulate_grid
 from jaxmdwarf.pipeline.validating import (
     Validation,
     clean_numbers,
@@ -36,8 +34,7 @@ from jaxmdwarf.pipeline.validating import (
     validate_tables,
 )
 from jaxmdwarf.simulate.gap import DomainGap
-from jaxmdwarf.simulate.instrument import RESOLUTION
-from jaxmdwarf.simulate.survey import SurveyConfig, draw_grid_labels, theory_grid
+from jaxmdwarf.simulate.survey import SurveyConfig
 from jaxmdwarf.training.emulator import EmulatorTraining
 from jaxmdwarf.validate.matching import match_by_position
 
@@ -338,27 +335,14 @@ def _grid(
     *,
     of_nature: bool = False,
 ) -> dict[str, Any]:
-    source = sources.nature if of_nature else sources.theory
-    labels = draw_grid_labels(config.n_grid, seed=config.seed)
-    title = "grid of nature" if of_nature else "grid of theory"
-    with progress.stage(title, float(len(labels))) as task:
-
-        def synthesize(rows: np.ndarray) -> np.ndarray:
-            flux = source.synthesize(rows)
-            task.advance(float(len(rows)))
-            return flux
-
-        made = theory_grid(labels, synthesize, source.wave_aa)
-    grid = ModelGrid(
-        labels=made.labels,
-        label_space=LabelSpace.mdwarf(),
-        flux=made.flux,
-        grid=made.grid,
-        resolution=RESOLUTION,
-        kind="simulated",
-        provenance={"made_by": "jaxmdwarf quickstart", "physics": title, "seed": config.seed},
+    grid = simulate_grid(
+        path,
+        config.n_grid,
+        sources.nature if of_nature else sources.theory,
+        seed=config.seed,
+        physics="nature" if of_nature else "theory",
+        progress=progress,
     )
-    write_grid(grid, path)
     return {"spectra": grid.n_spec}
 
 

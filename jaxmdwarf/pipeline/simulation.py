@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from jaxmdwarf.io.grids.table import ModelGrid, write_grid
 from jaxmdwarf.io.lamost_writer import LAYOUTS, LamostHeader, write_lamost_files
 from jaxmdwarf.io.tables import write_table
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.pipeline.progress import Silent
+from jaxmdwarf.pipeline.progress import Progress, Silent
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.instrument import LOG10_START, LOG10_STEP, RESOLUTION
 from jaxmdwarf.simulate.survey import (
@@ -30,9 +30,6 @@ from jaxmdwarf.simulate.survey import (
     simulate_survey,
     theory_grid,
 )
-
-if TYPE_CHECKING:
-    from jaxmdwarf.pipeline.progress import Progress
 
 SYNTHESIS_BATCH = 16
 """Stars per compiled call; more gain nothing on a CPU."""
@@ -156,7 +153,9 @@ def simulate_files(
     for name, columns in tables.items():
         _write_columns(columns, target / f"{name}.parquet", csv=csv)
     if n_grid > 0:
-        _write_theory_grid(target / "theory_grid.parquet", n_grid, config, theory, progress)
+        source = theory or nature_source(DomainGap.none(), seed=config.seed)
+        path = target / "theory_grid.parquet"
+        simulate_grid(path, n_grid, source, seed=config.seed, progress=progress)
     summary = _summarise(survey, snr)
     _write_recipe(target, {**recipe, "complete": True, "counts": summary})
     return {"out": str(target), **summary, "grid": n_grid, "gap": recipe["gap_in_words"]}
@@ -288,16 +287,33 @@ def _write_columns(columns: dict[str, np.ndarray], path: Path, *, csv: bool) -> 
         write_table(frame, path.with_suffix(".csv"), columns=known)
 
 
-def _write_theory_grid(
-    path: Path,
+def simulate_grid(
+    path: str | os.PathLike[str],
     n_grid: int,
-    config: SurveyConfig,
-    theory: FluxSource | None,
-    progress: Progress,
-) -> None:
-    source = theory or nature_source(DomainGap.none(), seed=config.seed)
-    labels = draw_grid_labels(n_grid, seed=config.seed)
-    with progress.stage("theory grid", float(n_grid)) as task:
+    source: FluxSource,
+    *,
+    seed: int,
+    physics: str = "theory",
+    progress: Progress | None = None,
+) -> ModelGrid:
+    """Synthesise the training grid of an emulator and write it as a grid table.
+
+    Parameters
+    ----------
+    path : path
+        Parquet file to write.
+    n_grid : int
+        Spectra.
+    source : FluxSource
+        Of theory, or of nature for an oracle.
+    seed : int
+        Of the labels.
+    physics : {"theory", "nature"}
+        Named in the progress and the provenance.
+    progress : Progress, optional
+    """
+    labels = draw_grid_labels(n_grid, seed=seed)
+    with (progress or Silent()).stage(f"grid of {physics}", float(n_grid)) as task:
 
         def counted(rows: np.ndarray) -> np.ndarray:
             flux = source.synthesize(rows)
@@ -305,18 +321,17 @@ def _write_theory_grid(
             return flux
 
         made = theory_grid(labels, counted, source.wave_aa)
-    write_grid(
-        ModelGrid(
-            labels=made.labels,
-            label_space=LabelSpace.mdwarf(),
-            flux=made.flux,
-            grid=made.grid,
-            resolution=RESOLUTION,
-            kind="simulated",
-            provenance={"made_by": "jaxmdwarf simulate", "seed": config.seed},
-        ),
-        path,
+    grid = ModelGrid(
+        labels=made.labels,
+        label_space=LabelSpace.mdwarf(),
+        flux=made.flux,
+        grid=made.grid,
+        resolution=RESOLUTION,
+        kind="simulated",
+        provenance={"made_by": "jaxmdwarf", "physics": physics, "seed": seed},
     )
+    write_grid(grid, path)
+    return grid
 
 
 def _summarise(survey: Survey, snr: dict[str, np.ndarray]) -> dict[str, object]:

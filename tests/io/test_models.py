@@ -60,7 +60,7 @@ def test_the_description_says_what_the_model_is(saved, emulator):
     about = json.loads((saved / "model.json").read_text())
     assert about["kind"] == "payne-emulator"
     assert about["trained_on_simulation"] is True
-    assert about["labels"][0] == {"name": "teff", "unit": "K", "lower": 2500.0, "upper": 4300.0}
+    assert about["labels"][0] == {"name": "teff", "unit": "K", "lower": 2500.0, "upper": 4600.0}
     assert about["pixels"]["n_pix"] == 2901
     assert about["pixels"]["wavelengths"] == "vacuum Angstrom"
     assert about["spectra"]["sigma_aa"] == 30.0
@@ -116,7 +116,7 @@ def test_truncated_and_missing_arrays_are_noticed(saved):
 
 def test_an_edited_description_is_noticed(saved):
     text = (saved / "model.json").read_text()
-    (saved / "model.json").write_text(text.replace('"upper": 4300.0', '"upper": 5300.0'))
+    (saved / "model.json").write_text(text.replace('"upper": 4600.0', '"upper": 5300.0'))
     with pytest.raises(FormatError, match="changed"):
         load_model(saved)
 

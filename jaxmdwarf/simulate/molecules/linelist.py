@@ -735,7 +735,7 @@ def _partition_levels(name: str) -> tuple[np.ndarray, np.ndarray]:
             real = energy < UNPHYSICAL_CM / 2
             # A level that falls with J has passed the top of its expansion. Below the J where all
             # spin components exist, the order of an inverted multiplet changes without that.
-            complete = real.all(axis=2, keepdims=True)[:, :-1]
+            complete = np.asarray(real.all(axis=2, keepdims=True))[:, :-1]
             bound = np.ones_like(real)
             bound[:, 1:] = np.cumprod(
                 (np.diff(energy, axis=1) > 0) | ~complete, axis=1, dtype=int
