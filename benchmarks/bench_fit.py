@@ -11,6 +11,7 @@ benchmarks/results/<device>/fit.json.
 import argparse
 import json
 import os
+import platform
 import statistics
 import time
 from pathlib import Path
@@ -128,8 +129,8 @@ class NumpyPeer:
             absolute_sigma=True,
             bounds=(-0.5, 0.5),
             method="trf",
-            ftol=5e-4,
-            xtol=5e-4,
+            ftol=1e-6,
+            xtol=1e-6,
         )
         return best, np.sqrt(np.diag(covariance))
 
@@ -212,13 +213,15 @@ def main():
             "median": round(float(np.median(distance.max(axis=1))), 4),
             "max": round(float(distance.max()), 4),
         },
-        "pull_mean": pulls.mean(axis=0).round(3).tolist(),
-        "pull_width": pulls.std(axis=0).round(3).tolist(),
+        "pull_median": np.median(pulls, axis=0).round(3).tolist(),
+        "pull_width": (1.4826 * np.median(np.abs(pulls), axis=0)).round(3).tolist(),
         "load_average": os.getloadavg()[0],
     }
     print(json.dumps(summary, indent=1))
     if options.save:
-        name = summary["device"].lower().replace(" ", "-")
+        name = summary["device"].lower().replace(" ", "_")
+        if name == "cpu":
+            name = f"cpu_{platform.machine()}_{os.cpu_count()}_cores"
         target = Path(__file__).parent / "results" / name / "fit.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(summary, indent=1) + "\n")

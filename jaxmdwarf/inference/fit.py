@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -17,7 +15,7 @@ from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.inference.linear import invert_positive
 from jaxmdwarf.inference.lm import LmState, minimise_lm
 from jaxmdwarf.inference.objective import LabelPrior, Objective, build_objective
-from jaxmdwarf.inference.shift import combine_velocities
+from jaxmdwarf.inference.shift import combine_velocities, largest_shift_kms
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
@@ -25,6 +23,9 @@ from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
 
 AT_BOUND = 1e-3
 """A label this close to a bound, as a fraction of its range, counts as at the bound."""
+
+FIRST_DAMPING = 1e-2
+"""Damping that a fit starts with, relative to the diagonal of the curvature."""
 
 BAD_CHI2 = 50.0
 """Reduced chi-square above which a fit is flagged (the paper's cut, section 4)."""
@@ -52,9 +53,10 @@ class FitSettings:
     poly_order : int, optional
         Order of a multiplicative polynomial over the grid, fitted beside the labels.
     max_iter : int
-        Model evaluations of the last pass.
+        Steps of the solver.
     first_pass_iter : int
-        Model evaluations of the first pass; stars that need more are gathered from all batches.
+        Steps after which the stars that need more are gathered from all batches, again and again,
+        so that those that have converged are not carried along.
     batch_size : int, optional
         Stars in one compiled call; None takes 32 on a CPU, whose caches then hold all that an
         iteration touches, and 2048 on an accelerator.
@@ -71,7 +73,7 @@ class FitSettings:
     max_iter: int = 40
     first_pass_iter: int = 7
     batch_size: int | None = None
-    restarts: int = 4
+    restarts: int = 2
     tol_sigma: float = 0.01
 
     def __post_init__(self) -> None:
@@ -206,16 +208,17 @@ def fit_batch(
     start = start or centre_start(model, n_spec, dtype)
     frame = jnp.zeros(n_spec, dtype) if frame_kms is None else jnp.asarray(frame_kms, dtype)
     _require_shapes(model, n_spec, start, frame)
-    return _fit(
+    result, _, _ = _fit(
         model,
         batch,
-        _scaled_start(model, start, dtype),
-        jnp.asarray(start.residual_kms, dtype),
+        _start_parameters(model, batch, start, settings),
+        FIRST_DAMPING,
         frame,
         context,
         settings.max_iter,
         settings=_structure(settings),
     )
+    return result
 
 
 def fit_stars(
@@ -229,9 +232,8 @@ def fit_stars(
 ) -> FitResult:
     """Fit any number of stars in batches of one size, gathering those that need longer.
 
-    All stars get a first pass of few iterations; those that have not converged are gathered into
-    full batches and continued, and what then is left is started again from other points of the
-    label space, of which the best minimum is kept.
+    All stars get a few steps; those that have not converged are gathered into full batches and go
+    on. Stars that do not converge at all are started again from other points of the label space.
 
     Parameters
     ----------
@@ -248,70 +250,63 @@ def fit_stars(
     start = start or centre_start(model, n_spec, dtype)
     frame = np.zeros(n_spec, dtype) if frame_kms is None else np.asarray(frame_kms, dtype)
     _require_shapes(model, n_spec, start, frame)
-    scaled: np.ndarray = np.array(_scaled_start(model, start, dtype))
-    residual = np.array(start.residual_kms, dtype)
-    structure = _structure(settings)
+    starting = np.asarray(_start_parameters(model, batch, start, settings))
+    structure, batch_size = _structure(settings), choose_batch_size(settings)
 
-    batch_size = choose_batch_size(settings)
+    def run(rows: np.ndarray, parameters: np.ndarray, damping: np.ndarray, max_iter: int):
+        """Fit `rows` of the batch from given points: results, last points, last damping."""
 
-    def run(rows: np.ndarray, labels: np.ndarray, speeds: np.ndarray, max_iter: int):
-        """Fit `rows` of the batch from given points; results in their order."""
-
-        def fit_part(first: int) -> FitResult:
-            chosen = slice(first, first + batch_size)
-            n_real = len(rows[chosen])
-            padded = np.arange(batch_size) % n_real
+        def fit_part(first: int):
+            chosen = np.arange(first, min(first + batch_size, len(rows)))
+            padded = np.resize(chosen, batch_size)
             part = _fit_rows(
                 model,
                 batch,
-                rows[chosen][padded],
-                labels[chosen][padded],
-                speeds[chosen][padded],
-                frame[rows[chosen][padded]],
-                np.arange(batch_size) < n_real,
+                rows[padded],
+                parameters[padded],
+                damping[padded],
+                frame[rows[padded]],
+                np.arange(batch_size) < chosen.size,
                 context,
                 max_iter,
                 settings=structure,
             )
-            return jax.tree.map(lambda leaf: np.asarray(leaf)[:n_real], part)
+            return jax.tree.map(lambda leaf: np.asarray(leaf)[: chosen.size], part)
 
-        # The first call compiles; then each core of a CPU takes batches of its own.
-        parts = [fit_part(0)]
-        others = range(batch_size, len(rows), batch_size)
-        n_thread = min(len(others), _count_threads())
-        if n_thread > 1:
-            with ThreadPoolExecutor(n_thread) as pool:
-                parts += pool.map(fit_part, others)
-        else:
-            parts += map(fit_part, others)
-        return FitResult(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        parts = [fit_part(first) for first in range(0, len(rows), batch_size)]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
+    def descend(rows: np.ndarray, parameters: np.ndarray) -> FitResult:
+        """Fit from given points in short passes, gathering anew those that need another."""
+        found = _blank_result(model, len(rows), settings, dtype)
+        damping = np.full(len(rows), FIRST_DAMPING, dtype)
+        parameters, waiting, left = parameters.copy(), np.arange(len(rows)), settings.max_iter
+        while waiting.size and left > 0:
+            steps = min(settings.first_pass_iter, left)
+            part, at, damped = run(rows[waiting], parameters[waiting], damping[waiting], steps)
+            part = part._replace(n_iter=part.n_iter + found.n_iter[waiting])
+            _put_rows(found, waiting, part)
+            parameters[waiting], damping[waiting] = at, damped
+            left -= steps
+            waiting = waiting[_unfinished(part)]
+        return found
+
+    result = _blank_result(model, n_spec, settings, dtype)
     # Padding and empty spectra need no model evaluation.
     seen = np.flatnonzero(np.asarray((batch.ivar > 0).any(axis=-1)))
-    result = _blank_result(model, n_spec, settings, dtype)
-    if seen.size:
-        few = min(settings.first_pass_iter, settings.max_iter)
-        _put_rows(result, seen, run(seen, scaled[seen], residual[seen], few))
-    unfinished = _unfinished(result)
-    if unfinished.size and settings.max_iter > settings.first_pass_iter:
-        reached = np.asarray(model.label_space.scale(result.labels[unfinished]), dtype)
-        speeds = np.asarray(result.residual_kms)[unfinished]
-        again = run(unfinished, reached, speeds, settings.max_iter)
-        again = again._replace(n_iter=again.n_iter + result.n_iter[unfinished])
-        _put_rows(result, unfinished, again)
+    _put_rows(result, seen, descend(seen, starting[seen]))
+    n_label = model.label_space.n_label
+    for point in restart_points(n_label, settings.restarts):
         unfinished = _unfinished(result)
-    for point in restart_points(model.label_space.n_label, settings.restarts):
         if not unfinished.size:
             break
-        labels = np.broadcast_to(point.astype(dtype), (unfinished.size, point.size))
-        other = run(unfinished, labels, residual[unfinished], settings.max_iter)
-        better = other.converged & ~(
-            result.converged[unfinished] & (result.chi2[unfinished] <= other.chi2)
-        )
-        n_iter = other.n_iter + result.n_iter[unfinished]
-        other = other._replace(n_iter=n_iter)
+        parameters = starting[unfinished]
+        parameters[:, :n_label] = point
+        other = descend(unfinished, parameters)
+        better = other.converged
+        other = other._replace(n_iter=other.n_iter + result.n_iter[unfinished])
+        result.n_iter[unfinished] = other.n_iter
         _put_rows(result, unfinished[better], FitResult(*(column[better] for column in other)))
-        result.n_iter[unfinished] = n_iter
     return result
 
 
@@ -368,9 +363,7 @@ def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, settings: FitSetti
 
 
 @partial(jax.jit, static_argnames="settings")
-def _fit(
-    model, batch, scaled, residual_kms, frame_kms, context, max_iter, *, settings, real=None
-) -> FitResult:
+def _fit(model, batch, parameters, damping, frame_kms, context, max_iter, *, settings, real=None):
     objective = build_objective(
         model,
         batch,
@@ -379,37 +372,34 @@ def _fit(
         priors=settings.priors,
         poly_order=settings.poly_order,
     )
-    layout = objective.layout
-    columns = [scaled]
-    if layout.fit_velocity:
-        columns.append(residual_kms[:, None] / (2 * layout.velocity_limit_kms))
-    columns.append(jnp.zeros((batch.n_spec, layout.n_poly), scaled.dtype))
-    lower = jnp.asarray(layout.lower, scaled.dtype)
-    active = objective.n_good > layout.n_par
+    lower = jnp.asarray(objective.layout.lower, parameters.dtype)
+    active = objective.n_good > objective.layout.n_par
     state = minimise_lm(
         objective.normal_equations,
-        jnp.concatenate(columns, axis=-1),
+        parameters,
         lower,
         -lower,
         active=active if real is None else active & real,
         max_iter=max_iter,
         tol_sigma=settings.tol_sigma,
+        initial_damping=damping,
     )
-    return summarise_fit(objective, state, frame_kms, active=active)
+    result = summarise_fit(objective, state, frame_kms, active=active)
+    return result, state.parameters, state.damping
 
 
 @partial(jax.jit, static_argnames="settings")
 def _fit_rows(
-    model, batch, rows, scaled, residual_kms, frame_kms, real, context, max_iter, *, settings
-) -> FitResult:
+    model, batch, rows, parameters, damping, frame_kms, real, context, max_iter, *, settings
+):
     # Gathering inside keeps one compiled shape whatever rows are fitted.
     chosen = SpectrumBatch(batch.flux[rows], batch.ivar[rows], batch.information[rows], batch.grid)
     context = jax.tree.map(lambda leaf: leaf[rows], context)
     return _fit(
         model,
         chosen,
-        scaled,
-        residual_kms,
+        parameters,
+        damping,
         frame_kms,
         context,
         max_iter,
@@ -494,8 +484,19 @@ def _structure(settings: FitSettings) -> FitSettings:
     )
 
 
-def _scaled_start(model: ForwardModel, start: Start, dtype) -> Array:
-    return jnp.clip(model.label_space.scale(jnp.asarray(start.labels, dtype)), -0.5, 0.5)
+def _start_parameters(
+    model: ForwardModel, batch: SpectrumBatch, start: Start, settings: FitSettings
+) -> Array:
+    """Scaled labels, velocity and polynomial of a start."""
+    dtype = batch.flux.dtype
+    scaled = jnp.clip(model.label_space.scale(jnp.asarray(start.labels, dtype)), -0.5, 0.5)
+    columns = [scaled]
+    if settings.fit_velocity:
+        speeds = jnp.asarray(start.residual_kms, dtype)
+        columns.append(speeds[:, None] / (2 * largest_shift_kms(batch.grid)))
+    n_poly = 0 if settings.poly_order is None else settings.poly_order + 1
+    columns.append(jnp.zeros((batch.n_spec, n_poly), dtype))
+    return jnp.concatenate(columns, axis=-1)
 
 
 def _require_shapes(model: ForwardModel, n_spec: int, start: Start, frame) -> None:
@@ -508,11 +509,6 @@ def _require_shapes(model: ForwardModel, n_spec: int, start: Start, frame) -> No
         )
     if frame.shape != (n_spec,):
         raise MismatchError(f"{n_spec} spectra, frame velocities of shape {frame.shape}.")
-
-
-def _count_threads() -> int:
-    """Batches that may run at once: small ones do not fill more than one core of a CPU."""
-    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
 
 
 def _blank_result(model: ForwardModel, n_spec: int, settings: FitSettings, dtype) -> FitResult:

@@ -12,10 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmdwarf.inference.linear import solve_in_box
 from jaxmdwarf.inference.objective import NormalEquations
 
-_LEAST_DAMPING = 1e-6
+_LEAST_DAMPING = 1e-5
 _MOST_DAMPING = 1e8
-# A step is believed to end the search only while damping leaves it about its full length.
-_FREE_DAMPING = 0.5
+# A first rejection goes straight to where damping begins to tell.
+_DAMPING_THAT_TELLS = 1e-2
 
 
 class LmState(NamedTuple):
@@ -53,7 +53,7 @@ def minimise_lm(
     active: Bool[Array, n],
     max_iter: int | Int[Array, ""] = 30,
     tol_sigma: float = 0.01,
-    initial_damping: float = 1e-2,
+    initial_damping: float | Float[Array, ""] | Float[Array, n] = 1e-2,
     longest_step: float = 0.4,
 ) -> LmState:
     """Minimise many small sums of squares in a box at once.
@@ -74,7 +74,7 @@ def minimise_lm(
         A star has converged once the step that it would take next is below this many standard
         deviations (of the fitted parameters, in the metric of the curvature). That step is
         still taken, so what remains is far less.
-    initial_damping : float
+    initial_damping : float or (n,)
     longest_step : float
         Cap on the change of any parameter in one step.
 
@@ -102,7 +102,7 @@ def minimise_lm(
     first = LmState(
         parameters=point,
         equations=unknown,
-        damping=jnp.full(point.shape[:1], initial_damping, point.dtype),
+        damping=jnp.broadcast_to(jnp.asarray(initial_damping, point.dtype), (n_star,)),
         converged=jnp.zeros(point.shape[:1], bool),
         stopped=~active,
         n_iter=jnp.zeros(n_star, jnp.int32),
@@ -120,18 +120,20 @@ def minimise_lm(
         floor = 1e-6 * jnp.max(diagonal, axis=-1, keepdims=True)
         added = state.damping[:, None] * jnp.maximum(diagonal, floor)
         identity = jnp.eye(point.shape[-1], dtype=point.dtype)
-        step = solve_in_box(
-            current.curvature + added[:, :, None] * identity,
-            current.gradient,
-            state.parameters,
-            lower,
-            upper,
+
+        def step_with(more):
+            matrix = current.curvature + more[:, :, None] * identity
+            return solve_in_box(matrix, current.gradient, state.parameters, lower, upper)
+
+        step, whole_step = (
+            step_with(added),
+            step_with(_LEAST_DAMPING * jnp.maximum(diagonal, floor)),
         )
         solved = jnp.isfinite(step).all(axis=-1)
         step = jnp.where(solved[:, None], step, 0)
         longest = jnp.max(jnp.abs(step), axis=-1, keepdims=True)
         step = step * jnp.minimum(1, longest_step / jnp.maximum(longest, longest_step))
-        bent = jnp.sum(step * jnp.sum(current.curvature * step[:, None, :], axis=-1), axis=-1)
+        bent = _square(current.curvature, step)
         predicted = 2 * jnp.sum(current.gradient * step, axis=-1) - bent
         trial_point = jnp.where(
             state.stopped[:, None],
@@ -143,13 +145,15 @@ def minimise_lm(
         trusted = bent < (10 * tol_sigma) ** 2
         better = gained >= -jnp.where(trusted, haze, blur) * current.cost
         accepted = ~state.stopped & solved & better & jnp.isfinite(trial.cost)
-        near = ~begins & solved & (bent < tol_sigma**2) & (state.damping <= _FREE_DAMPING)
+        # Judged by the step without damping, which shortens steps however far the minimum is.
+        near = ~begins & solved & (_square(current.curvature, whole_step) < tol_sigma**2)
         converged = state.converged | (~state.stopped & near)
+        raised = jnp.maximum(8 * state.damping, _DAMPING_THAT_TELLS)
         as_foretold = gained > 0.5 * predicted
         damping = jnp.where(
             accepted & ~begins,
             state.damping * jnp.where(as_foretold, 0.1, jnp.where(gained > 0.25 * predicted, 1, 3)),
-            jnp.where(accepted, state.damping, state.damping * 8),
+            jnp.where(accepted, state.damping, raised),
         )
         damping = jnp.clip(damping, _LEAST_DAMPING, 2 * _MOST_DAMPING)
         return LmState(
@@ -177,3 +181,7 @@ def minimise_lm(
 
     _, final = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), first))
     return final
+
+
+def _square(matrix: Float[Array, "n k k"], step: Float[Array, "n k"]) -> Float[Array, n]:
+    return jnp.sum(step * jnp.sum(matrix * step[:, None, :], axis=-1), axis=-1)

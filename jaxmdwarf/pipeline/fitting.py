@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmdwarf.catalogue.columns import FIT_COLUMNS
@@ -44,7 +45,7 @@ from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
 from jaxmdwarf.preprocess.resample import require_overlap
 from jaxmdwarf.quality import QualityFlag
-from jaxmdwarf.spectra import RawSpectrum
+from jaxmdwarf.spectra import RawSpectrum, SpectrumBatch
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ class FittingOptions:
         Measure velocities, or take those of the headers.
     min_snr : float
         Spectra with a lower S/N in r or i are rejected.
+    window_aa : (float, float)
+        Rest wavelengths that are fitted, vacuum Angstrom. The model may reach further: its ends
+        then serve the continuum and the Doppler shifts.
     chunk_size : int
         Files that are read, fitted and written together; what a killed run loses at most.
     settings : FitSettings
@@ -82,6 +86,7 @@ class FittingOptions:
 
     velocity: Literal["fit", "header"] = "fit"
     min_snr: float = 0.0
+    window_aa: tuple[float, float] = (6000.0, 8900.0)
     chunk_size: int = 1024
     settings: FitSettings = field(default_factory=FitSettings)
 
@@ -142,12 +147,20 @@ class SpectrumFitter:
         settings = self.options.settings
         self.settings = replace(settings, fit_velocity=self.options.velocity == "fit")
         self._bank: VelocityBank | None = None
-        masked = mask_for(self.grid, self.treatment.masks_aa)
+        wave, (low, high) = self.grid.wave_aa, self.options.window_aa
+        self._outside = (wave < low) | (wave > high)
+        masked = self._outside | mask_for(self.grid, self.treatment.masks_aa)
         self._n_unmasked = int(np.count_nonzero(~masked))
+        if not self._n_unmasked:
+            raise UsageError(
+                f"the model covers {wave[0]:.0f}-{wave[-1]:.0f} Angstrom, nothing of {low:.0f}-"
+                f"{high:.0f} that is not masked.",
+                "give another window_aa, or another model.",
+            )
 
     @property
     def grid(self) -> PixelGrid:
-        """Pixels that are fitted: those of the model, whose edges give way to shifts."""
+        """Pixels that spectra are put on: those of the model."""
         return self.model.grid
 
     def require(self, raw: RawSpectrum) -> None:
@@ -184,7 +197,7 @@ class SpectrumFitter:
         return FittedSpectra(result, flags, frame, self.model.label_space.names)
 
     def _preprocess(self, raws, frame, n_row):
-        return preprocess_batch(
+        batch = preprocess_batch(
             raws,
             self.grid,
             rv_kms=frame,
@@ -193,6 +206,7 @@ class SpectrumFitter:
             pad_to=n_row,
             min_overlap=0.0,
         )
+        return _leave_out(batch, self._outside)
 
     def _first_velocities(self, raws, n_row):
         """Frames to fit in, labels to start from, and what is to be said of them."""
@@ -552,6 +566,13 @@ def _no_rows() -> pd.DataFrame:
 def _find_snr(raw: RawSpectrum, band: Literal["r", "i"]) -> float:
     given = raw.meta.snr_r if band == "r" else raw.meta.snr_i
     return given if np.isfinite(given) else estimate_snr(raw.wave_aa, raw.flux, raw.ivar, band)
+
+
+@jax.jit
+def _leave_out(batch: SpectrumBatch, pixels) -> SpectrumBatch:
+    """Pixels that have done their duty in the continuum, out of the fit."""
+    ivar, information = (jnp.where(pixels, 0, v) for v in (batch.ivar, batch.information))
+    return SpectrumBatch(batch.flux, ivar, information, batch.grid)
 
 
 def _round_up(number: int, step: int) -> int:
