@@ -48,14 +48,14 @@ class LabelSpace:
         cls,
         *,
         teff: tuple[float, float] = (2500.0, 4600.0),
-        logg: tuple[float, float] = (4.0, 6.0),
-        mh: tuple[float, float] = (-2.0, 0.7),
+        logg: tuple[float, float] = (3.5, 6.5),
+        mh: tuple[float, float] = (-2.5, 1.0),
         alpha_m: tuple[float, float] = (-0.2, 0.7),
     ) -> LabelSpace:
         """The four labels of the paper, with bounds in K and dex.
 
-        They reach beyond the stars of interest, so that a theory whose temperatures are off by a
-        few hundred kelvin does not press its fits against a bound.
+        They reach well beyond the stars of interest: neither a theory whose temperatures are off by
+        a few hundred kelvin nor the noise of a faint star may press fits against a bound.
         """
         bounds = (teff, logg, mh, alpha_m)
         return cls(

@@ -52,6 +52,9 @@ class FitSettings:
         Gaussian priors on labels.
     poly_order : int, optional
         Order of a multiplicative polynomial over the grid, fitted beside the labels.
+    continuum_sigma_aa : float, optional
+        Width of the pseudo-continuum that the spectra were divided by (eq. 3): the errors then know
+        which noise it took out. None takes the pixels as they are.
     max_iter : int
         Steps of the solver.
     first_pass_iter : int
@@ -70,6 +73,7 @@ class FitSettings:
     fit_velocity: bool = True
     priors: tuple[LabelPrior, ...] = ()
     poly_order: int | None = None
+    continuum_sigma_aa: float | None = None
     max_iter: int = 40
     first_pass_iter: int = 7
     batch_size: int | None = None
@@ -384,7 +388,9 @@ def _fit(model, batch, parameters, damping, frame_kms, context, max_iter, *, set
         tol_sigma=settings.tol_sigma,
         initial_damping=damping,
     )
-    result = summarise_fit(objective, state, frame_kms, active=active)
+    result = summarise_fit(
+        objective, state, frame_kms, active=active, continuum_sigma_aa=settings.continuum_sigma_aa
+    )
     return result, state.parameters, state.damping
 
 
@@ -414,6 +420,7 @@ def summarise_fit(
     frame_kms: Float[Array, n_spec],
     *,
     active: Bool[Array, n_spec],
+    continuum_sigma_aa: float | None = None,
 ) -> FitResult:
     """Physical labels, covariance and flags of the point that a solver reached."""
     layout, space = objective.layout, objective.model.label_space
@@ -421,8 +428,11 @@ def summarise_fit(
     equations = state.equations
     solved = active & jnp.isfinite(equations.cost)
     scale = jnp.asarray(layout.physical_scale(space), equations.cost.dtype)
-    covariance = invert_positive(equations.curvature)[:, :n_reported, :n_reported]
-    covariance = covariance * (scale[:, None] * scale)
+    covariance = invert_positive(equations.curvature)
+    if continuum_sigma_aa is not None:
+        noise = objective.noise_curvature(state.parameters, continuum_sigma_aa=continuum_sigma_aa)
+        covariance = covariance @ noise @ covariance
+    covariance = covariance[:, :n_reported, :n_reported] * (scale[:, None] * scale)
     variances = jnp.diagonal(covariance, axis1=-2, axis2=-1)
     definite = jnp.isfinite(covariance).all(axis=(-2, -1)) & (variances > 0).all(axis=-1)
     covariance = jnp.where((solved & definite)[:, None, None], covariance, jnp.nan)

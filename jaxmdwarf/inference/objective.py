@@ -24,6 +24,7 @@ from jaxmdwarf.inference.shift import (
 )
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.preprocess.continuum import transpose_noise
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -137,6 +138,8 @@ class Objective(eqx.Module):
         ``1 / (1/information + model variance)``: what the fit minimises with.
     pixel_weight : (n_spec, n_pix)
         ``1 / (1/ivar + model variance)``: what a reduced chi-square is made of.
+    photon_share : (n_spec, n_pix)
+        Share of the photon noise in the variance that `weight` stands for.
     model : ForwardModel
     context : pytree or None
         Per-star context of the model.
@@ -154,6 +157,7 @@ class Objective(eqx.Module):
     flux: Float[Array, "n_spec n_pix"]
     weight: Float[Array, "n_spec n_pix"]
     pixel_weight: Float[Array, "n_spec n_pix"]
+    photon_share: Float[Array, "n_spec n_pix"]
     model: ForwardModel
     context: PyTree[Any] | None
     prior_mean: Float[Array, n_par]
@@ -183,6 +187,41 @@ class Objective(eqx.Module):
 
     def normal_equations(self, parameters: Float[Array, "n_spec n_par"]) -> NormalEquations:
         """Cost, gradient and curvature at `parameters`, from one linearisation of the model."""
+        slopes, flux = self._linearise(parameters)
+        residual = jnp.where(self.weight > 0, self.flux - flux, 0)
+        return self._accumulate(slopes, residual, parameters)
+
+    def noise_curvature(
+        self, parameters: Float[Array, "n_spec n_par"], *, continuum_sigma_aa: float
+    ) -> Float[Array, "n_spec k k"]:
+        """``J^T W C W J``: the covariance of the gradient under the noise C that is really there.
+
+        Resampling has correlated neighbouring pixels, and normalising has taken out the noise that
+        the pseudo-continuum follows; W, made of the row sums of the covariance, is right for broad
+        features only. The covariance of the solution is ``A^-1 B A^-1``, A being the curvature and
+        B this matrix (least squares with approximate weights). Priors count as data.
+        """
+        slopes, flux = self._linearise(parameters)
+        good = self.weight > 0
+        pulls = jnp.stack([self.weight * slope for slope in slopes])
+        before = transpose_noise(pulls, flux, good, self.grid, sigma_aa=continuum_sigma_aa)
+        variance = jnp.where(good, 1 / jnp.where(good, self.weight, 1), 0)
+        row_sum, model = self.photon_share * variance, (1 - self.photon_share) * variance
+        diagonal = jnp.where(good, 1 / jnp.where(good, self.pixel_weight, 1), 0) - model
+        # Resampling shares noise between neighbours: what the row sum has beyond the diagonal.
+        beside = 0.5 * (row_sum - diagonal)
+        between = 0.5 * (beside[:, 1:] + beside[:, :-1])
+        one_side = jnp.einsum("inp,np,jnp->nij", before[..., 1:], between, before[..., :-1])
+        return (
+            jnp.einsum("inp,np,jnp->nij", before, diagonal, before)
+            + one_side
+            + jnp.swapaxes(one_side, -1, -2)
+            + jnp.einsum("inp,np,jnp->nij", pulls, model, pulls)
+            + jnp.diag(self.prior_weight)
+        )
+
+    def _linearise(self, parameters):
+        """Slopes of the model flux with respect to each parameter, and that flux."""
         layout = self.layout
         scaled = parameters[:, : layout.n_label]
         rest, pushforward = jax.linearize(
@@ -207,8 +246,7 @@ class Objective(eqx.Module):
             slopes = [slope * factor for slope in slopes]
             slopes += [flux * polynomial for polynomial in self.polynomials]
             flux = flux * factor
-        residual = jnp.where(self.weight > 0, self.flux - flux, 0)
-        return self._accumulate(slopes, residual, parameters)
+        return slopes, flux
 
     def _accumulate(self, slopes, residual, parameters) -> NormalEquations:
         n_par = self.layout.n_par
@@ -312,9 +350,11 @@ def build_objective(
     n_fitted = batch.grid.n_pix
     x = 2.0 * np.arange(n_fitted) / (n_fitted - 1) - 1.0
     polynomials = np.polynomial.legendre.legvander(x, max(layout.n_poly - 1, 0)).T[: layout.n_poly]
+    weight = _combine_errors(batch.information, model_variance, good)
     return Objective(
         flux=jnp.where(good, batch.flux, 0),
-        weight=_combine_errors(batch.information, model_variance, good),
+        weight=weight,
+        photon_share=weight / jnp.where(good, batch.information, 1),
         pixel_weight=_combine_errors(batch.ivar, model_variance, good),
         model=model,
         context=context,

@@ -145,7 +145,11 @@ class SpectrumFitter:
                 "train it on a normalised grid.",
             )
         settings = self.options.settings
-        self.settings = replace(settings, fit_velocity=self.options.velocity == "fit")
+        self.settings = replace(
+            settings,
+            fit_velocity=self.options.velocity == "fit",
+            continuum_sigma_aa=self.treatment.sigma_aa,
+        )
         self._bank: VelocityBank | None = None
         wave, (low, high) = self.grid.wave_aa, self.options.window_aa
         self._outside = (wave < low) | (wave > high)

@@ -65,9 +65,45 @@ def pseudo_continuum(
     if flux.shape[-1] != grid.n_pix:
         raise MismatchError(f"spectra have {flux.shape[-1]} pixels, the grid has {grid.n_pix}.")
     total = _smooth(jnp.where(good, flux, 0), grid, float(sigma_aa))
-    weight = _smooth(good.astype(flux.dtype), grid, float(sigma_aa))
+    return total * _inverse_weight(good, flux.dtype, grid, float(sigma_aa))
+
+
+def _inverse_weight(good, dtype, grid: PixelGrid, sigma_aa: float):
+    """One over the sum of the weights of good pixels; 0 where there is none."""
+    weight = _smooth(good.astype(dtype), grid, sigma_aa)
     reached = weight > _SMALLEST_WEIGHT
-    return jnp.where(reached, total / jnp.where(reached, weight, 1), 0)
+    return jnp.where(reached, 1 / jnp.where(reached, weight, 1), 0)
+
+
+def transpose_noise(
+    values: Float[Array, "*batch n_pix"],
+    flux: Float[Array, "*#batch n_pix"],
+    good: Bool[Array, "*#batch n_pix"],
+    grid: PixelGrid,
+    *,
+    sigma_aa: float = PAPER_SIGMA_AA,
+) -> Float[Array, "*batch n_pix"]:
+    """What `values` weigh in the noise of the spectrum before it was normalised.
+
+    Dividing by the running mean takes out the part of the noise that the mean follows: to first
+    order the normalised noise is e_i - n_i sum_j w_ij e_j / sum_j w_ij, e being the noise over the
+    continuum. Any weighted sum of normalised pixels is a sum of the independent e with the weights
+    that this transpose of the operator returns.
+
+    Parameters
+    ----------
+    values : (..., n_pix)
+        Weights of normalised pixels; 0 at bad pixels.
+    flux : (..., n_pix)
+        Normalised flux n, of the model or of the star.
+    good : (..., n_pix) bool
+        Pixels that entered the mean.
+    grid, sigma_aa
+        As in `normalise`.
+    """
+    inverse = _inverse_weight(good, values.dtype, grid, float(sigma_aa))
+    followed = _smooth(jnp.where(good, flux * values * inverse, 0), grid, float(sigma_aa))
+    return values - jnp.where(good, followed, 0)
 
 
 def normalise(
@@ -107,10 +143,16 @@ def normalise(
     usable = valid & (continuum > 0)
     level = jnp.where(usable, continuum, 1)
     kept = usable if window is None else usable & ~jnp.asarray(window)
+    # The mean follows a little of each pixel's own noise: the variance loses 2/S - 1/(sqrt(2) S)
+    # of the covariance's row sum, S being the sum of weights (of their squares: S / sqrt 2).
+    inverse = _inverse_weight(entering, batch.flux.dtype, batch.grid, float(sigma_aa))
+    share = (2.0 - 0.5**0.5) * _centre_weight(batch.grid, float(sigma_aa)) * inverse
+    row_sum = jnp.where(kept, batch.ivar, 0) / jnp.where(kept, batch.information, 1)
+    remaining = 1 - jnp.clip(share * row_sum, 0, 0.9)
     return SpectrumBatch(
         flux=jnp.where(usable, jnp.where(usable, batch.flux, 1) / level, 1),
         # One factor after the other: the square alone may leave the range of float32.
-        ivar=jnp.where(kept, jnp.where(kept, batch.ivar, 0) * level * level, 0),
+        ivar=jnp.where(kept, jnp.where(kept, batch.ivar, 0) * level * level / remaining, 0),
         information=jnp.where(kept, jnp.where(kept, batch.information, 0) * level * level, 0),
         grid=batch.grid,
     )
@@ -144,6 +186,14 @@ def normalise_model(
 def _smooth(values, grid: PixelGrid, sigma_aa: float):
     to_nodes, to_pixels = _two_gaussians(grid, sigma_aa)
     return _apply_band(_apply_band(values, to_nodes), to_pixels)
+
+
+@lru_cache(maxsize=16)
+def _centre_weight(grid: PixelGrid, sigma_aa: float) -> float:
+    """What a pixel weighs in its own mean, in the units of `_smooth`."""
+    middle = grid.n_pix // 2
+    with jax.ensure_compile_time_eval():
+        return float(_smooth(jnp.zeros(grid.n_pix).at[middle].set(1.0), grid, sigma_aa)[middle])
 
 
 def _apply_band(values, band: _Band):

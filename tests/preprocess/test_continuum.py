@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.preprocess.continuum import normalise, normalise_model, pseudo_continuum
+from jaxmdwarf.preprocess.continuum import (
+    normalise,
+    normalise_model,
+    pseudo_continuum,
+    transpose_noise,
+)
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PAPER_GRID, PixelGrid
@@ -82,8 +87,44 @@ def test_scale_does_not_matter_and_signal_to_noise_is_kept():
         other = normalise(batch_of(flux * scale, ivar / scale**2))
         np.testing.assert_allclose(other.flux, one.flux, rtol=1e-5)
         np.testing.assert_allclose(other.ivar, one.ivar, rtol=2e-5)
-    np.testing.assert_allclose(one.flux * np.sqrt(one.ivar), flux * np.sqrt(ivar), rtol=1e-5)
-    np.testing.assert_allclose(one.information, 0.7 * one.ivar, rtol=1e-5)
+    kept = np.asarray(one.flux * np.sqrt(one.information)) / (flux * np.sqrt(0.7 * ivar))
+    np.testing.assert_allclose(kept, 1.0, rtol=1e-5)
+
+
+def smooth_noise(n_spec, width):
+    """Unit-variance noise of boxcar-correlated pixels, and the row sum of its covariance."""
+    white = np.random.default_rng(8).normal(size=(n_spec, PAPER_GRID.n_pix + width - 1))
+    total = np.cumsum(np.pad(white, ((0, 0), (1, 0))), axis=1)
+    return (total[:, width:] - total[:, :-width]) / np.sqrt(width), float(width)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_stated_errors_know_the_noise_that_the_mean_follows(width):
+    noise, row_sum = smooth_noise(400, width)
+    flux = jnp.asarray(1.0 + 0.02 * noise, jnp.float32)
+    ivar = jnp.full_like(flux, 0.02**-2)
+    after = normalise(SpectrumBatch(flux, ivar, ivar / row_sum, PAPER_GRID))
+    scatter = float(jnp.mean((after.flux - 1.0) ** 2 * after.ivar))
+    # Without the correction: 0.976 for independent pixels, 0.952 for pairs.
+    assert scatter == pytest.approx(1.0, abs=0.004)
+
+
+@pytest.mark.parametrize("width", [6.0, 25.0])
+def test_transposed_noise_predicts_the_scatter_of_a_weighted_sum(width):
+    """A broad feature is measured better than its pixels' errors say; the transpose knows."""
+    noise, _ = smooth_noise(2000, 1)
+    flux = jnp.asarray(1.0 + 0.02 * noise, jnp.float32)
+    ivar = jnp.full_like(flux, 0.02**-2)
+    after = normalise(SpectrumBatch(flux, ivar, ivar, PAPER_GRID))
+    feature = np.exp(-0.5 * ((PAPER_GRID.wave_aa - 7500.0) / width) ** 2)
+    feature = jnp.asarray(feature, jnp.float32)[None]
+    measured = float(jnp.std((after.flux - 1.0) @ feature[0]))
+    before = transpose_noise(
+        feature, jnp.ones_like(feature), jnp.ones_like(feature, bool), PAPER_GRID
+    )
+    predicted = 0.02 * float(jnp.sqrt(jnp.sum(before**2)))
+    assert measured == pytest.approx(predicted, rel=0.05)
+    assert predicted < 0.02 * float(jnp.sqrt(jnp.sum(feature**2))) * (0.95 if width < 10 else 0.7)
 
 
 def test_window_leaves_the_mean_but_keeps_its_flux():
