@@ -17,6 +17,7 @@ from jaxmdwarf.inference.fit import (
 )
 from jaxmdwarf.inference.objective import LabelPrior, build_objective
 from jaxmdwarf.inference.shift import combine_velocities
+from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
@@ -241,6 +242,29 @@ def test_correlated_noise_gives_honest_errors_through_information(
     naive = SpectrumBatch(flux, jnp.asarray(ivar), jnp.asarray(ivar), band_grid)
     claimed = fit_stars(band_model, naive, settings=SETTINGS)
     assert (((claimed.labels - labels) / claimed.errors)[good].std(axis=0) > 1.25).all()
+
+
+def test_the_gradients_scatter_is_that_of_resampled_and_normalised_noise(band_model, band_grid):
+    """Noise shared between neighbours, less what the pseudo-continuum follows."""
+    n, sigma, sigma_aa = 4000, 0.02, 30.0
+    white = np.random.default_rng(4).normal(size=(n, band_grid.n_pix + 1)) * sigma
+    pairs = jnp.asarray(0.5 * (white[:, :-1] + white[:, 1:]), jnp.float32)
+    ivar = jnp.full((1, band_grid.n_pix), 2 / sigma**2, jnp.float32)
+    spectra = SpectrumBatch(jnp.ones_like(ivar), ivar, ivar / 2, band_grid)
+    objective = build_objective(band_model, spectra)
+    centre = jnp.zeros((1, objective.layout.n_par))
+    model = objective.predict(centre)[:, : band_grid.n_pix]
+    good = jnp.ones((1, band_grid.n_pix), bool)
+    noise = pairs - model * pseudo_continuum(pairs, good, band_grid, sigma_aa=sigma_aa)
+    slopes = jnp.stack(objective._linearise(centre)[0])[:, 0, : band_grid.n_pix]
+    pulls = np.asarray(noise @ (objective.weight[0, : band_grid.n_pix] * slopes).T)
+    stated = np.asarray(objective.noise_curvature(centre, continuum_sigma_aa=sigma_aa)[0])
+    seen = np.cov(pulls.T)
+    unit = np.sqrt(np.outer(np.diag(stated), np.diag(stated)))
+    np.testing.assert_allclose(seen / unit, stated / unit, atol=0.08)
+    curvature = np.asarray(objective.normal_equations(centre).curvature[0])
+    # The inverse curvature alone would overstate every error.
+    assert (np.diag(stated) < 0.95 * np.diag(curvature)).all()
 
 
 def test_scipy_finds_the_same_minimum(band_model, survey, fitted):
