@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any
@@ -70,6 +71,7 @@ def _load(name: str) -> Any:
     return importlib.import_module(f"jaxmdwarf.cli.{name.replace('-', '_')}").Command
 
 
+@dataclass(frozen=True)
 class _Version:
     """Print the version."""
 
