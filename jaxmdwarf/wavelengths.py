@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmdwarf.errors import UsageError
 
@@ -88,7 +89,7 @@ PAPER_GRID = PixelGrid.linear(6000.0, 8900.0, 1.0)
 """The paper's pixels (section 2.4): 6000-8900 Angstrom every Angstrom, 2901 of them."""
 
 
-def vacuum_to_air(wave_vac_aa: np.ndarray) -> np.ndarray:
+def vacuum_to_air(wave_vac_aa: ArrayLike) -> np.ndarray:
     """Air wavelengths (Angstrom) of vacuum wavelengths, above 2000 Angstrom.
 
     Uses the dispersion formula of Ciddor (1996, Applied Optics 35, 1566) for standard air, in the
@@ -100,10 +101,10 @@ def vacuum_to_air(wave_vac_aa: np.ndarray) -> np.ndarray:
     7054.05
     """
     wave = np.asarray(wave_vac_aa, dtype=np.float64)
-    return wave / _refractive_index((1e4 / wave) ** 2)
+    return np.asarray(wave / _refractive_index((1e4 / wave) ** 2))
 
 
-def air_to_vacuum(wave_air_aa: np.ndarray) -> np.ndarray:
+def air_to_vacuum(wave_air_aa: ArrayLike) -> np.ndarray:
     """Vacuum wavelengths (Angstrom) of air wavelengths; the inverse of `vacuum_to_air` to 1e-9.
 
     Examples
@@ -116,7 +117,7 @@ def air_to_vacuum(wave_air_aa: np.ndarray) -> np.ndarray:
     vacuum = air
     # The index changes by 1e-8 over its own shift, so three fixed-point steps reach rounding.
     for _ in range(3):
-        vacuum = air * _refractive_index((1e4 / vacuum) ** 2)
+        vacuum = np.asarray(air * _refractive_index((1e4 / vacuum) ** 2))
     return vacuum
 
 
@@ -128,6 +129,7 @@ def doppler_factor(rv_kms):
     return 1.0 + rv_kms / SPEED_OF_LIGHT_KMS
 
 
-def _refractive_index(sigma2: np.ndarray) -> np.ndarray:
+def _refractive_index(sigma2: ArrayLike) -> np.ndarray:
     """Refractive index of standard air at squared wavenumber `sigma2` in 1/micron^2."""
-    return 1.0 + 0.05792105 / (238.0185 - sigma2) + 0.00167917 / (57.362 - sigma2)
+    sigma2 = np.asarray(sigma2)
+    return np.asarray(1.0 + 0.05792105 / (238.0185 - sigma2) + 0.00167917 / (57.362 - sigma2))

@@ -38,8 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = ["--help"]
     # Only the command that is called is imported, so that it starts at once.
     chosen = [name for name in COMMANDS if name == arguments[0]] or list(COMMANDS)
+    # In the list a command has one line; alone it has the whole text of its class.
+    lines: dict[str, str | None] = dict(COMMANDS) if len(chosen) > 1 else {}
     members = [
-        Annotated[_load(name), tyro.conf.subcommand(name, description=COMMANDS[name])]
+        Annotated[_load(name), tyro.conf.subcommand(name, description=lines.get(name))]
         for name in chosen
     ]
     # A union keeps the subcommand syntax even when a single command is loaded.
