@@ -145,12 +145,10 @@ def test_dissociation_energies_agree_with_the_shared_table():
     from importlib.resources import files
 
     path = files("jaxmdwarf.simulate.molecules") / "data" / "dissociation.csv"
-    if not path.is_file():
-        pytest.skip("no dissociation table")
     shared = {row.split(",")[0]: row.split(",")[1] for row in path.read_text().splitlines()[1:]}
     for row in chemistry._rows("molecules.csv"):
-        # Where published values differ we take JANAF (HCN, SiO, CaOH); see the references.
-        if row["species"] in shared and row["species"] != "HCN":
+        # Where published values differ we take JANAF (SiO, CaOH); see the references.
+        if row["species"] in shared:
             assert float(row["dissociation_ev"]) == pytest.approx(
                 float(shared[row["species"]]), abs=0.11
             ), row["species"]
