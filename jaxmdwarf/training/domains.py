@@ -1,0 +1,218 @@
+"""The observed domain: unlabelled spectra at rest, their split, and errors to weigh them by."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
+
+PAPER_SHARES = (8, 2, 1)
+"""Training, validation and test (paper, section 3.3.1)."""
+
+
+@dataclass(frozen=True)
+class ObservedDomain:
+    """Observed spectra at rest, normalised, on the pixels of the emulator; on the host.
+
+    A hundred thousand spectra take gigabytes, so they stay numpy arrays until rows are asked for.
+
+    Parameters
+    ----------
+    flux, ivar, information : (n, n_pix)
+        As in `jaxmdwarf.spectra.SpectrumBatch`.
+    grid : PixelGrid
+    frame_kms : (n,)
+        Radial velocities that were taken out.
+    snr : (n,)
+        Signal-to-noise ratio in r.
+    names : tuple of str
+        Path or identifier of each spectrum; may be empty.
+
+    Raises
+    ------
+    MismatchError
+        If shapes disagree, or flux or ivar is not finite, or ivar is negative.
+
+    Examples
+    --------
+    >>> grid, ones = PixelGrid.linear(7000.0, 7009.0, 1.0), np.ones((3, 10), np.float32)
+    >>> domain = ObservedDomain(ones, ones, ones, grid, np.zeros(3), np.full(3, 30.0))
+    >>> domain.batch([2, 0]).n_spec
+    2
+    """
+
+    flux: Float[np.ndarray, "n n_pix"]
+    ivar: Float[np.ndarray, "n n_pix"]
+    information: Float[np.ndarray, "n n_pix"]
+    grid: PixelGrid
+    frame_kms: Float[np.ndarray, "n"]
+    snr: Float[np.ndarray, "n"]
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n_spec, expected = len(self.flux), (len(self.flux), self.grid.n_pix)
+        for name in ("flux", "ivar", "information"):
+            shape = getattr(self, name).shape
+            if shape != expected:
+                raise MismatchError(
+                    f"{name} of the observed domain has shape {shape}, not {expected}.",
+                    "put all spectra on one pixel grid.",
+                )
+        if self.frame_kms.shape != (n_spec,) or self.snr.shape != (n_spec,):
+            raise MismatchError(
+                f"{n_spec} spectra, but {self.frame_kms.shape} velocities and {self.snr.shape} S/N."
+            )
+        if self.names and len(self.names) != n_spec:
+            raise MismatchError(f"{n_spec} spectra, but {len(self.names)} names.")
+        bad = np.flatnonzero(~_usable(self.flux, self.ivar))
+        if bad.size:
+            first = self.names[bad[0]] if self.names else f"row {bad[0]}"
+            raise MismatchError(
+                f"flux or ivar of {bad.size} observed spectra is not finite or negative, "
+                f"{first} among them.",
+                "give bad pixels flux 1 and ivar 0, or drop these spectra.",
+            )
+
+    @property
+    def n_spec(self) -> int:
+        """Number of spectra."""
+        return len(self.flux)
+
+    def batch(self, rows: Sequence[int] | Int[np.ndarray, "k"] | None = None) -> SpectrumBatch:
+        """Spectra of `rows` (all by default) for the accelerator."""
+        chosen = slice(None) if rows is None else np.asarray(rows)
+        return SpectrumBatch(
+            flux=jnp.asarray(self.flux[chosen]),
+            ivar=jnp.asarray(self.ivar[chosen]),
+            information=jnp.asarray(self.information[chosen]),
+            grid=self.grid,
+        )
+
+    def take(self, rows: Sequence[int] | Int[np.ndarray, "k"]) -> Self:
+        """The domain of `rows` alone."""
+        rows = np.asarray(rows)
+        return type(self)(
+            flux=self.flux[rows],
+            ivar=self.ivar[rows],
+            information=self.information[rows],
+            grid=self.grid,
+            frame_kms=self.frame_kms[rows],
+            snr=self.snr[rows],
+            names=tuple(self.names[row] for row in rows) if self.names else (),
+        )
+
+
+class DomainSplit(NamedTuple):
+    """Rows to learn from, to choose by, and to judge by; sorted, disjoint, together all rows."""
+
+    train: Int[np.ndarray, "n_train"]
+    validation: Int[np.ndarray, "n_validation"]
+    test: Int[np.ndarray, "n_test"]
+
+
+def split_domain(
+    n_spec: int,
+    *,
+    seed: int,
+    shares: tuple[float | int, float | int, float | int] = PAPER_SHARES,
+    least: tuple[int, int, int] = (1, 1, 1),
+) -> DomainSplit:
+    """Split rows at random (paper, section 3.3.1: 8:2:1).
+
+    Parameters
+    ----------
+    n_spec : int
+    seed : int
+        The split is a function of this and `n_spec` alone.
+    shares : (train, validation, test)
+        Relative sizes; the last two may be 0.
+    least : (train, validation, test)
+        Sizes that are needed of the parts whose share is not 0.
+
+    Raises
+    ------
+    UsageError
+        If shares are negative, or none is to train on.
+    MismatchError
+        If there are too few spectra; says how many are needed.
+
+    Examples
+    --------
+    >>> split = split_domain(110, seed=0)
+    >>> [len(rows) for rows in split]
+    [80, 20, 10]
+    """
+    if min(shares) < 0 or not shares[0] > 0:
+        raise UsageError(
+            f"shares {shares} cannot split spectra.", "give three numbers from 0, the first above."
+        )
+    total = sum(shares)
+    n_validation, n_test = (round(n_spec * share / total) for share in shares[1:])
+    sizes = (n_spec - n_validation - n_test, n_validation, n_test)
+    needed = [int(small) if share else 0 for small, share in zip(least, shares, strict=True)]
+    if any(size < small for size, small in zip(sizes, needed, strict=True)):
+        enough = max(
+            math.ceil(small * total / share) + 1
+            for small, share in zip(needed, shares, strict=True)
+            if small
+        )
+        parts = ":".join(f"{share:g}" for share in shares)
+        raise MismatchError(
+            f"{n_spec} usable spectra are too few: split {parts} they give {sizes[0]} to train on, "
+            f"{sizes[1]} to validate and {sizes[2]} to test; {needed[0]}, {needed[1]} and "
+            f"{needed[2]} are needed.",
+            f"give at least {enough} usable spectra, or a smaller batch.",
+        )
+    order = np.random.default_rng(seed).permutation(n_spec)
+    parts_of_order = np.split(order, [sizes[0], sizes[0] + sizes[1]])
+    return DomainSplit(*(np.sort(rows) for rows in parts_of_order))
+
+
+def floor_errors(
+    ivar: Float[np.ndarray, "n n_pix"],
+    *,
+    floor: float | None = 0.005,
+    largest: float | None = None,
+) -> Float[np.ndarray, "n n_pix"]:
+    """Inverse variances by which observed pixels are weighed in training.
+
+    Parameters
+    ----------
+    ivar : (n, n_pix)
+        Of normalised flux.
+    floor : float or None
+        Smallest one-sigma error: no bright star rules a batch.
+    largest : float or None
+        Pixels with a larger error are masked. The public configuration of Cycle-StarNet, for
+        APOGEE, has 0.005 and 0.05; at the S/N of LAMOST the latter masks half of all spectra.
+
+    Examples
+    --------
+    >>> floor_errors(np.array([[1e6, 1e3, 25.0, 0.0]]), floor=0.01, largest=0.1).round(3).tolist()
+    [[10000.0, 1000.0, 0.0, 0.0]]
+    """
+    for name, value in (("floor", floor), ("largest", largest)):
+        if value is not None and not value > 0:
+            raise UsageError(f"the {name} error must be positive, got {value}.")
+    weighed = ivar if floor is None else np.minimum(ivar, ivar.dtype.type(floor**-2))
+    if largest is None:
+        return weighed
+    return np.where(ivar >= ivar.dtype.type(largest**-2), weighed, ivar.dtype.type(0))
+
+
+def _usable(flux: np.ndarray, ivar: np.ndarray, *, rows_at_once: int = 4096) -> np.ndarray:
+    """Rows without NaN and without negative ivar, found without copies of all pixels."""
+    parts = [
+        np.isfinite(flux[first : first + rows_at_once]).all(axis=1)
+        & np.isfinite(ivar[first : first + rows_at_once]).all(axis=1)
+        & (ivar[first : first + rows_at_once] >= 0).all(axis=1)
+        for first in range(0, len(flux), rows_at_once)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
