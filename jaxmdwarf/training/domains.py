@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -95,10 +95,10 @@ class ObservedDomain:
             grid=self.grid,
         )
 
-    def take(self, rows: Sequence[int] | Int[np.ndarray, "k"]) -> Self:
+    def take(self, rows: Sequence[int] | Int[np.ndarray, "k"]) -> "ObservedDomain":
         """The domain of `rows` alone."""
         rows = np.asarray(rows)
-        return type(self)(
+        return ObservedDomain(
             flux=self.flux[rows],
             ivar=self.ivar[rows],
             information=self.information[rows],
