@@ -14,9 +14,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.inference.linear import invert_positive
 from jaxmdwarf.inference.lm import LmState, minimise_lm
-from jaxmdwarf.inference.objective import LabelPrior, Objective, build_objective
+from jaxmdwarf.inference.objective import Objective, build_objective
 from jaxmdwarf.inference.shift import combine_velocities, largest_shift_kms
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.priors import Prior
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
@@ -48,8 +49,8 @@ class FitSettings:
         Levenberg-Marquardt, native to batches.
     fit_velocity : bool
         Fit a residual velocity (within one pixel's shift) jointly with the labels.
-    priors : tuple of LabelPrior
-        Gaussian priors on labels.
+    priors : tuple of LabelPrior or RelationPrior
+        What is believed of labels, or of relations among them, beside the spectrum.
     poly_order : int, optional
         Order of a multiplicative polynomial over the grid, fitted beside the labels.
     continuum_sigma_aa : float, optional
@@ -71,7 +72,7 @@ class FitSettings:
 
     solver: Literal["lm"] = "lm"
     fit_velocity: bool = True
-    priors: tuple[LabelPrior, ...] = ()
+    priors: tuple[Prior, ...] = ()
     poly_order: int | None = None
     continuum_sigma_aa: float | None = None
     max_iter: int = 40

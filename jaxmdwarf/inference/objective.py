@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.shift import (
     REACH,
     align_grids,
@@ -24,32 +23,12 @@ from jaxmdwarf.inference.shift import (
 )
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.priors import Prior, linearise_priors, require_prior_labels
 from jaxmdwarf.preprocess.continuum import transpose_noise
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
 _LANES = 16
-
-
-@dataclass(frozen=True)
-class LabelPrior:
-    """A Gaussian prior on one label.
-
-    Parameters
-    ----------
-    name : str
-        Label of the model.
-    mean, sigma : float
-        In the label's unit.
-    """
-
-    name: str
-    mean: float
-    sigma: float
-
-    def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise UsageError(f"the prior on {self.name} has sigma {self.sigma}: give one above 0.")
 
 
 class NormalEquations(NamedTuple):
@@ -143,9 +122,9 @@ class Objective(eqx.Module):
     model : ForwardModel
     context : pytree or None
         Per-star context of the model.
-    prior_mean, prior_weight : (n_par,)
-        Gaussian priors in scaled parameters; weight 0 where there is none.
     polynomials : (n_poly, n_pix)
+    priors : tuple of Prior
+        Each is one more residual, in units of its sigma (static).
     layout : ParameterLayout
         Static.
     grid : PixelGrid
@@ -160,9 +139,8 @@ class Objective(eqx.Module):
     photon_share: Float[Array, "n_spec n_pix"]
     model: ForwardModel
     context: PyTree[Any] | None
-    prior_mean: Float[Array, n_par]
-    prior_weight: Float[Array, n_par]
     polynomials: Float[Array, "n_poly n_pix"]
+    priors: tuple[Prior, ...] = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
     layout: ParameterLayout = eqx.field(static=True)
     margins: tuple[int, int] = eqx.field(static=True)
@@ -217,7 +195,20 @@ class Objective(eqx.Module):
             + one_side
             + jnp.swapaxes(one_side, -1, -2)
             + jnp.einsum("inp,np,jnp->nij", pulls, model, pulls)
-            + jnp.diag(self.prior_weight)
+            + self._prior_equations(parameters)[2]
+        )
+
+    def _prior_equations(self, parameters):
+        """What the priors add to cost, gradient and curvature; priors count as data."""
+        n_label, n_par = self.layout.n_label, self.layout.n_par
+        residual, slopes = linearise_priors(
+            self.priors, self.model.label_space, parameters[:, :n_label]
+        )
+        slopes = jnp.pad(slopes, ((0, 0), (0, 0), (0, n_par - n_label)))
+        return (
+            jnp.sum(residual * residual, axis=-1),
+            jnp.sum(slopes * residual[:, :, None], axis=1),
+            jnp.sum(slopes[:, :, :, None] * slopes[:, :, None, :], axis=1),
         )
 
     def _linearise(self, parameters):
@@ -267,12 +258,11 @@ class Objective(eqx.Module):
             axis=-2,
         )
         square = residual * residual
-        away = self.prior_mean - parameters
-        pull = self.prior_weight * away
+        prior_cost, prior_gradient, prior_curvature = self._prior_equations(parameters)
         return NormalEquations(
-            cost=_sum_over_pixels(self.weight * square) + jnp.sum(pull * away, axis=-1),
-            gradient=gradient + pull,
-            curvature=curvature + jnp.diag(self.prior_weight),
+            cost=_sum_over_pixels(self.weight * square) + prior_cost,
+            gradient=gradient + prior_gradient,
+            curvature=curvature + prior_curvature,
             pixel_chi2=_sum_over_pixels(self.pixel_weight * square),
         )
 
@@ -292,7 +282,7 @@ def build_objective(
     *,
     context: PyTree[Any] | None = None,
     fit_velocity: bool = True,
-    priors: tuple[LabelPrior, ...] = (),
+    priors: tuple[Prior, ...] = (),
     poly_order: int | None = None,
 ) -> Objective:
     """The objective of fitting `model` to `batch`.
@@ -307,7 +297,7 @@ def build_objective(
         Per-star context of the model.
     fit_velocity : bool
         Whether a residual velocity is a parameter beside the labels.
-    priors : tuple of LabelPrior
+    priors : tuple of Prior
     poly_order : int, optional
         Order of a multiplicative polynomial nuisance; None fits none, 0 a factor.
 
@@ -321,6 +311,7 @@ def build_objective(
     its label space: fixed weights, the same wherever a fit starts from, so that chi-square stays a
     sum of squares whose minimum is the solution.
     """
+    require_prior_labels(priors, model.label_space)
     left, right = align_grids(model.grid, batch.grid)
     lacking = edge_pixels(batch.grid, left, right)
     velocity_limit = largest_shift_kms(batch.grid)
@@ -334,19 +325,15 @@ def build_objective(
         0 if poly_order is None else poly_order + 1,
         velocity_limit,
     )
-    centre = model.predict_scaled_batch(jnp.zeros((1, n_label), dtype), _first_star(context))[0]
+    # With a context each star has a centre of its own: whose neighbour it is must not matter.
+    n_centre = 1 if context is None else batch.n_spec
+    centre = model.predict_scaled_batch(jnp.zeros((n_centre, n_label), dtype), context)
     model_variance = jnp.square(jnp.asarray(model.model_error, dtype) * centre)
-    model_variance = with_margins(model_variance, left, right)[REACH:-REACH]
+    model_variance = with_margins(model_variance, left, right)[..., REACH:-REACH]
     good = (batch.ivar > 0) & (batch.information > 0) & jnp.isfinite(batch.flux)
     good = good & jnp.isfinite(batch.ivar) & jnp.isfinite(batch.information)
     if fit_velocity:
         good = good & ~jnp.asarray(np.pad(lacking, (0, good.shape[1] - lacking.size)))
-    prior_mean, prior_weight = np.zeros(layout.n_par), np.zeros(layout.n_par)
-    for prior in priors:
-        index = space.index(prior.name)
-        width = space.upper[index] - space.lower[index]
-        prior_mean[index] = (prior.mean - space.lower[index]) / width - 0.5
-        prior_weight[index] = (width / prior.sigma) ** 2
     n_fitted = batch.grid.n_pix
     x = 2.0 * np.arange(n_fitted) / (n_fitted - 1) - 1.0
     polynomials = np.polynomial.legendre.legvander(x, max(layout.n_poly - 1, 0)).T[: layout.n_poly]
@@ -358,9 +345,8 @@ def build_objective(
         pixel_weight=_combine_errors(batch.ivar, model_variance, good),
         model=model,
         context=context,
-        prior_mean=jnp.asarray(prior_mean, dtype),
-        prior_weight=jnp.asarray(prior_weight, dtype),
         polynomials=jnp.asarray(polynomials, dtype),
+        priors=priors,
         grid=batch.grid,
         layout=layout,
         margins=(left, right),
@@ -407,7 +393,3 @@ def _pad_pixels(batch: SpectrumBatch) -> SpectrumBatch:
         for values in (batch.flux, batch.ivar, batch.information)
     )
     return SpectrumBatch(flux, ivar, information, widen_grid(batch.grid, 0, n_more))
-
-
-def _first_star(context: PyTree[Any] | None) -> PyTree[Any] | None:
-    return jax.tree.map(lambda leaf: leaf[:1], context)

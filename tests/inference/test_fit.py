@@ -1,5 +1,7 @@
 """Fits of stars whose labels are known: right numbers, honest errors, flags, no side effects."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,14 +17,30 @@ from jaxmdwarf.inference.fit import (
     fit_stars,
     restart_points,
 )
-from jaxmdwarf.inference.objective import LabelPrior, build_objective
+from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.shift import combine_velocities
+from jaxmdwarf.models.priors import LabelPrior, RelationPrior, whiten_priors
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
 SETTINGS = FitSettings(batch_size=64)
+
+# Gravity that falls with temperature, the faster the more metals there are.
+BENT = RelationPrior(
+    name="logg",
+    given=("teff", "mh"),
+    powers=((0, 0), (1, 0), (1, 1), (2, 0)),
+    coefficients=(4.9, -0.3, -0.2, 0.1),
+    sigma=0.04,
+    centre=(3400.0, -0.5),
+    scale=(500.0, 1.0),
+)
+PINNED = tuple(
+    LabelPrior(name, mean, sigma)
+    for name, mean, sigma in (("teff", 3400.0, 5.0), ("mh", -0.5, 0.02), ("alpha_m", 0.1, 0.02))
+)
 
 
 def fit_few(model, batch, **options):
@@ -166,7 +184,7 @@ def test_normal_equations_agree_with_finite_differences(make_model, observe_star
             model, grid, rng.uniform(-0.3, 0.3, (3, 4)), np.zeros(3), np.full(3, 50.0), rng
         )
         objective = build_objective(
-            model, batch, priors=(LabelPrior("logg", 5.0, 0.1),), poly_order=poly_order
+            model, batch, priors=(LabelPrior("logg", 5.0, 0.1), BENT), poly_order=poly_order
         )
         n_par = objective.layout.n_par
         at = jnp.asarray(rng.uniform(-0.3, 0.3, (3, n_par)))
@@ -180,7 +198,11 @@ def test_normal_equations_agree_with_finite_differences(make_model, observe_star
         slopes = jax.jacfwd(lambda p: objective.residuals(p))(at)
         slopes = jnp.einsum("npnk->npk", slopes)
         curvature = jnp.einsum("npi,np,npj->nij", slopes, objective.weight, slopes)
-        curvature = curvature + jnp.diag(objective.prior_weight)
+        pull = jax.jacfwd(lambda p: whiten_priors(objective.priors, model.label_space, p[:, :4]))(
+            at
+        )
+        pull = jnp.einsum("nqnk->nqk", pull)
+        curvature = curvature + jnp.einsum("nqi,nqj->nij", pull, pull)
         np.testing.assert_allclose(here.curvature, curvature, rtol=1e-8)
 
 
@@ -331,6 +353,65 @@ def test_a_prior_pulls_a_label_by_its_weight(band_model, survey, fitted):
     moved = np.abs(expected - free.labels[:, 1]) / free.errors[:, 1]
     assert moved.max() > 0.1
     np.testing.assert_allclose(held.errors[:, 1], (weight + prior_weight) ** -0.5, rtol=0.02)
+
+
+def test_a_relation_among_labels_pulls_as_the_closed_form_says(band_model, survey, fitted):
+    """Where the relation is linear the posterior mean and covariance are known exactly."""
+    rows = np.argsort(fitted.errors[:, 1] + 100 * (fitted.flags > 0))[:40]
+    slope, sigma = -0.4, 0.1
+    prior = RelationPrior(
+        "logg", ("teff",), ((0,), (1,)), (5.0, slope), sigma, centre=(3300.0,), scale=(1000.0,)
+    )
+    held = fit_few(band_model, take(survey[0], rows), settings=FitSettings(priors=(prior,)))
+    pull = np.array([-slope / 1000.0, 1.0, 0.0, 0.0, 0.0]) / sigma
+    free = np.column_stack([fitted.labels, fitted.residual_kms])[rows].astype(np.float64)
+    information = np.linalg.inv(fitted.covariance[rows].astype(np.float64))
+    expected = np.linalg.inv(information + np.outer(pull, pull))
+    target = (5.0 - slope * 3.3) / sigma
+    right = np.einsum("nij,nj->ni", information, free) + target * pull
+    mean = np.einsum("nij,nj->ni", expected, right)
+    found = np.column_stack([held.labels, held.residual_kms])
+    errors = np.sqrt(np.einsum("nii->ni", expected))
+    distance = np.abs(found - mean) / errors
+    assert np.median(distance) < 0.03
+    assert np.quantile(distance, 0.95) < 0.1
+    assert (np.abs(mean - free) / errors).max() > 0.2
+    np.testing.assert_allclose(held.errors, errors[:, :4], rtol=0.05)
+
+
+def test_errors_stay_honest_when_a_relation_is_believed(band_model, band_grid, observe_stars):
+    """Labels drawn from the relation, fitted with it: pulls of unit width, errors smaller."""
+    rng = np.random.default_rng(31)
+    n, space = 320, band_model.label_space
+    scaled = rng.uniform(-0.35, 0.35, (n, 4))
+    labels = space.unscale(scaled)
+    x, z = (labels[:, 0] - 3400.0) / 500.0, labels[:, 2] + 0.5
+    on_relation = 4.9 - 0.3 * x - 0.2 * x * z + 0.1 * x * x
+    labels[:, 1] = on_relation + BENT.sigma * rng.normal(size=n)
+    inside = np.asarray(space.contains(labels))
+    scaled = space.scale(labels).astype(np.float32)[inside][:256]
+    n = len(scaled)
+    rv_kms, snr = rng.uniform(-15, 15, n), 10 ** rng.uniform(1.2, 1.8, n)
+    batch = observe_stars(band_model, band_grid, scaled, rv_kms, snr, rng)
+    settings = replace(SETTINGS, priors=(BENT,))
+    result = fit_stars(band_model, batch, settings=settings)
+    alone = fit_stars(band_model, batch, settings=SETTINGS)
+    good = (result.flags == 0) & (alone.flags == 0)
+    assert good.mean() > 0.9
+    pulls = ((result.labels - space.unscale(scaled)) / result.errors)[good]
+    assert np.abs(pulls.mean(axis=0)).max() < 0.2
+    assert ((pulls.std(axis=0) > 0.88) & (pulls.std(axis=0) < 1.15)).all()
+    assert np.median(result.errors[good, 1] / alone.errors[good, 1]) < 0.9
+    for_noise = replace(settings, continuum_sigma_aa=30.0)
+    stated = fit_stars(band_model, take(batch, range(64)), settings=for_noise)
+    prior_alone = fit_stars(
+        band_model,
+        SpectrumBatch(batch.flux[:64], batch.ivar[:64] * 1e-6, batch.ivar[:64] * 1e-6, batch.grid),
+        settings=replace(for_noise, priors=(*PINNED, BENT)),
+    )
+    assert (stated.errors[:, 1] < BENT.sigma * 1.05).all()
+    # Nothing but priors: the noise of a prior is part of what the errors state.
+    np.testing.assert_allclose(prior_alone.errors[:, 1], BENT.sigma, rtol=0.1)
 
 
 def test_a_polynomial_absorbs_a_wrong_continuum(band_model, survey):

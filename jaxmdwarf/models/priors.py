@@ -1,0 +1,201 @@
+"""What is believed of labels before a spectrum is seen: one label, or a relation among them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.labels import LabelSpace
+
+
+@dataclass(frozen=True)
+class LabelPrior:
+    """A Gaussian prior on one label.
+
+    Parameters
+    ----------
+    name : str
+        Label of the model.
+    mean, sigma : float
+        In the label's unit.
+    """
+
+    name: str
+    mean: float
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise UsageError(f"the prior on {self.name} has sigma {self.sigma}: give one above 0.")
+
+
+@dataclass(frozen=True)
+class RelationPrior:
+    """A Gaussian prior on the distance of one label from a polynomial of others.
+
+    ``name = sum_t coefficients[t] * prod_j x_j ** powers[t][j]``, give or take `sigma`, where
+    ``x_j = (given label j - centre[j]) / scale[j]``: gravity along the main sequence as a function
+    of temperature and metallicity, say, or the alpha elements as one of metallicity.
+
+    Parameters
+    ----------
+    name : str
+        The label that is tied to the others.
+    given : tuple of str
+        The others.
+    powers : tuple of tuple of int
+        One tuple a term: the exponent of each given label.
+    coefficients : tuple of float
+        One a term, in the unit of the label `name`.
+    sigma : float
+        Scatter about the relation, in the unit of `name`.
+    centre, scale : tuple of float
+        Of each given label, in its unit, so that x is of order one and coefficients stay of the
+        order of what they describe.
+
+    Raises
+    ------
+    UsageError
+        If the tuples do not match each other, or a number makes no sense.
+
+    Examples
+    --------
+    log g falls from 5.1 at 3000 K by 0.4 per 1000 K:
+
+    >>> prior = RelationPrior("logg", ("teff",), ((0,), (1,)), (5.1, -0.4), 0.05, (3000.0,), (1e3,))
+    >>> labels = jnp.array([[4000.0, 4.7, 0.0, 0.0], [4000.0, 4.8, 0.0, 0.0]])
+    >>> space = LabelSpace.mdwarf()
+    >>> whiten_priors((prior,), space, space.scale(labels))[:, 0].round(2).tolist()
+    [0.0, -2.0]
+    """
+
+    name: str
+    given: tuple[str, ...]
+    powers: tuple[tuple[int, ...], ...]
+    coefficients: tuple[float, ...]
+    sigma: float
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not (self.sigma > 0 and math.isfinite(self.sigma)):
+            raise UsageError(f"the prior on {self.name} has sigma {self.sigma}: give one above 0.")
+        n_given = len(self.given)
+        if not (
+            len(self.powers) == len(self.coefficients) > 0
+            and len(self.centre) == len(self.scale) == n_given
+            and all(len(term) == n_given for term in self.powers)
+        ):
+            raise UsageError(
+                f"the relation of {self.name} to {self.given} has {len(self.powers)} terms, "
+                f"{len(self.coefficients)} coefficients, {len(self.centre)} centres and "
+                f"{len(self.scale)} scales.",
+                "give one coefficient a term; in each term one power, and one centre and scale, "
+                "for every given label.",
+            )
+        if self.name in self.given or len(set(self.given)) < n_given:
+            raise UsageError(
+                f"the relation of {self.name} to {self.given} names a label twice.",
+                "tie a label to others, each named once.",
+            )
+        if any(power < 0 for term in self.powers for power in term):
+            raise UsageError(f"the relation of {self.name} has negative powers: {self.powers}.")
+        numbers = (*self.coefficients, *self.centre, *self.scale)
+        if not all(math.isfinite(number) for number in numbers) or min(self.scale, default=1) <= 0:
+            raise UsageError(
+                f"the relation of {self.name} has centre {self.centre}, scale {self.scale} and "
+                f"coefficients {self.coefficients}.",
+                "give finite numbers and scales above 0.",
+            )
+
+
+Prior: TypeAlias = LabelPrior | RelationPrior
+
+
+def whiten_priors(
+    priors: Sequence[Prior], space: LabelSpace, scaled: Float[Array, "n n_label"]
+) -> Float[Array, "n n_prior"]:
+    """How far labels are from what was believed, in sigmas: expected minus label.
+
+    Parameters
+    ----------
+    priors : sequence of Prior
+    space : LabelSpace
+    scaled : (n, n_label)
+        Scaled labels.
+
+    Returns
+    -------
+    (n, n_prior)
+
+    Raises
+    ------
+    UsageError
+        If a prior names a label that the space does not have.
+    """
+    columns = [_one_residual(prior, space, scaled) for prior in priors]
+    if not columns:
+        return jnp.zeros((scaled.shape[0], 0), scaled.dtype)
+    return jnp.stack(columns, axis=-1)
+
+
+def linearise_priors(
+    priors: Sequence[Prior], space: LabelSpace, scaled: Float[Array, "n n_label"]
+) -> tuple[Float[Array, "n n_prior"], Float[Array, "n n_prior n_label"]]:
+    """Residuals of `whiten_priors` and minus their exact derivatives by the scaled labels.
+
+    The sign is that of a model's slopes, ``residual = observed - model``: a step ``d`` takes
+    ``slopes @ d`` off the residuals.
+    """
+
+    def pushed(direction):
+        return jax.jvp(
+            lambda at: whiten_priors(priors, space, at),
+            (scaled,),
+            (jnp.broadcast_to(direction, scaled.shape),),
+        )
+
+    residual, slopes = jax.vmap(pushed, out_axes=(None, -1))(
+        jnp.eye(scaled.shape[-1], dtype=scaled.dtype)
+    )
+    return residual, -slopes
+
+
+def require_prior_labels(priors: Sequence[Prior], space: LabelSpace) -> None:
+    """Raise `UsageError` unless `space` has every label that the priors name."""
+    for prior in priors:
+        space.index(prior.name)
+        for name in getattr(prior, "given", ()):
+            space.index(name)
+
+
+def _one_residual(prior: Prior, space: LabelSpace, scaled):
+    """(relation - label) / sigma; constants are collected in double precision on the host."""
+    index = space.index(prior.name)
+    low, high = space.lower[index], space.upper[index]
+    middle, width = 0.5 * (low + high), high - low
+    if isinstance(prior, LabelPrior):
+        return (prior.mean - middle) / prior.sigma - (width / prior.sigma) * scaled[:, index]
+    xs = []
+    for name, centre, scale in zip(prior.given, prior.centre, prior.scale, strict=True):
+        other = space.index(name)
+        low, high = space.lower[other], space.upper[other]
+        xs.append((0.5 * (low + high) - centre) / scale + (high - low) / scale * scaled[:, other])
+    expected = jnp.full(scaled.shape[0], -middle, scaled.dtype)
+    for coefficient, powers in zip(prior.coefficients, prior.powers, strict=True):
+        factors = itertools.chain.from_iterable(
+            itertools.repeat(x, power) for x, power in zip(xs, powers, strict=True)
+        )
+        term = jnp.full(scaled.shape[0], coefficient, scaled.dtype)
+        for factor in factors:
+            term = term * factor
+        expected = expected + term
+    return (expected - width * scaled[:, index]) / prior.sigma

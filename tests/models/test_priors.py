@@ -1,0 +1,90 @@
+"""Priors on labels and on relations among them."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.priors import (
+    LabelPrior,
+    RelationPrior,
+    linearise_priors,
+    require_prior_labels,
+    whiten_priors,
+)
+
+SPACE = LabelSpace.mdwarf()
+RELATION = RelationPrior(
+    name="logg",
+    given=("teff", "mh"),
+    powers=((0, 0), (1, 0), (0, 2), (1, 1)),
+    coefficients=(4.95, -0.25, 0.03, -0.07),
+    sigma=0.06,
+    centre=(3300.0, -0.4),
+    scale=(400.0, 0.8),
+)
+PRIORS = (LabelPrior("teff", 3200.0, 40.0), RELATION)
+
+
+def test_residuals_are_those_of_the_polynomial_written_out():
+    labels = SPACE.unscale(np.random.default_rng(0).uniform(-0.5, 0.5, (50, 4)))
+    teff, logg, mh, _ = labels.T
+    x, z = (teff - 3300.0) / 400.0, (mh + 0.4) / 0.8
+    expected = 4.95 - 0.25 * x + 0.03 * z**2 - 0.07 * x * z
+    found = whiten_priors(PRIORS, SPACE, jnp.asarray(SPACE.scale(labels), jnp.float32))
+    np.testing.assert_allclose(found[:, 0], (3200.0 - teff) / 40.0, atol=1e-4)
+    np.testing.assert_allclose(found[:, 1], (expected - logg) / 0.06, atol=1e-4)
+
+
+def test_slopes_agree_with_finite_differences():
+    with jax.enable_x64(True):
+        at = jnp.asarray(np.random.default_rng(1).uniform(-0.4, 0.4, (7, 4)))
+        residual, slopes = linearise_priors(PRIORS, SPACE, at)
+        np.testing.assert_allclose(residual, whiten_priors(PRIORS, SPACE, at), rtol=1e-12)
+        assert slopes.shape == (7, 2, 4)
+        for index in range(4):
+            step = jnp.zeros(4).at[index].set(1e-6)
+            up, down = (whiten_priors(PRIORS, SPACE, at + s) for s in (step, -step))
+            np.testing.assert_allclose(slopes[..., index], -(up - down) / 2e-6, atol=1e-5)
+
+
+def test_no_priors_are_no_residuals():
+    residual, slopes = linearise_priors((), SPACE, jnp.zeros((3, 4)))
+    assert residual.shape == (3, 0)
+    assert slopes.shape == (3, 0, 4)
+
+
+def test_equal_priors_hash_alike_so_that_programs_are_compiled_once():
+    again = replace(RELATION)
+    assert again == RELATION
+    assert hash(again) == hash(RELATION)
+    assert len({PRIORS, (PRIORS[0], again)}) == 1
+
+
+@pytest.mark.parametrize("changed", [{"name": "mass"}, {"given": ("age", "mh")}])
+def test_a_label_that_the_model_lacks_is_named(changed):
+    prior = replace(RELATION, **changed)
+    with pytest.raises(UsageError, match=r"'(mass|age)' is unknown.*one of teff, logg"):
+        require_prior_labels((prior,), SPACE)
+    require_prior_labels(PRIORS, SPACE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sigma": 0.0}, "above 0"),
+        ({"coefficients": (1.0,)}, "one coefficient a term"),
+        ({"powers": ((0,), (1,), (2,), (3,))}, "one coefficient a term"),
+        ({"given": ("logg", "mh")}, "twice"),
+        ({"scale": (0.0, 1.0)}, "scales above 0"),
+        ({"centre": (np.nan, 1.0)}, "finite"),
+        ({"powers": ((0, 0), (1, 0), (0, 2), (1, -1))}, "negative powers"),
+    ],
+)
+def test_a_relation_that_makes_no_sense_is_refused(changed, message):
+    with pytest.raises(UsageError, match=message):
+        replace(RELATION, **changed)
