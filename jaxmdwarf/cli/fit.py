@@ -78,6 +78,20 @@ class Command:
         ),
     ] = None
 
+    domain: Annotated[
+        Literal["both", "observed", "synthetic"],
+        tyro.conf.arg(
+            help="Where a model that transfers spectra is fitted: in the synthetic domain, in the "
+            "observed one, or in the second from the labels of the first."
+        ),
+    ] = "both"
+
+    no_priors: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(help="Do not use what the model believes of labels beside the spectrum."),
+    ] = False
+
     processes: Annotated[
         int | None,
         tyro.conf.arg(
@@ -106,6 +120,8 @@ class Command:
                 velocity=self.velocity,
                 min_snr=self.min_snr,
                 chunk_size=self.chunk_size,
+                domain=self.domain,
+                priors="none" if self.no_priors else "model",
                 settings=FitSettings(batch_size=self.batch_size, poly_order=self.poly_order),
             ),
             processes=self.processes,

@@ -22,6 +22,7 @@ from jaxmdwarf.inference.fit import (
     FitResult,
     FitSettings,
     Start,
+    centre_start,
     choose_batch_size,
     estimate_fit_memory,
     fit_stars,
@@ -39,6 +40,7 @@ from jaxmdwarf.io.tables import choose_format, write_table
 from jaxmdwarf.measure.snr import estimate_snr
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.models.priors import require_prior_labels
 from jaxmdwarf.pipeline.progress import Progress, Silent
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA
@@ -82,6 +84,13 @@ class FittingOptions:
         Files that are read, fitted and written together; what a killed run loses at most.
     settings : FitSettings
         Of the fit itself.
+    domain : {"both", "observed", "synthetic"}
+        Where a model that transfers spectra is fitted (paper, section 3.5): "synthetic" carries
+        the observed spectra to the domain of the theory and fits them there, "observed" carries
+        theory to the observed spectra, "both" starts the second from the labels of the first.
+        Models that transfer nothing know the observed domain alone.
+    priors : {"model", "none"}
+        Whether what the model itself believes of labels is added to the priors of `settings`.
     """
 
     velocity: Literal["fit", "header"] = "fit"
@@ -89,10 +98,20 @@ class FittingOptions:
     window_aa: tuple[float, float] = (6000.0, 8900.0)
     chunk_size: int = 1024
     settings: FitSettings = field(default_factory=FitSettings)
+    domain: Literal["both", "observed", "synthetic"] = "both"
+    priors: Literal["model", "none"] = "model"
 
     def __post_init__(self) -> None:
-        if self.velocity not in ("fit", "header"):
-            raise UsageError(f"velocity {self.velocity!r} is unknown.", "use 'fit' or 'header'.")
+        for name, choices in (
+            ("velocity", ("fit", "header")),
+            ("domain", ("both", "observed", "synthetic")),
+            ("priors", ("model", "none")),
+        ):
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"{name} {getattr(self, name)!r} is unknown.",
+                    f"use {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}.",
+                )
         if self.chunk_size < 1:
             raise UsageError(f"chunk_size {self.chunk_size} is below 1.")
 
@@ -131,7 +150,8 @@ class SpectrumFitter:
     Raises
     ------
     UsageError
-        If the model was trained on spectra that were not normalised.
+        If the model was trained on spectra that were not normalised, or cannot be fitted in the
+        domain that the options name.
     """
 
     def __init__(self, model: ForwardModel, options: FittingOptions | None = None) -> None:
@@ -145,11 +165,14 @@ class SpectrumFitter:
                 "train it on a normalised grid.",
             )
         settings = self.options.settings
+        believed = getattr(model, "priors", ()) if self.options.priors == "model" else ()
         self.settings = replace(
             settings,
             fit_velocity=self.options.velocity == "fit",
             continuum_sigma_aa=self.treatment.sigma_aa,
+            priors=(*settings.priors, *believed),
         )
+        require_prior_labels(self.settings.priors, model.label_space)
         self._bank: VelocityBank | None = None
         wave, (low, high) = self.grid.wave_aa, self.options.window_aa
         self._outside = (wave < low) | (wave > high)
@@ -185,9 +208,7 @@ class SpectrumFitter:
         start = None
         if start_labels is not None:
             start = Start(_pad(start_labels, n_row), np.zeros(n_row, np.float32))
-        result = fit_stars(
-            self.model, batch, start=start, frame_kms=_pad(frame, n_row), settings=self.settings
-        )
+        result = self._fit_domains(batch, start, _pad(frame, n_row))
         result = FitResult(*(np.array(column[:n_spec]) for column in result))
         if self.settings.fit_velocity:
             for _ in range(2):
@@ -199,6 +220,34 @@ class SpectrumFitter:
         few = (result.n_pix > 0) & (2 * result.n_pix < self._n_unmasked)
         flags[few] |= int(QualityFlag.FEW_PIXELS)
         return FittedSpectra(result, flags, frame, self.model.label_space.names)
+
+    def _fit_domains(
+        self, batch: SpectrumBatch, start: Start | None, frame: np.ndarray
+    ) -> FitResult:
+        """Fit in the domains that the options name, the synthetic one first."""
+        if self.options.domain != "observed":
+            carried = _ask(self.model, "to_synthetic", batch)
+            if carried is None and self.options.domain == "synthetic":
+                raise UsageError(
+                    "this model transfers no spectra to the synthetic domain.",
+                    "fit in the observed domain, or use a model that does.",
+                )
+            if carried is not None:
+                theory, spectra = carried
+                first = fit_stars(
+                    theory, spectra, start=start, frame_kms=frame, settings=self.settings
+                )
+                if self.options.domain == "synthetic":
+                    return first
+                start = _start_from(first, start or centre_start(self.model, batch.n_spec))
+        return fit_stars(
+            self.model,
+            batch,
+            start=start,
+            frame_kms=frame,
+            context=_ask(self.model, "read_context", batch),
+            settings=self.settings,
+        )
 
     def _preprocess(self, raws, frame, n_row):
         batch = preprocess_batch(
@@ -240,13 +289,8 @@ class SpectrumFitter:
         """Fit the stars `far` again where they were found to be, in place."""
         frame[far] = combine_velocities(frame[far], result.residual_kms[far].astype(np.float64))
         batch = self._preprocess([raws[i] for i in far], frame[far], n_row)
-        again = fit_stars(
-            self.model,
-            batch,
-            start=Start(_pad(result.labels[far], n_row), np.zeros(n_row, np.float32)),
-            frame_kms=_pad(frame[far], n_row),
-            settings=self.settings,
-        )
+        start = Start(_pad(result.labels[far], n_row), np.zeros(n_row, np.float32))
+        again = self._fit_domains(batch, start, _pad(frame[far], n_row))
         for column, values in zip(result, again, strict=True):
             column[far] = values[: far.size]
 
@@ -577,6 +621,21 @@ def _leave_out(batch: SpectrumBatch, pixels) -> SpectrumBatch:
     """Pixels that have done their duty in the continuum, out of the fit."""
     ivar, information = (jnp.where(pixels, 0, v) for v in (batch.ivar, batch.information))
     return SpectrumBatch(batch.flux, ivar, information, batch.grid)
+
+
+def _ask(model: ForwardModel, hook: str, batch: SpectrumBatch) -> Any:
+    """What a model reads off the spectra themselves; None from models that have no such hook."""
+    method = getattr(model, hook, None)
+    return None if method is None else method(batch)
+
+
+def _start_from(found: FitResult, otherwise: Start) -> Start:
+    """Start where an earlier fit ended, and as before where it found nothing."""
+    known = np.isfinite(found.labels).all(axis=-1) & np.isfinite(found.residual_kms)
+    return Start(
+        np.where(known[:, None], found.labels, otherwise.labels),
+        np.where(known, found.residual_kms, otherwise.residual_kms),
+    )
 
 
 def _round_up(number: int, step: int) -> int:

@@ -4,10 +4,12 @@ import json
 import shutil
 from dataclasses import replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.inference.fit import FitSettings
@@ -16,11 +18,14 @@ from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.priors import RelationPrior
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
-from jaxmdwarf.pipeline.fitting import FittingOptions, fit_files
+from jaxmdwarf.pipeline.fitting import FittingOptions, SpectrumFitter, fit_files
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6900.0, 1.0)
@@ -178,7 +183,6 @@ def test_a_killed_run_resumes_to_the_same_catalogue(catalogue, survey, model_dir
         pass
 
     from jaxmdwarf.io.models import load_model
-    from jaxmdwarf.pipeline.fitting import SpectrumFitter
 
     fitter = SpectrumFitter(load_model(model_dir), OPTIONS)
     fitter.settings = replace(fitter.settings, batch_size=32)
@@ -232,6 +236,105 @@ def test_header_velocities_can_be_taken_instead(survey, model_dir, tmp_path):
     np.testing.assert_allclose(table["RV"], rv_kms[:4], atol=0.05)
     assert table["e_RV"].isna().all()
     assert (table["chi2_red"] < 1.5).all()
+
+
+class BorrowedPattern(ForwardModel):
+    """An emulator behind a stand-in for a transfer: each star wears a pattern of its own depth."""
+
+    base: PayneEmulator
+    pattern: Float[Array, "n_pix"]
+    model_error: Float[Array, "n_pix"]
+    label_space: LabelSpace = eqx.field(static=True)
+    grid: PixelGrid = eqx.field(static=True)
+    treatment: Treatment = eqx.field(static=True)
+    priors: tuple = eqx.field(static=True, default=())
+
+    def predict_scaled(self, scaled, context=None):
+        depth = 0.0 if context is None else context
+        return self.base.predict_scaled(scaled) + depth * self.pattern
+
+    def predict_scaled_batch(self, scaled, context=None):
+        flux = self.base.predict_scaled_batch(scaled)
+        return flux if context is None else flux + context[:, None] * self.pattern
+
+    def read_context(self, batch):
+        """Depth of the pattern; not a number for rows of padding."""
+        weight = jnp.where(batch.ivar > 0, self.pattern, 0)
+        return jnp.sum(weight * (batch.flux - 1), axis=-1) / jnp.sum(weight**2, axis=-1)
+
+    def to_synthetic(self, batch):
+        flux = batch.flux - self.read_context(batch)[:, None] * self.pattern
+        return self.base, SpectrumBatch(flux, batch.ivar, batch.information, batch.grid)
+
+
+def make_transfer(**changes):
+    base = make_emulator()
+    wave = GRID.wave_aa
+    pattern = jnp.asarray(1e-3 * np.cos(wave), jnp.float32)
+    arguments = {
+        "base": base,
+        "pattern": pattern,
+        "model_error": base.model_error,
+        "label_space": base.label_space,
+        "grid": base.grid,
+        "treatment": base.treatment,
+    }
+    return BorrowedPattern(**{**arguments, **changes})
+
+
+def fit_with(model, survey, model_dir, out, **options):
+    """Fit forty stars in chunks of 32, so that the last one is padded."""
+    options = replace(OPTIONS, **options)
+    fitter = SpectrumFitter(model, options)
+    paths = sorted(survey[0].glob("star-0[0-3]?.fits.gz"))
+    fitted = []
+
+    def fit(raws, *, pad_to):
+        fitted.append(fitter.fit(raws, pad_to=pad_to))
+        return fitted[-1]
+
+    fit_files(paths, model_dir, out, options=options, processes=1, fit=fit)
+    return read_table(out), np.concatenate([part.result.n_iter for part in fitted])
+
+
+def test_a_transferred_star_is_fitted_in_the_synthetic_domain_first(survey, model_dir, tmp_path):
+    model, tables = make_transfer(), {}
+    for domain in ("synthetic", "observed", "both"):
+        out = tmp_path / f"{domain}.csv"
+        tables[domain] = fit_with(model, survey, model_dir, out, domain=domain)
+    observed, steps = tables["observed"]
+    both, later_steps = tables["both"]
+    assert len(both) == 40
+    for name in ("Teff", "Logg", "[M/H]", "alpha_M"):
+        np.testing.assert_allclose(
+            both[name], observed[name], atol=0.05 * float(observed[f"e_{name}"].max())
+        )
+        moved = (tables["synthetic"][0][name] - both[name]) / both[f"e_{name}"]
+        assert np.median(np.abs(moved)) < 0.3
+    # What the first domain found leaves little to do in the second.
+    assert np.median(later_steps) < np.median(steps)
+
+
+def test_models_without_a_synthetic_side_say_so(survey, model_dir, tmp_path):
+    path = survey[0] / "star-000.fits.gz"
+    options = replace(OPTIONS, domain="synthetic")
+    with pytest.raises(UsageError, match="transfers no spectra"):
+        fit_files([path], model_dir, tmp_path / "T.csv", options=options, processes=1)
+
+
+def test_what_a_model_believes_is_used_unless_it_is_switched_off(survey, model_dir, tmp_path):
+    relation = RelationPrior(
+        "logg", ("teff",), ((0,), (1,)), (5.0, -0.3), 0.01, centre=(3400.0,), scale=(1000.0,)
+    )
+    model = make_transfer(priors=(relation,))
+    believing, _ = fit_with(model, survey, model_dir, tmp_path / "T.csv")
+    sceptical, _ = fit_with(model, survey, model_dir, tmp_path / "U.csv", priors="none")
+    expected = 5.0 - 0.3 * (believing["Teff"] - 3400.0) / 1000.0
+    assert np.abs(believing["Logg"] - expected).max() < 0.05
+    assert np.abs(sceptical["Logg"] - expected).max() > 0.3
+    assert (believing["e_Logg"] < sceptical["e_Logg"]).all()
+    with pytest.raises(UsageError, match="one of teff"):
+        SpectrumFitter(make_transfer(priors=(replace(relation, name="age"),)))
 
 
 def test_faint_spectra_can_be_left_out_and_nothing_usable_is_an_error(survey, model_dir, tmp_path):
