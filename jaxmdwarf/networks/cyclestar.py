@@ -1,0 +1,668 @@
+"""Cycle-StarNet's networks: encoders, decoders and critics of the two domains of spectra.
+
+Two low-level pairs (synthetic, observed) stand around one shared pair and, on the observed side,
+one split pair (O'Briain et al. 2021, ApJ 906, 130; the paper's section 3.1). Everything is channels
+last and a pure function of its parameters. Strided convolutions are written as slices and one
+matrix product: inside `jax.lax.scan` XLA's own convolution is many times slower on a CPU.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Key, PyTree
+
+from jaxmdwarf.errors import MismatchError, UsageError
+
+GENERATOR_PARTS = (
+    "encoder_synth",
+    "encoder_obs",
+    "encoder_shared",
+    "encoder_split",
+    "decoder_shared",
+    "decoder_split",
+    "decoder_synth",
+    "decoder_obs",
+)
+"""Keys of the generator's parameters."""
+
+
+@dataclass(frozen=True)
+class ConvLayers:
+    """Strided convolutions in the order of an encoder; decoders run them backwards.
+
+    Parameters
+    ----------
+    channels : tuple of int
+        Channels that leave each layer.
+    kernels : tuple of int
+        Pixels that each layer sees at once; at least the stride.
+    strides : tuple of int
+    """
+
+    channels: tuple[int, ...]
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.channels) == len(self.kernels) == len(self.strides) > 0:
+            raise UsageError(
+                f"channels {self.channels}, kernels {self.kernels} and strides {self.strides} "
+                "do not describe the same layers.",
+                "give one of each for every layer.",
+            )
+        if min(*self.channels, *self.strides) < 1:
+            raise UsageError(f"channels {self.channels} and strides {self.strides} must be >= 1.")
+        if any(k < s for k, s in zip(self.kernels, self.strides, strict=True)):
+            raise UsageError(
+                f"kernels {self.kernels} are shorter than strides {self.strides}: pixels between "
+                "them would never be seen.",
+                "make each kernel at least as long as its stride.",
+            )
+
+    def shorten(self, length: int) -> int:
+        """Length after all layers of an input of `length`, without padding."""
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            length = (length - kernel) // stride + 1
+        return length
+
+    def lengthen(self, length: int) -> int:
+        """Length of the input whose every pixel is used and that leaves `length`."""
+        for kernel, stride in zip(self.kernels[::-1], self.strides[::-1], strict=True):
+            length = (length - 1) * stride + kernel
+        return length
+
+    def __add__(self, other: "ConvLayers") -> "ConvLayers":
+        return ConvLayers(
+            self.channels + other.channels,
+            self.kernels + other.kernels,
+            self.strides + other.strides,
+        )
+
+    def fit_length(self, length: int) -> int:
+        """Smallest length >= `length` of which every pixel is used."""
+        shortest = 1
+        while self.lengthen(shortest) < length:
+            shortest += 1
+        return self.lengthen(shortest)
+
+
+@dataclass(frozen=True)
+class CycleStarSizes:
+    """Shape of all networks; hashable, so that it can be static under `jax.jit`.
+
+    Parameters
+    ----------
+    n_pix : int
+        Pixels of the spectra, any number. Inside, spectra are lengthened by continuum (flux 1) at
+        both ends to the next length that passes the strides and back unchanged, and cropped again.
+    domain : ConvLayers
+        Low-level encoders; the low-level decoders run them backwards, then mix channels to flux.
+    shared : ConvLayers
+        High-level encoder and, backwards, decoder.
+    split_channels : tuple of int
+        Channels of the split pair, whose kernels and strides are those of `shared`.
+    shared_latents, split_latents : int
+        Channels of the latents.
+    critic_flux : ConvLayers
+        The critics' layers on the spectrum.
+    critic_latents : tuple of int
+        Channels of the critics' 1x1 layers on the latents.
+    slope : float
+        Of the leaky ReLU below zero.
+    latent_norm : bool
+        Instance norm of the latents: zero mean, unit variance along the length, per channel.
+    centred : bool
+        Whether encoders, decoders and critics hold a spectrum of their own (see `set_centres`)
+        around which they work, and which decoders learn; otherwise they work around flux 1.
+    flux_spread : float
+        Flux that counts as one unit inside: normalised spectra of M dwarfs scatter by 0.1.
+
+    Raises
+    ------
+    UsageError
+        If numbers of layers differ or a number is not positive.
+
+    Examples
+    --------
+    >>> sizes = CycleStarSizes.original(2901)
+    >>> sizes.padded_pix, sizes.latent_length
+    (3071, 8)
+    """
+
+    n_pix: int
+    domain: ConvLayers
+    shared: ConvLayers
+    split_channels: tuple[int, ...]
+    shared_latents: int
+    split_latents: int
+    critic_flux: ConvLayers
+    critic_latents: tuple[int, ...]
+    slope: float = 0.1
+    latent_norm: bool = True
+    centred: bool = False
+    flux_spread: float = 0.1
+
+    def __post_init__(self) -> None:
+        if len(self.split_channels) != len(self.shared.channels):
+            raise UsageError(
+                f"{len(self.split_channels)} split layers beside {len(self.shared.channels)} "
+                "shared ones: they must leave latents of one length.",
+                "give as many split channels as shared channels.",
+            )
+        counts = (self.n_pix, self.shared_latents, self.split_latents, *self.critic_latents)
+        if min(*counts, *self.split_channels) < 1 or self.flux_spread <= 0:
+            raise UsageError("pixels, latents, channels and the spread of flux must be positive.")
+
+    @classmethod
+    def original(cls, n_pix: int) -> "CycleStarSizes":
+        """The authors' public configuration, for spectra of `n_pix` pixels."""
+        return cls(
+            n_pix=n_pix,
+            domain=ConvLayers((32, 64), (7, 7), (4, 4)),
+            shared=ConvLayers((128, 256, 512), (7, 7, 7), (4, 2, 2)),
+            split_channels=(32, 32, 32),
+            shared_latents=25,
+            split_latents=4,
+            critic_flux=ConvLayers((16, 32, 64, 128, 256), (7,) * 5, (4,) * 5),
+            critic_latents=(32, 64, 128, 256, 512),
+        )
+
+    @classmethod
+    def compact(cls, n_pix: int) -> "CycleStarSizes":
+        """Smaller ones that train in minutes on two processor cores."""
+        return cls(
+            n_pix=n_pix,
+            domain=ConvLayers((16, 32), (8, 7), (8, 4)),
+            shared=ConvLayers((48, 64), (7, 7), (4, 2)),
+            split_channels=(8, 8),
+            shared_latents=16,
+            split_latents=2,
+            critic_flux=ConvLayers((16, 32, 32), (8, 7, 7), (8, 4, 4)),
+            critic_latents=(32, 32),
+            centred=True,
+        )
+
+    @property
+    def split(self) -> ConvLayers:
+        """The split encoder's layers."""
+        return ConvLayers(self.split_channels, self.shared.kernels, self.shared.strides)
+
+    @property
+    def padded_pix(self) -> int:
+        """Pixels that encoders and decoders work on."""
+        return (self.domain + self.shared).fit_length(self.n_pix)
+
+    @property
+    def critic_pix(self) -> int:
+        """Pixels that critics work on."""
+        return self.critic_flux.fit_length(self.n_pix)
+
+    @property
+    def latent_length(self) -> int:
+        """Positions along the spectrum of each latent channel."""
+        return (self.domain + self.shared).shorten(self.padded_pix)
+
+
+class Latents(NamedTuple):
+    """What an observed spectrum is encoded to.
+
+    Parameters
+    ----------
+    shared : (n_spec, length, shared_latents)
+        What synthetic spectra have too.
+    split : (n_spec, length, split_latents)
+        What only observed spectra have.
+    """
+
+    shared: Float[Array, "n_spec length c_shared"]
+    split: Float[Array, "n_spec length c_split"]
+
+
+def convolve_strided(
+    inputs: Float[Array, "n length c_in"],
+    kernel: Float[Array, "k c_in c_out"],
+    stride: int,
+) -> Float[Array, "n length_out c_out"]:
+    """Strided convolution without padding, as slices and one matrix product.
+
+    Equal to ``lax.conv_general_dilated(inputs, kernel, (stride,), "VALID",
+    dimension_numbers=("NWC", "WIO", "NWC"))``.
+
+    Parameters
+    ----------
+    inputs : (n, length, c_in)
+    kernel : (k, c_in, c_out)
+    stride : int
+
+    Returns
+    -------
+    (n, (length - k) // stride + 1, c_out)
+    """
+    n, length, c_in = inputs.shape
+    k, _, c_out = kernel.shape
+    n_out = (length - k) // stride + 1
+    if k == 1 and stride == 1:
+        windows = inputs
+    else:
+        # Blocks of `stride` neighbours: a window is then a few whole blocks and part of another,
+        # all contiguous, instead of k strided slices.
+        n_whole, rest = divmod(k, stride)
+        n_block = n_out + n_whole - (rest == 0)
+        short = n_block * stride - length
+        inputs = jnp.pad(inputs, ((0, 0), (0, short), (0, 0))) if short > 0 else inputs
+        blocks = inputs[:, : n_block * stride].reshape(n, n_block, stride * c_in)
+        pieces = [blocks[:, j : j + n_out] for j in range(n_whole)]
+        if rest:
+            pieces.append(blocks[:, n_whole : n_whole + n_out, : rest * c_in])
+        windows = jnp.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
+    product = _multiply(windows.reshape(n * n_out, k * c_in), kernel.reshape(k * c_in, c_out))
+    return product.reshape(n, n_out, c_out)
+
+
+def convolve_transposed(
+    inputs: Float[Array, "n length c_in"],
+    kernel: Float[Array, "c_in k c_out"],
+    stride: int,
+) -> Float[Array, "n length_out c_out"]:
+    """The transpose of a strided convolution, as one matrix product and shifted sums.
+
+    Each input position adds `k` output pixels, `stride` pixels after those of its neighbour.
+
+    Parameters
+    ----------
+    inputs : (n, length, c_in)
+    kernel : (c_in, k, c_out)
+    stride : int
+
+    Returns
+    -------
+    (n, (length - 1) * stride + k, c_out)
+    """
+    n, length, c_in = inputs.shape
+    _, k, c_out = kernel.shape
+    product = _multiply(inputs.reshape(n * length, c_in), kernel.reshape(c_in, k * c_out))
+    product = product.reshape(n, length, k * c_out)
+    width = stride * c_out
+    n_block = -(-k // stride)
+    total: Array | None = None
+    for j in range(n_block):
+        piece = product[:, :, j * width : (j + 1) * width]
+        padding = ((0, 0), (j, n_block - 1 - j), (0, width - piece.shape[-1]))
+        piece = jnp.pad(piece, padding)
+        total = piece if total is None else total + piece
+    assert total is not None
+    pixels = total.reshape(n, (length + n_block - 1) * stride, c_out)
+    return pixels[:, : (length - 1) * stride + k]
+
+
+def _multiply(left, right):
+    # The default of some accelerators, 10-bit mantissas, would reach the fitted flux.
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+_BIAS_INIT = nn.initializers.constant(0.01)
+
+
+class _Conv(nn.Module):
+    channels: int
+    kernel: int = 1
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, inputs):
+        shape = (self.kernel, inputs.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        bias = self.param("bias", _BIAS_INIT, (self.channels,))
+        return convolve_strided(inputs, kernel, self.stride) + bias
+
+
+class _TransposedConv(nn.Module):
+    channels: int
+    kernel: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, inputs):
+        shape = (inputs.shape[-1], self.kernel, self.channels)
+        init = nn.initializers.variance_scaling(
+            1.0, "fan_avg", "uniform", in_axis=0, out_axis=2, batch_axis=()
+        )
+        kernel = self.param("kernel", init, shape)
+        bias = self.param("bias", _BIAS_INIT, (self.channels,))
+        return convolve_transposed(inputs, kernel, self.stride) + bias
+
+
+class _Encoder(nn.Module):
+    """Convolutions, each with a leaky ReLU; then latents if asked for."""
+
+    layers: ConvLayers
+    slope: float
+    latents: int = 0
+    norm: bool = False
+
+    @nn.compact
+    def __call__(self, features):
+        plan = zip(self.layers.channels, self.layers.kernels, self.layers.strides, strict=True)
+        for i, (channels, kernel, stride) in enumerate(plan):
+            features = _Conv(channels, kernel, stride, name=f"conv_{i}")(features)
+            features = nn.leaky_relu(features, self.slope)
+        if self.latents:
+            features = _Conv(self.latents, name="latents")(features)
+        return _normalise_instance(features) if self.norm else features
+
+
+class _Decoder(nn.Module):
+    """Transposed convolutions, each with a leaky ReLU; then flux if asked for."""
+
+    layers: ConvLayers
+    slope: float
+    flux: bool = False
+
+    @nn.compact
+    def __call__(self, features):
+        layers = self.layers
+        plan = zip(layers.channels[::-1], layers.kernels[::-1], layers.strides[::-1], strict=True)
+        for i, (channels, kernel, stride) in enumerate(plan):
+            features = _TransposedConv(channels, kernel, stride, name=f"conv_{i}")(features)
+            features = nn.leaky_relu(features, self.slope)
+        return _Conv(1, name="flux")(features) if self.flux else features
+
+
+class _Critic(nn.Module):
+    """One logit of a spectrum and its latents."""
+
+    flux_layers: ConvLayers
+    latent_channels: tuple[int, ...]
+    slope: float
+
+    @nn.compact
+    def __call__(self, flux, latents):
+        seen = _Encoder(self.flux_layers, self.slope, name="flux")(flux)
+        ones = (1,) * len(self.latent_channels)
+        layers = ConvLayers(self.latent_channels, ones, ones)
+        known = _Encoder(layers, self.slope, name="latents")(latents)
+        n = flux.shape[0]
+        both = jnp.concatenate([seen.reshape(n, -1), known.reshape(n, -1)], axis=-1)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), (both.shape[-1], 1))
+        bias = self.param("bias", nn.initializers.zeros, (1,))
+        return (_multiply(both, kernel) + bias)[:, 0]
+
+
+def _normalise_instance(features, epsilon=1e-5):
+    """Zero mean and unit variance along the length, in each spectrum and channel."""
+    deviation = features - features.mean(axis=1, keepdims=True)
+    variance = jnp.mean(deviation**2, axis=1, keepdims=True)
+    return deviation * jax.lax.rsqrt(variance + epsilon)
+
+
+def _modules(sizes: CycleStarSizes) -> dict[str, nn.Module]:
+    slope = sizes.slope
+    domain_encoder = _Encoder(sizes.domain, slope)
+    domain_decoder = _Decoder(sizes.domain, slope, flux=True)
+    return {
+        "encoder_synth": domain_encoder,
+        "encoder_obs": domain_encoder,
+        "encoder_shared": _Encoder(sizes.shared, slope, sizes.shared_latents, sizes.latent_norm),
+        "encoder_split": _Encoder(sizes.split, slope, sizes.split_latents, sizes.latent_norm),
+        "decoder_shared": _Decoder(sizes.shared, slope),
+        "decoder_split": _Decoder(sizes.split, slope),
+        "decoder_synth": domain_decoder,
+        "decoder_obs": domain_decoder,
+    }
+
+
+def _apply(sizes, params, part, features):
+    layers = {key: value for key, value in params[part].items() if key != "centre"}
+    return _modules(sizes)[part].apply({"params": layers}, features)
+
+
+def init_generator(sizes: CycleStarSizes, key: Key[Array, ""]) -> dict[str, Any]:
+    """Random parameters of all encoders and decoders, float32.
+
+    Kernels are Glorot-uniform and biases 0.01, as in the authors' code.
+
+    Returns
+    -------
+    dict
+        ``{part: {"conv_0": {"kernel", "bias"}, ...}}`` for `GENERATOR_PARTS`; encoders hold
+        kernels (k, c_in, c_out), decoders (c_in, k, c_out). With `centred` sizes, parts that touch
+        pixels hold ``"centre"`` (n_pix,), one everywhere.
+
+    Examples
+    --------
+    >>> params = init_generator(CycleStarSizes.compact(500), jax.random.key(0))
+    >>> params["encoder_synth"]["conv_0"]["kernel"].shape
+    (8, 1, 16)
+    """
+    low = sizes.domain.shorten(sizes.padded_pix)
+    c_low, c_shared, c_split = (
+        sizes.domain.channels[-1],
+        sizes.shared.channels[0],
+        sizes.split_channels[0],
+    )
+    inputs = {
+        "encoder_synth": (sizes.padded_pix, 1),
+        "encoder_obs": (sizes.padded_pix, 1),
+        "encoder_shared": (low, c_low),
+        "encoder_split": (low, c_low),
+        "decoder_shared": (sizes.latent_length, sizes.shared_latents),
+        "decoder_split": (sizes.latent_length, sizes.split_latents),
+        "decoder_synth": (low, c_shared),
+        "decoder_obs": (low, c_shared + c_split),
+    }
+    modules = _modules(sizes)
+    keys = jax.random.split(key, len(GENERATOR_PARTS))
+    params: dict[str, Any] = {}
+    for part, part_key in zip(GENERATOR_PARTS, keys, strict=True):
+        example = jnp.zeros((1, *inputs[part]), jnp.float32)
+        params[part] = dict(modules[part].init(part_key, example)["params"])
+        if sizes.centred and part.endswith(("synth", "obs")):
+            params[part]["centre"] = jnp.ones(sizes.n_pix, jnp.float32)
+    return params
+
+
+def init_critics(sizes: CycleStarSizes, key: Key[Array, ""]) -> dict[str, Any]:
+    """Random parameters of the two critics, float32, under ``"synth"`` and ``"obs"``."""
+    flux = jnp.zeros((1, sizes.critic_pix, 1), jnp.float32)
+    module = _critic(sizes)
+    critics: dict[str, Any] = {}
+    for domain, domain_key in zip(("synth", "obs"), jax.random.split(key), strict=True):
+        channels = sizes.shared_latents + (sizes.split_latents if domain == "obs" else 0)
+        latents = jnp.zeros((1, sizes.latent_length, channels), jnp.float32)
+        critics[domain] = dict(module.init(domain_key, flux, latents)["params"])
+        if sizes.centred:
+            critics[domain]["centre"] = jnp.ones(sizes.n_pix, jnp.float32)
+    return critics
+
+
+def set_centres(
+    networks: Mapping[str, PyTree],
+    synth: Float[Array, "n_pix"],
+    obs: Float[Array, "n_pix"],
+) -> dict[str, Any]:
+    """Parameters of `init_generator` or `init_critics` that work around the given spectra.
+
+    Usually the mean spectra of the two training sets. Decoders of a fresh network then return
+    about these; encoders and critics see the difference from them.
+
+    Parameters
+    ----------
+    networks : mapping
+        Parameters made with ``centred=True``.
+    synth, obs : (n_pix,)
+
+    Raises
+    ------
+    MismatchError
+        If the networks were made without centres or for other pixels.
+    """
+    renewed: dict[str, Any] = {part: dict(layers) for part, layers in networks.items()}
+    centres = {"synth": synth, "obs": obs}
+    touched = [part for part in renewed if part.endswith(("synth", "obs"))]
+    for part in touched:
+        old = renewed[part].get("centre")
+        new = centres["synth" if part.endswith("synth") else "obs"]
+        if old is None or old.shape != new.shape:
+            raise MismatchError(
+                f"{part} holds no spectrum of {new.shape[-1]} pixels to work around.",
+                "make networks with CycleStarSizes(..., centred=True) for these pixels.",
+            )
+        renewed[part]["centre"] = new
+    return renewed
+
+
+def encode_synth(
+    sizes: CycleStarSizes, params: Mapping[str, PyTree], flux: Float[Array, "n_spec n_pix"]
+) -> Float[Array, "n_spec length c_shared"]:
+    """Shared latents of synthetic spectra."""
+    low = _encode_low(sizes, params, "encoder_synth", flux)
+    return _apply(sizes, params, "encoder_shared", low)
+
+
+def encode_obs(
+    sizes: CycleStarSizes, params: Mapping[str, PyTree], flux: Float[Array, "n_spec n_pix"]
+) -> Latents:
+    """Shared and split latents of observed spectra."""
+    low = _encode_low(sizes, params, "encoder_obs", flux)
+    return Latents(
+        _apply(sizes, params, "encoder_shared", low), _apply(sizes, params, "encoder_split", low)
+    )
+
+
+def encode_pair(
+    sizes: CycleStarSizes,
+    params: Mapping[str, PyTree],
+    synth: Float[Array, "n_synth n_pix"],
+    obs: Float[Array, "n_obs n_pix"],
+) -> tuple[Float[Array, "n_synth length c_shared"], Latents]:
+    """`encode_synth` and `encode_obs` at once: the shared encoder runs on one larger batch."""
+    low_synth = _encode_low(sizes, params, "encoder_synth", synth)
+    low_obs = _encode_low(sizes, params, "encoder_obs", obs)
+    shared = _apply(sizes, params, "encoder_shared", jnp.concatenate([low_synth, low_obs]))
+    split = _apply(sizes, params, "encoder_split", low_obs)
+    n = synth.shape[0]
+    return shared[:n], Latents(shared[n:], split)
+
+
+def expand_shared(
+    sizes: CycleStarSizes,
+    params: Mapping[str, PyTree],
+    shared: Float[Array, "n_spec length c_shared"],
+) -> Float[Array, "n_spec low c_low"]:
+    """Features that the shared decoder makes, from which either domain renders flux."""
+    return _apply(sizes, params, "decoder_shared", shared)
+
+
+def expand_split(
+    sizes: CycleStarSizes,
+    params: Mapping[str, PyTree],
+    split: Float[Array, "n_spec length c_split"],
+) -> Float[Array, "n_spec low c_low_split"]:
+    """Features that the split decoder makes, for `render_obs`."""
+    return _apply(sizes, params, "decoder_split", split)
+
+
+def render_synth(
+    sizes: CycleStarSizes,
+    params: Mapping[str, PyTree],
+    features: Float[Array, "n_spec low c_low"],
+) -> Float[Array, "n_spec n_pix"]:
+    """Synthetic flux from the features of `expand_shared`."""
+    return _render(sizes, params, "decoder_synth", features)
+
+
+def render_obs(
+    sizes: CycleStarSizes,
+    params: Mapping[str, PyTree],
+    features: Float[Array, "n_spec low c_low"],
+    split_features: Float[Array, "n_spec low c_low_split"],
+) -> Float[Array, "n_spec n_pix"]:
+    """Observed flux from the features of `expand_shared` and `expand_split`."""
+    both = jnp.concatenate([features, split_features], axis=-1)
+    return _render(sizes, params, "decoder_obs", both)
+
+
+def decode_synth(
+    sizes: CycleStarSizes,
+    params: Mapping[str, PyTree],
+    shared: Float[Array, "n_spec length c_shared"],
+) -> Float[Array, "n_spec n_pix"]:
+    """Synthetic flux of shared latents."""
+    return render_synth(sizes, params, expand_shared(sizes, params, shared))
+
+
+def decode_obs(
+    sizes: CycleStarSizes,
+    params: Mapping[str, PyTree],
+    shared: Float[Array, "n_spec length c_shared"],
+    split: Float[Array, "n_spec length c_split"],
+) -> Float[Array, "n_spec n_pix"]:
+    """Observed flux of shared and split latents."""
+    return render_obs(
+        sizes, params, expand_shared(sizes, params, shared), expand_split(sizes, params, split)
+    )
+
+
+def criticise_synth(
+    sizes: CycleStarSizes,
+    critic: Mapping[str, PyTree],
+    flux: Float[Array, "n_spec n_pix"],
+    shared: Float[Array, "n_spec length c_shared"],
+) -> Float[Array, "n_spec"]:
+    """Logit that flux and latents are a reconstruction, not a transfer; synthetic domain."""
+    return _criticise(sizes, critic, flux, shared)
+
+
+def criticise_obs(
+    sizes: CycleStarSizes,
+    critic: Mapping[str, PyTree],
+    flux: Float[Array, "n_spec n_pix"],
+    shared: Float[Array, "n_spec length c_shared"],
+    split: Float[Array, "n_spec length c_split"],
+) -> Float[Array, "n_spec"]:
+    """Logit that flux and latents are a reconstruction, not a transfer; observed domain."""
+    return _criticise(sizes, critic, flux, jnp.concatenate([shared, split], axis=-1))
+
+
+def count_parameters(params: PyTree) -> int:
+    """Numbers in all arrays of a tree of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _critic(sizes):
+    return _Critic(sizes.critic_flux, sizes.critic_latents, sizes.slope)
+
+
+def _criticise(sizes, critic, flux, latents):
+    layers = {key: value for key, value in critic.items() if key != "centre"}
+    inside = _enter(sizes, critic, flux, sizes.critic_pix)
+    return _critic(sizes).apply({"params": layers}, inside, latents)
+
+
+def _encode_low(sizes, params, part, flux):
+    return _apply(sizes, params, part, _enter(sizes, params[part], flux, sizes.padded_pix))
+
+
+def _enter(sizes, layers, flux, length):
+    """Flux in units of its spread about the centre, padded: (n_spec, length, 1)."""
+    if flux.shape[-1] != sizes.n_pix:
+        raise MismatchError(
+            f"spectra have {flux.shape[-1]} pixels, the networks {sizes.n_pix}.",
+            "use networks that were made for this pixel grid.",
+        )
+    # Decoders learn their centre; where it only shifts an input it stays as it was set.
+    centre = jax.lax.stop_gradient(layers["centre"]) if sizes.centred else 1.0
+    before = (length - sizes.n_pix) // 2
+    after = length - sizes.n_pix - before
+    return jnp.pad((flux - centre) / sizes.flux_spread, ((0, 0), (before, after)))[..., None]
+
+
+def _render(sizes, params, part, features):
+    outputs = _apply(sizes, params, part, features)[..., 0]
+    before = (sizes.padded_pix - sizes.n_pix) // 2
+    centre = params[part]["centre"] if sizes.centred else 1.0
+    return centre + sizes.flux_spread * outputs[:, before : before + sizes.n_pix]
