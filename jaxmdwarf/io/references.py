@@ -1,0 +1,170 @@
+"""Reference labels of M dwarfs from tables of the literature, of APOGEE, or our own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.io.column_names import find_column, read_any_table
+from jaxmdwarf.simulate.population import surface_gravity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("teff", "mh", "logg", "source")
+"""K, dex, dex (NaN where unknown), name of the file without its extensions."""
+
+_KNOWN_TABLES: tuple[tuple[frozenset[str], dict[str, str]], ...] = (
+    # Birky et al. (2020): their own Teff and [Fe/H], beside those of the APOGEE pipeline.
+    (
+        frozenset({"TEFF", "FE_H", "TEFF_APOGEE", "M_H_APOGEE"}),
+        {"teff": "TEFF", "mh": "FE_H"},
+    ),
+)
+"""Tables whose columns cannot be guessed by name: what they have, and which columns to take."""
+
+_PLAUSIBLE = {"teff": (1500.0, 12000.0), "mh": (-5.0, 1.5), "logg": (-1.0, 7.0)}
+_LARGEST_METAL_FRACTION = 0.07
+
+
+def read_references(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    columns: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Read one or several tables of reference labels into one.
+
+    Parameters
+    ----------
+    paths : path or iterable of paths
+        Tables of any format of `jaxmdwarf.io.tables`, and ``.csv.gz``. Stars that several of them
+        hold stay in it several times: the combined distribution is wanted, as in section 3.3.2 of
+        the paper.
+    columns : mapping, optional
+        ``{"teff": NAME, "mh": NAME, "logg": NAME}`` where the guesses by name are wrong; for all
+        tables that have a column of this name.
+
+    Returns
+    -------
+    DataFrame
+        Columns of `COLUMNS`, one row for every star with a Teff or an [M/H]; NaN where a table has
+        no (plausible) value. [Fe/H] is taken for [M/H]. Where there is no log g, it follows from
+        mass and radius (columns ``M`` and ``R``), if given. ``attrs["dropped"]`` counts, by
+        source, rows without any label.
+
+    Raises
+    ------
+    UsageError
+        If a table has no column of temperatures, or its numbers are in other units.
+    FormatError
+        If it cannot be read.
+    """
+    import pandas as pd
+
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    tables, dropped = [], {}
+    for path in paths:
+        labels = extract_reference_labels(
+            read_any_table(path), name=os.fspath(path), columns=columns
+        )
+        known = labels[["teff", "mh"]].notna().any(axis=1)
+        source = _name_source(path)
+        dropped[source] = int((~known).sum())
+        tables.append(labels[known].assign(source=source))
+    if not tables:
+        raise UsageError("no reference table was given.", "name at least one.")
+    combined = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+    combined.attrs["dropped"] = dropped
+    return combined
+
+
+def extract_reference_labels(
+    table: pd.DataFrame, *, name: str = "the reference", columns: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Teff, [M/H] and log g of any table; see `read_references`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> mann = pd.DataFrame({"Teff": [3500.0, 0.0], "[Fe/H]": [0.1, -0.2], "M": 0.5, "R": 0.5})
+    >>> extract_reference_labels(mann).round(2).to_numpy().tolist()
+    [[3500.0, 0.1, 4.74], [nan, -0.2, 4.74]]
+    """
+    import pandas as pd
+
+    chosen = _choose_columns(table, columns or {})
+    if chosen["teff"] is None:
+        raise UsageError(
+            f"{name} has no column of effective temperatures; it has "
+            f"{', '.join(map(str, table.columns[:30]))}.",
+            'name it, as in columns={"teff": "TEFF_K"}, or leave the table out.',
+        )
+    labels = pd.DataFrame(
+        {
+            quantity: np.full(len(table), np.nan)
+            if column is None
+            else _plausible_numbers(table[column], quantity, f"{name}, column {column}")
+            for quantity, column in chosen.items()
+        }
+    )
+    if chosen["logg"] is None and {"M", "R"} <= set(map(str, table.columns)):
+        mass, radius = (pd.to_numeric(table[key], errors="coerce").to_numpy() for key in "MR")
+        possible = (mass > 0) & (radius > 0)
+        labels.loc[possible, "logg"] = surface_gravity(mass[possible], radius[possible])
+    return labels
+
+
+def _choose_columns(table: pd.DataFrame, given: Mapping[str, str]) -> dict[str, str | None]:
+    names = set(map(str, table.columns))
+    known = next((mapping for signs, mapping in _KNOWN_TABLES if signs <= names), {})
+    chosen = {}
+    for quantity in ("teff", "mh", "logg"):
+        wanted = given.get(quantity)
+        chosen[quantity] = (
+            wanted if wanted in names else known.get(quantity) or find_column(table, quantity)
+        )
+    return chosen
+
+
+def _plausible_numbers(column: pd.Series, quantity: str, where: str) -> np.ndarray:
+    """Numbers of a column, NaN where no star can have them; raises if none can."""
+    import pandas as pd
+
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    low, high = _PLAUSIBLE[quantity]
+    possible = (values >= low) & (values <= high)
+    # -9999 and the like are missing values, not values in other units.
+    said = np.isfinite(values) & (values > -99) & (values != 0)
+    if said.any() and possible[said].mean() < 0.5:
+        raise UsageError(
+            f"{where}: the median {quantity} is {np.median(values[said]):.4g}, which is not in "
+            f"{'K' if quantity == 'teff' else 'dex'}.",
+            f"values from {low:g} to {high:g} are expected: convert the column or name another.",
+        )
+    kept = values[possible]
+    metal_fraction = (
+        quantity == "mh"
+        and kept.size >= 5
+        and kept.min() > 0
+        and kept.max() <= _LARGEST_METAL_FRACTION
+    )
+    if metal_fraction:
+        raise UsageError(
+            f"{where}: all values lie between {kept.min():.3g} and {kept.max():.3g}: they look "
+            "like metal mass fractions Z.",
+            "give [M/H] or [Fe/H] in dex.",
+        )
+    return np.where(possible, values, np.nan)
+
+
+def _name_source(path: str | os.PathLike[str]) -> str:
+    name = Path(path).name
+    for extension in (".gz", ".csv", ".fits", ".fit", ".parquet", ".ecsv", ".vot", ".mrt", ".txt"):
+        name = name.removesuffix(extension)
+    return name
