@@ -8,6 +8,7 @@ matrix product: inside `jax.lax.scan` XLA's own convolution is many times slower
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -186,25 +187,29 @@ class CycleStarSizes:
             centred=True,
         )
 
-    @property
+    @cached_property
     def split(self) -> ConvLayers:
         """The split encoder's layers."""
         return ConvLayers(self.split_channels, self.shared.kernels, self.shared.strides)
 
-    @property
+    @cached_property
+    def _there_and_back(self) -> ConvLayers:
+        return self.domain + self.shared
+
+    @cached_property
     def padded_pix(self) -> int:
         """Pixels that encoders and decoders work on."""
-        return (self.domain + self.shared).fit_length(self.n_pix)
+        return self._there_and_back.fit_length(self.n_pix)
 
-    @property
+    @cached_property
     def critic_pix(self) -> int:
         """Pixels that critics work on."""
         return self.critic_flux.fit_length(self.n_pix)
 
-    @property
+    @cached_property
     def latent_length(self) -> int:
         """Positions along the spectrum of each latent channel."""
-        return (self.domain + self.shared).shorten(self.padded_pix)
+        return self._there_and_back.shorten(self.padded_pix)
 
 
 class Latents(NamedTuple):
@@ -304,36 +309,19 @@ def _multiply(left, right):
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-_BIAS_INIT = nn.initializers.constant(0.01)
+_BIAS = 0.01
 
 
-class _Conv(nn.Module):
-    channels: int
-    kernel: int = 1
-    stride: int = 1
-
-    @nn.compact
-    def __call__(self, inputs):
-        shape = (self.kernel, inputs.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
-        bias = self.param("bias", _BIAS_INIT, (self.channels,))
-        return convolve_strided(inputs, kernel, self.stride) + bias
+# One flax module for each part, its layers plain functions: modules within modules cost more time
+# to trace than the networks take to run.
 
 
-class _TransposedConv(nn.Module):
-    channels: int
-    kernel: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, inputs):
-        shape = (inputs.shape[-1], self.kernel, self.channels)
-        init = nn.initializers.variance_scaling(
-            1.0, "fan_avg", "uniform", in_axis=0, out_axis=2, batch_axis=()
-        )
-        kernel = self.param("kernel", init, shape)
-        bias = self.param("bias", _BIAS_INIT, (self.channels,))
-        return convolve_transposed(inputs, kernel, self.stride) + bias
+def _make_layer(key, shape, axis_in):
+    """A Glorot-uniform kernel (its channels in on `axis_in`) and a constant bias."""
+    init = nn.initializers.variance_scaling(
+        1.0, "fan_avg", "uniform", in_axis=axis_in, out_axis=2, batch_axis=()
+    )
+    return {"kernel": init(key, shape), "bias": jnp.full(shape[-1], _BIAS)}
 
 
 class _Encoder(nn.Module):
@@ -346,12 +334,14 @@ class _Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, features):
-        plan = zip(self.layers.channels, self.layers.kernels, self.layers.strides, strict=True)
-        for i, (channels, kernel, stride) in enumerate(plan):
-            features = _Conv(channels, kernel, stride, name=f"conv_{i}")(features)
+        for name, channels, kernel, stride in _plan(self.layers):
+            shape = (kernel, features.shape[-1], channels)
+            layer = self.param(name, _make_layer, shape, 1)
+            features = convolve_strided(features, layer["kernel"], stride) + layer["bias"]
             features = nn.leaky_relu(features, self.slope)
         if self.latents:
-            features = _Conv(self.latents, name="latents")(features)
+            layer = self.param("latents", _make_layer, (1, features.shape[-1], self.latents), 1)
+            features = convolve_strided(features, layer["kernel"], 1) + layer["bias"]
         return _normalise_instance(features) if self.norm else features
 
 
@@ -364,12 +354,15 @@ class _Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, features):
-        layers = self.layers
-        plan = zip(layers.channels[::-1], layers.kernels[::-1], layers.strides[::-1], strict=True)
-        for i, (channels, kernel, stride) in enumerate(plan):
-            features = _TransposedConv(channels, kernel, stride, name=f"conv_{i}")(features)
+        for name, channels, kernel, stride in _plan(self.layers, backwards=True):
+            shape = (features.shape[-1], kernel, channels)
+            layer = self.param(name, _make_layer, shape, 0)
+            features = convolve_transposed(features, layer["kernel"], stride) + layer["bias"]
             features = nn.leaky_relu(features, self.slope)
-        return _Conv(1, name="flux")(features) if self.flux else features
+        if self.flux:
+            layer = self.param("flux", _make_layer, (1, features.shape[-1], 1), 1)
+            features = convolve_strided(features, layer["kernel"], 1) + layer["bias"]
+        return features
 
 
 class _Critic(nn.Module):
@@ -381,15 +374,25 @@ class _Critic(nn.Module):
 
     @nn.compact
     def __call__(self, flux, latents):
-        seen = _Encoder(self.flux_layers, self.slope, name="flux")(flux)
-        ones = (1,) * len(self.latent_channels)
-        layers = ConvLayers(self.latent_channels, ones, ones)
-        known = _Encoder(layers, self.slope, name="latents")(latents)
+        for name, channels, kernel, stride in _plan(self.flux_layers, "flux"):
+            layer = self.param(name, _make_layer, (kernel, flux.shape[-1], channels), 1)
+            flux = convolve_strided(flux, layer["kernel"], stride) + layer["bias"]
+            flux = nn.leaky_relu(flux, self.slope)
+        for i, channels in enumerate(self.latent_channels):
+            shape = (1, latents.shape[-1], channels)
+            layer = self.param(f"latents_{i}", _make_layer, shape, 1)
+            latents = convolve_strided(latents, layer["kernel"], 1) + layer["bias"]
+            latents = nn.leaky_relu(latents, self.slope)
         n = flux.shape[0]
-        both = jnp.concatenate([seen.reshape(n, -1), known.reshape(n, -1)], axis=-1)
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), (both.shape[-1], 1))
-        bias = self.param("bias", nn.initializers.zeros, (1,))
-        return (_multiply(both, kernel) + bias)[:, 0]
+        both = jnp.concatenate([flux.reshape(n, -1), latents.reshape(n, -1)], axis=-1)
+        layer = self.param("logit", _make_layer, (1, both.shape[-1], 1), 1)
+        return (_multiply(both, layer["kernel"][0]) + layer["bias"])[:, 0]
+
+
+def _plan(layers, name="conv", *, backwards=False):
+    order = slice(None, None, -1) if backwards else slice(None)
+    rows = zip(layers.channels[order], layers.kernels[order], layers.strides[order], strict=True)
+    return [(f"{name}_{i}", *row) for i, row in enumerate(rows)]
 
 
 def _normalise_instance(features, epsilon=1e-5):
@@ -399,6 +402,7 @@ def _normalise_instance(features, epsilon=1e-5):
     return deviation * jax.lax.rsqrt(variance + epsilon)
 
 
+@lru_cache(maxsize=32)
 def _modules(sizes: CycleStarSizes) -> dict[str, nn.Module]:
     slope = sizes.slope
     domain_encoder = _Encoder(sizes.domain, slope)
@@ -412,6 +416,7 @@ def _modules(sizes: CycleStarSizes) -> dict[str, nn.Module]:
         "decoder_split": _Decoder(sizes.split, slope),
         "decoder_synth": domain_decoder,
         "decoder_obs": domain_decoder,
+        "critic": _Critic(sizes.critic_flux, sizes.critic_latents, slope),
     }
 
 
@@ -438,6 +443,12 @@ def init_generator(sizes: CycleStarSizes, key: Key[Array, ""]) -> dict[str, Any]
     >>> params["encoder_synth"]["conv_0"]["kernel"].shape
     (8, 1, 16)
     """
+    return _init_generator(sizes, key)
+
+
+# Compiled whole: one by one, the many small random arrays would each compile their own.
+@partial(jax.jit, static_argnums=0)
+def _init_generator(sizes, key):
     low = sizes.domain.shorten(sizes.padded_pix)
     c_low, c_shared, c_split = (
         sizes.domain.channels[-1],
@@ -467,8 +478,13 @@ def init_generator(sizes: CycleStarSizes, key: Key[Array, ""]) -> dict[str, Any]
 
 def init_critics(sizes: CycleStarSizes, key: Key[Array, ""]) -> dict[str, Any]:
     """Random parameters of the two critics, float32, under ``"synth"`` and ``"obs"``."""
+    return _init_critics(sizes, key)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init_critics(sizes, key):
     flux = jnp.zeros((1, sizes.critic_pix, 1), jnp.float32)
-    module = _critic(sizes)
+    module = _modules(sizes)["critic"]
     critics: dict[str, Any] = {}
     for domain, domain_key in zip(("synth", "obs"), jax.random.split(key), strict=True):
         channels = sizes.shared_latents + (sizes.split_latents if domain == "obs" else 0)
@@ -633,14 +649,10 @@ def count_parameters(params: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _critic(sizes):
-    return _Critic(sizes.critic_flux, sizes.critic_latents, sizes.slope)
-
-
 def _criticise(sizes, critic, flux, latents):
     layers = {key: value for key, value in critic.items() if key != "centre"}
     inside = _enter(sizes, critic, flux, sizes.critic_pix)
-    return _critic(sizes).apply({"params": layers}, inside, latents)
+    return _modules(sizes)["critic"].apply({"params": layers}, inside, latents)
 
 
 def _encode_low(sizes, params, part, flux):
