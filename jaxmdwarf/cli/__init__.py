@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "simulate": "a simulated survey of M dwarfs with known truth, as survey files",
     "grid": "model-grid files of any supported format to one table",
     "train-emulator": "train the emulator on a grid table",
+    "train-transfer": "train what carries the emulator's spectra into the observed domain",
 }
 """Command names and one-line descriptions; command ``a-b`` lives in ``jaxmdwarf.cli.a_b``."""
 

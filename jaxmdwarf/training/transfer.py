@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -281,6 +281,7 @@ class TransferState(NamedTuple):
     step: Int[Array, ""]
 
 
+@runtime_checkable
 class CheckpointStore(Protocol):
     """Where states are kept; `jaxmdwarf.io.checkpoints.Checkpoints` is one."""
 
@@ -566,6 +567,7 @@ def prepare_transfer(
     )
 
 
+@eqx.filter_jit
 def start_transfer(data: TransferData, config: CycleStarTraining) -> TransferState:
     """The state before the first step."""
     sizes = config.shape(data.flux.shape[1])

@@ -1,0 +1,150 @@
+"""``jaxmdwarf train-transfer``: a forward model of observed spectra, learned without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from jaxmdwarf.cli.console import Terminal
+
+
+@dataclass(frozen=True)
+class Command:
+    """Learn, without labels, how observed spectra differ from the emulator's, and write a model.
+
+    The spectra are brought to rest with the emulator and normalised; those that cannot be used are
+    listed in MODEL_rejects.csv with reason and remedy. Synthetic spectra follow the labels of
+    isochrones, as frequent as in the reference. 'jaxmdwarf fit' takes the model as it takes an
+    emulator. Ctrl-C leaves MODEL.partial, from which the same command goes on.
+
+    Example: jaxmdwarf train-transfer night1/ --emulator emulator --reference apogee.fits
+    --out transfer
+    """
+
+    files: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="FILES [FILES ...]",
+            help="Spectra: files, folders (searched through), patterns, or @list.txt with one name "
+            "a line.",
+            help_behavior_hint="(required)",
+        ),
+    ]
+
+    emulator: Annotated[
+        str, tyro.conf.arg(metavar="MODEL", help="Model directory that train-emulator wrote.")
+    ]
+
+    out: Annotated[str, tyro.conf.arg(metavar="MODEL", help="Model directory to write.")]
+
+    reference: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="TABLE [TABLE ...]",
+            help="Literature labels (Teff, [M/H]) of stars like the observed ones; they need not "
+            "be the same stars. Without, labels are as frequent as along the isochrones.",
+        ),
+    ] = ()
+
+    isochrones: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="FILE [FILE ...]",
+            help="PARSEC or MIST tables; the package's own relation if left out.",
+        ),
+    ] = ()
+
+    method: Annotated[
+        Literal["matched", "cyclestar", "matched+cyclestar"],
+        tyro.conf.arg(
+            help="A correction learned from matched label distributions (a minute), the paper's "
+            "networks, or these on top of the correction."
+        ),
+    ] = "matched"
+
+    preset: Annotated[
+        Literal["compact", "paper"],
+        tyro.conf.arg(
+            help="Networks that train in minutes on two cores, or the paper's own: five hundred "
+            "thousand batches, hours on a GPU."
+        ),
+    ] = "compact"
+
+    steps: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help="Batches; those of the preset by default.")
+    ] = None
+
+    velocity: Annotated[
+        Literal["fit", "header"],
+        tyro.conf.arg(help="Measure velocities, or take the redshift of the headers."),
+    ] = "fit"
+
+    min_snr: Annotated[
+        float, tyro.conf.arg(metavar="S/N", help="Leave out spectra with a lower S/N in r or i.")
+    ] = 0.0
+
+    max_spectra: Annotated[
+        int,
+        tyro.conf.arg(metavar="N", help="Spectra to train on, drawn at random if there are more."),
+    ] = 110_000
+
+    processes: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="N", help="Reader processes; all cores by default."),
+    ] = None
+
+    seed: Annotated[
+        int, tyro.conf.arg(metavar="SEED", help="Decides the split, the labels, the weights.")
+    ] = 0
+
+    resume: Annotated[
+        bool, tyro.conf.arg(help="Go on from the checkpoints in MODEL.partial, if there are any.")
+    ] = True
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the result as JSON."""
+
+    def run(self, terminal: Terminal) -> dict[str, Any]:
+        """Train and write; returns the summary."""
+        from jaxmdwarf.errors import UsageError
+        from jaxmdwarf.pipeline.transfer import (
+            ObservedOptions,
+            TransferOptions,
+            train_transfer_files,
+        )
+        from jaxmdwarf.training.transfer import CycleStarTraining
+
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed} is negative.", "give a number from 0 on.")
+        if self.processes is not None and self.processes < 1:
+            raise UsageError(f"{self.processes} processes cannot work.", "give 1 or more.")
+        preset = getattr(CycleStarTraining, self.preset)(seed=self.seed)
+        if self.steps is not None:
+            preset = replace(
+                preset, steps=self.steps, report_every=min(preset.report_every, max(self.steps, 1))
+            )
+        return train_transfer_files(
+            self.files,
+            self.emulator,
+            self.reference or None,
+            self.out,
+            TransferOptions(
+                method=self.method,
+                observed=ObservedOptions(
+                    velocity=self.velocity,
+                    min_snr=self.min_snr,
+                    max_spectra=self.max_spectra,
+                    seed=self.seed,
+                ),
+                cyclestar=preset,
+                seed=self.seed,
+            ),
+            isochrones=self.isochrones or None,
+            processes=self.processes,
+            resume=self.resume,
+            progress=terminal,
+        )
