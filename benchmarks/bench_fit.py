@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import curve_fit
 
-from jaxmdwarf.inference.fit import FitSettings, choose_batch_size, fit_stars
+from jaxmdwarf.inference.fit import fit_stars
 from jaxmdwarf.inference.objective import build_objective
+from jaxmdwarf.inference.settings import FitSettings, choose_batch_size
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.emulator import PayneEmulator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne

@@ -115,20 +115,8 @@ def minimise_lm(
     def one_iteration(state: LmState) -> LmState:
         current = state.equations
         begins = state.n_iter == 0
-        diagonal = jnp.diagonal(current.curvature, axis1=-2, axis2=-1)
-        # A parameter that the data do not see must not make the matrix singular.
-        floor = 1e-6 * jnp.max(diagonal, axis=-1, keepdims=True)
-        added = state.damping[:, None] * jnp.maximum(diagonal, floor)
-        identity = jnp.eye(point.shape[-1], dtype=point.dtype)
-
-        def step_with(more):
-            matrix = current.curvature + more[:, :, None] * identity
-            return solve_in_box(matrix, current.gradient, state.parameters, lower, upper)
-
-        step, whole_step = (
-            step_with(added),
-            step_with(_LEAST_DAMPING * jnp.maximum(diagonal, floor)),
-        )
+        step = _damped_step(current, state.parameters, lower, upper, state.damping)
+        _, sigmas_left = measure_step(current, state.parameters, lower, upper)
         solved = jnp.isfinite(step).all(axis=-1)
         step = jnp.where(solved[:, None], step, 0)
         longest = jnp.max(jnp.abs(step), axis=-1, keepdims=True)
@@ -146,7 +134,7 @@ def minimise_lm(
         better = gained >= -jnp.where(trusted, haze, blur) * current.cost
         accepted = ~state.stopped & solved & better & jnp.isfinite(trial.cost)
         # Judged by the step without damping, which shortens steps however far the minimum is.
-        near = ~begins & solved & (_square(current.curvature, whole_step) < tol_sigma**2)
+        near = ~begins & solved & (sigmas_left < tol_sigma)
         converged = state.converged | (~state.stopped & near)
         raised = jnp.maximum(8 * state.damping, _DAMPING_THAT_TELLS)
         as_foretold = gained > 0.5 * predicted
@@ -181,6 +169,30 @@ def minimise_lm(
 
     _, final = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), first))
     return final
+
+
+def measure_step(
+    equations: NormalEquations,
+    point: Float[Array, "n k"],
+    lower: Float[Array, k],
+    upper: Float[Array, k],
+) -> tuple[Float[Array, "n k"], Float[Array, n]]:
+    """The (practically) undamped step inside the box, and its length in standard deviations.
+
+    NaN, or infinite, for stars whose curvature is not positive.
+    """
+    step = _damped_step(equations, point, lower, upper, jnp.full(point.shape[0], _LEAST_DAMPING))
+    return step, jnp.sqrt(_square(equations.curvature, step))
+
+
+def _damped_step(equations, point, lower, upper, damping):
+    diagonal = jnp.diagonal(equations.curvature, axis1=-2, axis2=-1)
+    # A parameter that the data do not see must not make the matrix singular.
+    floor = 1e-6 * jnp.max(diagonal, axis=-1, keepdims=True)
+    added = damping[:, None].astype(point.dtype) * jnp.maximum(diagonal, floor)
+    identity = jnp.eye(point.shape[-1], dtype=point.dtype)
+    matrix = equations.curvature + added[:, :, None] * identity
+    return solve_in_box(matrix, equations.gradient, point, lower, upper)
 
 
 def _square(matrix: Float[Array, "n k k"], step: Float[Array, "n k"]) -> Float[Array, n]:

@@ -195,10 +195,14 @@ class Objective(eqx.Module):
             + one_side
             + jnp.swapaxes(one_side, -1, -2)
             + jnp.einsum("inp,np,jnp->nij", pulls, model, pulls)
-            + self._prior_equations(parameters)[2]
+            + self.prior_equations(parameters)[2]
         )
 
-    def _prior_equations(self, parameters):
+    def prior_equations(
+        self, parameters: Float[Array, "n_spec n_par"]
+    ) -> tuple[
+        Float[Array, n_spec], Float[Array, "n_spec n_par"], Float[Array, "n_spec n_par n_par"]
+    ]:
         """What the priors add to cost, gradient and curvature; priors count as data."""
         n_label, n_par = self.layout.n_label, self.layout.n_par
         residual, slopes = linearise_priors(
@@ -258,7 +262,7 @@ class Objective(eqx.Module):
             axis=-2,
         )
         square = residual * residual
-        prior_cost, prior_gradient, prior_curvature = self._prior_equations(parameters)
+        prior_cost, prior_gradient, prior_curvature = self.prior_equations(parameters)
         return NormalEquations(
             cost=_sum_over_pixels(self.weight * square) + prior_cost,
             gradient=gradient + prior_gradient,
@@ -312,10 +316,10 @@ def build_objective(
     sum of squares whose minimum is the solution.
     """
     require_prior_labels(priors, model.label_space)
-    left, right = align_grids(model.grid, batch.grid)
-    lacking = edge_pixels(batch.grid, left, right)
+    lacking = edge_pixels(batch.grid, *align_grids(model.grid, batch.grid))
+    left, right = fitted_margins(model.grid, batch.grid)
     velocity_limit = largest_shift_kms(batch.grid)
-    batch, right = _pad_pixels(batch), right - (-batch.grid.n_pix % _LANES)
+    batch = _pad_pixels(batch)
     dtype = batch.flux.dtype
     space = model.label_space
     n_label = space.n_label
@@ -351,6 +355,12 @@ def build_objective(
         layout=layout,
         margins=(left, right),
     )
+
+
+def fitted_margins(model_grid: PixelGrid, grid: PixelGrid) -> tuple[int, int]:
+    """Model pixels left and right of those that the objective of spectra on `grid` has."""
+    left, right = align_grids(model_grid, grid)
+    return left, right - (-grid.n_pix % _LANES)
 
 
 def squash_to_bounds(free: Float[Array, ...]) -> Float[Array, ...]:

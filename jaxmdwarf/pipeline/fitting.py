@@ -18,15 +18,10 @@ import numpy as np
 
 from jaxmdwarf.catalogue.columns import FIT_COLUMNS
 from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
-from jaxmdwarf.inference.fit import (
-    FitResult,
-    FitSettings,
-    Start,
-    centre_start,
-    choose_batch_size,
-    estimate_fit_memory,
-    fit_stars,
-)
+from jaxmdwarf.inference.fit import Start, centre_start, fit_stars
+from jaxmdwarf.inference.memory import estimate_fit_memory
+from jaxmdwarf.inference.results import FitResult
+from jaxmdwarf.inference.settings import FitSettings, choose_batch_size
 from jaxmdwarf.inference.shift import combine_velocities
 from jaxmdwarf.inference.velocity import VelocityBank, bank_from_model, measure_velocity
 from jaxmdwarf.io.atomic import write_atomically

@@ -9,15 +9,10 @@ import pytest
 from scipy.optimize import curve_fit
 
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.inference.fit import (
-    FitSettings,
-    Start,
-    estimate_fit_memory,
-    fit_batch,
-    fit_stars,
-    restart_points,
-)
+from jaxmdwarf.inference.fit import Start, fit_batch, fit_stars, restart_points
+from jaxmdwarf.inference.memory import estimate_fit_memory
 from jaxmdwarf.inference.objective import build_objective
+from jaxmdwarf.inference.settings import FitSettings
 from jaxmdwarf.inference.shift import combine_velocities
 from jaxmdwarf.models.priors import LabelPrior, RelationPrior, whiten_priors
 from jaxmdwarf.preprocess.continuum import pseudo_continuum

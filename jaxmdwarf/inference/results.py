@@ -1,0 +1,178 @@
+"""What a fit tells of each star: labels, covariance, chi-squares and flags."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmdwarf.inference.linear import invert_positive
+from jaxmdwarf.inference.lm import LmState
+from jaxmdwarf.inference.objective import Objective
+from jaxmdwarf.inference.shift import combine_velocities
+from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
+
+AT_BOUND = 1e-3
+"""A label this close to a bound, as a fraction of its range, counts as at the bound."""
+
+BAD_CHI2 = 50.0
+"""Reduced chi-square above which a fit is flagged (the paper's cut, section 4)."""
+
+_BOUND_FLAGS = {
+    "teff": QualityFlag.TEFF_AT_BOUND,
+    "logg": QualityFlag.LOGG_AT_BOUND,
+    "mh": QualityFlag.MH_AT_BOUND,
+    "alpha_m": QualityFlag.ALPHA_AT_BOUND,
+}
+
+
+class FitResult(NamedTuple):
+    """Labels with errors and flags, one row a star; NaN wherever there is no number.
+
+    Parameters
+    ----------
+    labels : (n_spec, n_label)
+        Physical units, in the order of the model's label space.
+    errors : (n_spec, n_label)
+        One-sigma errors: square roots of the diagonal of `covariance`.
+    covariance : (n_spec, k, k)
+        Of the labels, and of the velocity as the last row where it was fitted; the polynomial, if
+        any, is marginalised. From J^T W J at the optimum; not scaled by the reduced chi-square.
+    rv_kms, e_rv : (n_spec,)
+        Velocity (that of the frame where it was not fitted) and its error.
+    residual_kms : (n_spec,)
+        The part of the velocity relative to the frame of the spectra.
+    chi2 : (n_spec,)
+        What was minimised: information-weighted, with priors.
+    chi2_red : (n_spec,)
+        Scatter of single pixels: sum of residual^2 over pixel variance, by `dof`.
+    n_pix : (n_spec,) int32
+        Pixels used.
+    dof : (n_spec,) int32
+        Pixels less parameters.
+    n_iter : (n_spec,) int32
+        Model evaluations.
+    converged : (n_spec,) bool
+    flags : (n_spec,) int32
+        `jaxmdwarf.quality.QualityFlag`.
+    """
+
+    labels: Float[Array | np.ndarray, "n_spec n_label"]
+    errors: Float[Array | np.ndarray, "n_spec n_label"]
+    covariance: Float[Array | np.ndarray, "n_spec k k"]
+    rv_kms: Float[Array | np.ndarray, n_spec]
+    e_rv: Float[Array | np.ndarray, n_spec]
+    residual_kms: Float[Array | np.ndarray, n_spec]
+    chi2: Float[Array | np.ndarray, n_spec]
+    chi2_red: Float[Array | np.ndarray, n_spec]
+    n_pix: Int[Array | np.ndarray, n_spec]
+    dof: Int[Array | np.ndarray, n_spec]
+    n_iter: Int[Array | np.ndarray, n_spec]
+    converged: Bool[Array | np.ndarray, n_spec]
+    flags: Int[Array | np.ndarray, n_spec]
+
+
+def summarise_fit(
+    objective: Objective,
+    state: LmState,
+    frame_kms: Float[Array, n_spec],
+    *,
+    active: Bool[Array, n_spec],
+    continuum_sigma_aa: float | None = None,
+) -> FitResult:
+    """Physical labels, covariance and flags of the point that a solver reached."""
+    layout, space = objective.layout, objective.model.label_space
+    n_label, n_reported = layout.n_label, layout.n_reported
+    equations = state.equations
+    solved = active & jnp.isfinite(equations.cost)
+    scale = jnp.asarray(layout.physical_scale(space), equations.cost.dtype)
+    covariance = invert_positive(equations.curvature)
+    if continuum_sigma_aa is not None:
+        noise = objective.noise_curvature(state.parameters, continuum_sigma_aa=continuum_sigma_aa)
+        covariance = covariance @ noise @ covariance
+    covariance = covariance[:, :n_reported, :n_reported] * (scale[:, None] * scale)
+    variances = jnp.diagonal(covariance, axis1=-2, axis2=-1)
+    definite = jnp.isfinite(covariance).all(axis=(-2, -1)) & (variances > 0).all(axis=-1)
+    covariance = jnp.where((solved & definite)[:, None, None], covariance, jnp.nan)
+    errors = jnp.sqrt(jnp.diagonal(covariance, axis1=-2, axis2=-1))
+    residual_kms = jnp.where(solved, layout.velocity_kms(state.parameters), jnp.nan)
+    scaled = state.parameters[:, :n_label]
+    n_pix = objective.n_good.astype(jnp.int32)
+    dof = jnp.maximum(n_pix - layout.n_par, 0)
+    chi2_red = jnp.where(solved, equations.pixel_chi2 / jnp.maximum(dof, 1), jnp.nan)
+
+    flags = jnp.zeros(n_pix.shape, jnp.int32)
+
+    def raise_flag(flags, where, flag: QualityFlag):
+        return flags | jnp.where(where, int(flag), 0)
+
+    for index, name in enumerate(space.names):
+        at_bound = jnp.abs(scaled[:, index]) > 0.5 - AT_BOUND
+        bound_flag = _BOUND_FLAGS.get(name, QualityFlag.OK)
+        flags = raise_flag(flags, solved & at_bound, bound_flag)
+    if layout.fit_velocity:
+        at_edge = jnp.abs(state.parameters[:, n_label]) > 0.5 - AT_BOUND
+        flags = raise_flag(flags, solved & at_edge, QualityFlag.VELOCITY_AT_EDGE)
+    flags = raise_flag(flags, ~state.converged, QualityFlag.NOT_CONVERGED)
+    flags = raise_flag(flags, solved & ~definite, QualityFlag.BAD_COVARIANCE)
+    flags = raise_flag(flags, chi2_red > BAD_CHI2, QualityFlag.BAD_CHI2)
+    flags = raise_flag(flags, n_pix == 0, QualityFlag.NO_GOOD_PIXELS)
+    flags = raise_flag(flags, (n_pix > 0) & ~active, QualityFlag.FEW_PIXELS)
+    nothing = jnp.full(n_pix.shape, jnp.nan, chi2_red.dtype)
+    return FitResult(
+        labels=jnp.where(solved[:, None], space.unscale(scaled), jnp.nan),
+        errors=errors[:, :n_label],
+        covariance=covariance,
+        rv_kms=jnp.where(solved, combine_velocities(frame_kms, residual_kms), jnp.nan),
+        e_rv=(
+            errors[:, n_label] * (1 + frame_kms / SPEED_OF_LIGHT_KMS)
+            if layout.fit_velocity
+            else nothing
+        ),
+        residual_kms=residual_kms,
+        chi2=jnp.where(solved, equations.cost, jnp.nan),
+        chi2_red=chi2_red,
+        n_pix=n_pix,
+        dof=dof,
+        n_iter=state.n_iter,
+        converged=state.converged,
+        flags=flags,
+    )
+
+
+def blank_result(n_spec: int, n_label: int, dtype, *, fit_velocity: bool) -> FitResult:
+    """What is known of stars without a good pixel."""
+    n_reported = n_label + int(fit_velocity)
+
+    def nothing(*shape: int) -> np.ndarray:
+        return np.full((n_spec, *shape), np.nan, dtype)
+
+    flags = int(QualityFlag.NO_GOOD_PIXELS | QualityFlag.NOT_CONVERGED)
+    return FitResult(
+        labels=nothing(n_label),
+        errors=nothing(n_label),
+        covariance=nothing(n_reported, n_reported),
+        rv_kms=nothing(),
+        e_rv=nothing(),
+        residual_kms=nothing(),
+        chi2=nothing(),
+        chi2_red=nothing(),
+        n_pix=np.zeros(n_spec, np.int32),
+        dof=np.zeros(n_spec, np.int32),
+        n_iter=np.zeros(n_spec, np.int32),
+        converged=np.zeros(n_spec, bool),
+        flags=np.full(n_spec, flags, np.int32),
+    )
+
+
+def unfinished_rows(result: FitResult) -> np.ndarray:
+    """Rows that did not converge though there was something to fit."""
+    return np.flatnonzero(~result.converged & np.isfinite(result.chi2))
+
+
+def put_rows(result: FitResult, rows: np.ndarray, values: FitResult) -> None:
+    for target, column in zip(result, values, strict=True):
+        target[rows] = column

@@ -1,0 +1,107 @@
+"""How stars are fitted: what is a parameter, which solver, how many stars at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
+
+import jax
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.models.priors import Prior
+
+SolverName: TypeAlias = Literal["lm", "lbfgs", "jaxopt", "optimistix", "optimistix-lbfgs"]
+"""Solvers; all but the first two are other libraries', mapped over stars, for reference."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How stars are fitted.
+
+    Parameters
+    ----------
+    solver : {"lm", "lbfgs", "jaxopt", "optimistix", "optimistix-lbfgs"}
+        Levenberg-Marquardt, or L-BFGS as the paper has it, both native to batches; or, for
+        reference, L-BFGS-B of jaxopt, Levenberg-Marquardt and L-BFGS of optimistix.
+    fast_path : bool
+        Iterate "lm" on Gram systems where the model has a low-rank head and neither velocity nor
+        polynomial is fitted (`jaxmdwarf.inference.gram`): the same solution, sooner.
+    fit_velocity : bool
+        Fit a residual velocity (within one pixel's shift) jointly with the labels.
+    priors : tuple of LabelPrior or RelationPrior
+        What is believed of labels, or of relations among them, beside the spectrum.
+    poly_order : int, optional
+        Order of a multiplicative polynomial over the grid, fitted beside the labels.
+    continuum_sigma_aa : float, optional
+        Width of the pseudo-continuum that the spectra were divided by (eq. 3): the errors then know
+        which noise it took out. None takes the pixels as they are.
+    max_iter : int
+        Steps of the solver.
+    first_pass_iter : int
+        Steps after which the stars that need more are gathered from all batches, again and again,
+        so that those that have converged are not carried along.
+    batch_size : int, optional
+        Stars in one compiled call; None takes 32 on a CPU, whose caches then hold all that an
+        iteration touches, and 2048 on an accelerator; more for fits on Gram systems.
+    restarts : int
+        Other starting points that a star is given which does not converge.
+    tol_sigma : float
+        See `jaxmdwarf.inference.lm.minimise_lm`.
+    """
+
+    solver: SolverName = "lm"
+    fit_velocity: bool = True
+    fast_path: bool = True
+    priors: tuple[Prior, ...] = ()
+    poly_order: int | None = None
+    continuum_sigma_aa: float | None = None
+    max_iter: int = 40
+    first_pass_iter: int = 7
+    batch_size: int | None = None
+    restarts: int = 2
+    tol_sigma: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.solver not in get_args(SolverName):
+            names = ", ".join(get_args(SolverName))
+            raise UsageError(f"solver {self.solver!r} is unknown.", f"use one of {names}.")
+        sizes = (self.max_iter, self.first_pass_iter, self.batch_size or 1)
+        if min(sizes) < 1 or self.batch_size == 0 or self.restarts < 0:
+            raise UsageError(f"iterations and batch size must be positive, got {self}.")
+        if self.poly_order is not None and not 0 <= self.poly_order <= 10:
+            raise UsageError(f"poly_order {self.poly_order} is not within 0 and 10.")
+
+    @property
+    def may_reduce(self) -> bool:
+        """Whether a star may be fitted on its Gram system, if the model allows it."""
+        alone = not self.fit_velocity and self.poly_order is None
+        return self.fast_path and self.solver == "lm" and alone
+
+
+def choose_batch_size(settings: FitSettings, *, reduced: bool = False) -> int:
+    """Stars in one compiled call, by the settings or the device at hand.
+
+    Parameters
+    ----------
+    settings : FitSettings
+    reduced : bool
+        Whether for a fit on Gram systems, whose larger matrix products like larger batches.
+    """
+    if settings.batch_size is not None:
+        return settings.batch_size
+    if jax.default_backend() == "cpu":
+        return 128 if reduced else 32
+    return 8192 if reduced else 2048
+
+
+def compiled_settings(settings: FitSettings) -> FitSettings:
+    """Settings that shape the compiled program; the rest are its arguments or the host's."""
+    default = FitSettings()
+    return replace(
+        settings,
+        max_iter=default.max_iter,
+        first_pass_iter=default.first_pass_iter,
+        batch_size=default.batch_size,
+        restarts=default.restarts,
+        fast_path=default.fast_path,
+    )
