@@ -1,0 +1,290 @@
+"""Cycle-StarNet's networks: the authors' shapes, exact convolutions, any number of pixels."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.networks.cyclestar import (
+    GENERATOR_PARTS,
+    ConvLayers,
+    CycleStarSizes,
+    convolve_strided,
+    convolve_transposed,
+    count_parameters,
+    criticise_obs,
+    criticise_synth,
+    decode_obs,
+    decode_synth,
+    encode_obs,
+    encode_pair,
+    encode_synth,
+    init_critics,
+    init_generator,
+    set_centres,
+)
+from jaxmdwarf.networks.payne import PayneNetwork, init_payne
+
+TINY = CycleStarSizes(
+    n_pix=100,
+    domain=ConvLayers((3, 4), (5, 3), (3, 2)),
+    shared=ConvLayers((5,), (3,), (2,)),
+    split_channels=(3,),
+    shared_latents=4,
+    split_latents=2,
+    critic_flux=ConvLayers((4, 4), (7, 5), (4, 4)),
+    critic_latents=(6, 5),
+)
+SPECTRA = 1 + 0.1 * jax.random.normal(jax.random.key(3), (3, 100))
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: leaf.shape, tree)
+
+
+@jax.jit
+def reconstruct(params, flux):
+    return decode_obs(TINY, params, *encode_obs(TINY, params, flux))
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return init_generator(TINY, jax.random.key(0)), init_critics(TINY, jax.random.key(1))
+
+
+def test_the_original_sizes_are_those_of_the_authors():
+    sizes = CycleStarSizes.original(2900)
+    params = jax.eval_shape(lambda key: init_generator(sizes, key), jax.random.key(0))
+    critics = jax.eval_shape(lambda key: init_critics(sizes, key), jax.random.key(0))
+    assert set(params) == set(GENERATOR_PARTS)
+
+    def kernels(layers):
+        return [layers[name]["kernel"].shape for name in layers]
+
+    # Encoders: kernel, channels in, channels out.
+    assert kernels(params["encoder_synth"]) == [(7, 1, 32), (7, 32, 64)]
+    assert shapes(params["encoder_obs"]) == shapes(params["encoder_synth"])
+    assert kernels(params["encoder_shared"]) == [
+        (7, 64, 128),
+        (7, 128, 256),
+        (7, 256, 512),
+        (1, 512, 25),
+    ]
+    assert kernels(params["encoder_split"]) == [(7, 64, 32), (7, 32, 32), (7, 32, 32), (1, 32, 4)]
+    # Decoders: channels in, kernel, channels out; a last 1x1 convolution makes flux.
+    assert kernels(params["decoder_shared"]) == [(25, 7, 512), (512, 7, 256), (256, 7, 128)]
+    assert kernels(params["decoder_split"]) == [(4, 7, 32), (32, 7, 32), (32, 7, 32)]
+    assert kernels(params["decoder_synth"]) == [(128, 7, 64), (64, 7, 32), (1, 32, 1)]
+    assert kernels(params["decoder_obs"]) == [(160, 7, 64), (64, 7, 32), (1, 32, 1)]
+    for domain, latents in (("synth", 25), ("obs", 29)):
+        critic = critics[domain]
+        assert [critic[f"flux_{i}"]["kernel"].shape for i in range(5)] == [
+            (7, 1, 16),
+            (7, 16, 32),
+            (7, 32, 64),
+            (7, 64, 128),
+            (7, 128, 256),
+        ]
+        assert [critic[f"latents_{i}"]["kernel"].shape for i in range(5)] == [
+            (1, latents, 32),
+            (1, 32, 64),
+            (1, 64, 128),
+            (1, 128, 256),
+            (1, 256, 512),
+        ]
+        assert critic["logit"]["kernel"].shape == (1, 2 * 256 + 8 * 512, 1)
+    payne = PayneNetwork(hidden=(300, 300), n_out=2900)
+    emulator = jax.eval_shape(lambda key: init_payne(payne, key, 4), jax.random.key(0))
+    assert count_parameters(params) == 2_686_815
+    assert count_parameters(critics) == 971_586
+    total = sum(count_parameters(part) for part in (params, critics, emulator))
+    assert round(total / 1e6, 2) == 4.62
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 4), (7, 2), (8, 4), (1, 1), (5, 1)])
+def test_strided_convolution_equals_that_of_lax(kernel, stride):
+    keys = jax.random.split(jax.random.key(0), 2)
+    inputs = jax.random.normal(keys[0], (2, 61, 3))
+    weights = jax.random.normal(keys[1], (kernel, 3, 5))
+
+    def peer(inputs, weights):
+        return jax.lax.conv_general_dilated(
+            inputs, weights, (stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+
+    @partial(jax.jit, static_argnums=0)
+    def differentiate(function, inputs, weights):
+        value, pull = jax.vjp(function, inputs, weights)
+        return value, *pull(jnp.cos(value))
+
+    ours = differentiate(lambda x, w: convolve_strided(x, w, stride), inputs, weights)
+    theirs = differentiate(peer, inputs, weights)
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 4), (7, 2), (5, 1), (4, 4)])
+def test_transposed_convolution_is_the_transpose_of_lax(kernel, stride):
+    keys = jax.random.split(jax.random.key(0), 2)
+    inputs = jax.random.normal(keys[0], (2, 9, 5))
+    weights = jax.random.normal(keys[1], (kernel, 3, 5))
+
+    def forward(outputs):
+        return jax.lax.conv_general_dilated(
+            outputs, weights, (stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+
+    example = jnp.zeros((2, 8 * stride + kernel, 3))
+    (expected,) = jax.linear_transpose(forward, example)(inputs)
+    ours = convolve_transposed(inputs, weights.transpose(2, 0, 1), stride)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_pix", [1, 57, 100, 101, 223])
+def test_any_number_of_pixels_passes(n_pix):
+    sizes = dataclasses.replace(TINY, n_pix=n_pix)
+    flux = jnp.ones((2, n_pix))
+
+    def run(key):
+        params, critics = init_generator(sizes, key), init_critics(sizes, key)
+        latents = encode_obs(sizes, params, flux)
+        decoded = decode_synth(sizes, params, latents.shared), decode_obs(sizes, params, *latents)
+        return latents, decoded, criticise_obs(sizes, critics["obs"], flux, *latents)
+
+    latents, decoded, score = jax.eval_shape(run, jax.random.key(0))
+    assert latents.shared.shape == (2, sizes.latent_length, 4)
+    assert latents.split.shape == (2, sizes.latent_length, 2)
+    assert all(spectra.shape == (2, n_pix) for spectra in decoded)
+    assert score.shape == (2,)
+
+
+@pytest.mark.parametrize("n_pix", [1, 500, 2815, 2816, 2900, 2901, 3909])
+@pytest.mark.parametrize("name", ["original", "compact"])
+def test_padding_reaches_the_next_length_that_passes_there_and_back(name, n_pix):
+    sizes = getattr(CycleStarSizes, name)(n_pix)
+    layers = sizes.domain + sizes.shared
+    assert sizes.padded_pix >= n_pix
+    assert layers.lengthen(layers.shorten(sizes.padded_pix)) == sizes.padded_pix
+    shorter = layers.shorten(sizes.padded_pix) - 1
+    assert shorter < 1 or layers.lengthen(shorter) < n_pix
+    if name == "original" and n_pix > 1:
+        assert (sizes.padded_pix - 1023) % 256 == 0
+
+
+def test_every_pixel_is_seen_by_encoders_and_critics(networks):
+    params, critics = networks
+
+    def look(synth, obs, to_judge_synth, to_judge_obs):
+        shared, latents = encode_pair(TINY, params, synth, obs)
+        seen = sum((latent**3).sum() for latent in (shared, *latents))
+        synth_logits = criticise_synth(TINY, critics["synth"], to_judge_synth, shared)
+        return (
+            seen
+            + synth_logits.sum()
+            + criticise_obs(TINY, critics["obs"], to_judge_obs, *latents).sum()
+        )
+
+    slopes = jax.jit(jax.grad(look, argnums=(0, 1, 2, 3)))(*[SPECTRA] * 4)
+    for slope in slopes:
+        assert np.all(np.abs(slope) > 0)
+
+
+def test_latents_have_zero_mean_and_unit_variance_along_the_spectrum(networks):
+    latents = encode_obs(TINY, networks[0], SPECTRA)
+    for latent in latents:
+        np.testing.assert_allclose(latent.mean(axis=1), 0, atol=1e-5)
+        np.testing.assert_allclose(latent.std(axis=1), 1, atol=0.05)
+
+
+def test_encoding_both_domains_at_once_changes_nothing(networks):
+    params, _ = networks
+    shared, latents = encode_pair(TINY, params, SPECTRA, SPECTRA[:2])
+    np.testing.assert_allclose(shared, encode_synth(TINY, params, SPECTRA), atol=1e-5)
+    for together, alone in zip(latents, encode_obs(TINY, params, SPECTRA[:2]), strict=True):
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_fresh_network_decodes_flux_near_the_continuum(networks):
+    assert np.abs(reconstruct(networks[0], SPECTRA) - 1).max() < 0.3
+
+
+def test_a_network_with_centres_decodes_about_them(networks):
+    sizes = dataclasses.replace(TINY, centred=True)
+    synth, obs = 1 - 0.5 * jnp.sin(jnp.arange(100.0)) ** 2, jnp.linspace(0.4, 1.2, 100)
+    params = set_centres(init_generator(sizes, jax.random.key(0)), synth, obs)
+    critics = set_centres(init_critics(sizes, jax.random.key(1)), synth, obs)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(sizes, params, critics, synth, obs):
+        latents = encode_obs(sizes, params, obs[None])
+        score = criticise_synth(sizes, critics["synth"], synth[None], latents.shared)
+        decoded = decode_synth(sizes, params, latents.shared), decode_obs(sizes, params, *latents)
+        return latents.shared, score, *decoded
+
+    shared, score, as_synth, as_obs = run(sizes, params, critics, synth, obs)
+    assert np.abs(as_synth - synth).max() < 0.3
+    assert np.abs(as_obs - obs).max() < 0.3
+    # At its centre a network sees what one about the continuum sees of a flat spectrum.
+    flat = run(TINY, *networks, jnp.ones(100), jnp.ones(100))
+    np.testing.assert_allclose(shared, flat[0], atol=1e-5)
+    np.testing.assert_allclose(score, flat[1], atol=1e-5)
+    np.testing.assert_allclose(as_obs - obs, flat[3] - 1, atol=1e-5)
+
+
+def test_centres_of_other_pixels_or_networks_without_them_are_refused(networks):
+    centred = init_generator(dataclasses.replace(TINY, centred=True), jax.random.key(0))
+    with pytest.raises(MismatchError):
+        set_centres(centred, jnp.ones(99), jnp.ones(99))
+    with pytest.raises(MismatchError):
+        set_centres(networks[0], jnp.ones(100), jnp.ones(100))
+
+
+def test_the_first_call_inside_a_scan_is_the_function_itself(networks):
+    params, _ = networks
+
+    def step(flux, _):
+        return decode_synth(TINY, params, encode_synth(TINY, params, flux)), None
+
+    scanned, _ = jax.jit(lambda flux: jax.lax.scan(step, flux, length=2))(SPECTRA)
+    expected = step(step(SPECTRA, None)[0], None)[0]
+    np.testing.assert_allclose(scanned, expected, atol=1e-5)
+
+
+def test_networks_follow_double_precision(networks):
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), networks[0])
+        double = reconstruct(params, jnp.asarray(np.asarray(SPECTRA, np.float64)))
+    assert double.dtype == jnp.float64
+    np.testing.assert_allclose(double, reconstruct(networks[0], SPECTRA), atol=1e-5)
+
+
+def test_sizes_are_hashable_and_compact_ones_are_small():
+    assert hash(CycleStarSizes.compact(2901)) == hash(CycleStarSizes.compact(2901))
+    sizes = CycleStarSizes.compact(2901)
+    params = jax.eval_shape(lambda key: init_generator(sizes, key), jax.random.key(0))
+    assert count_parameters(params) < 300_000
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda: ConvLayers((3,), (3, 3), (2, 2)),
+        lambda: ConvLayers((3,), (2,), (4,)),
+        lambda: ConvLayers((0,), (2,), (1,)),
+        lambda: dataclasses.replace(TINY, split_channels=(3, 3)),
+        lambda: dataclasses.replace(TINY, n_pix=0),
+        lambda: dataclasses.replace(TINY, split_latents=0),
+    ],
+)
+def test_impossible_sizes_are_refused(broken):
+    with pytest.raises(UsageError):
+        broken()
+
+
+def test_spectra_of_other_pixels_are_refused(networks):
+    with pytest.raises(MismatchError):
+        encode_synth(TINY, networks[0], jnp.ones((1, 99)))
