@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxmdwarf.errors import FormatError, UsageError
+from jaxmdwarf.errors import FormatError, MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.transfer import CycleStarModel
+from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -45,7 +47,7 @@ def save_model(
     Parameters
     ----------
     model : ForwardModel
-        A `PayneEmulator`.
+        A `PayneEmulator`, or a `CycleStarModel` whose base model is one of these.
     path : path
         The directory; a model that is already there is replaced, anything else is left alone.
     training : mapping, optional
@@ -60,12 +62,8 @@ def save_model(
     UsageError
         If `path` exists and is not a model, or cannot be written.
     """
-    kinds = [kind for kind, (known, _, _) in _KINDS.items() if isinstance(model, known)]
-    if not kinds:
-        raise UsageError(f"models of type {type(model).__name__} cannot be saved.")
-    about, arrays = _KINDS[kinds[0]][1](model)
+    about, arrays = _pack(model)
     description = {
-        "kind": kinds[0],
         **about,
         "training": training or {},
         "provenance": provenance or {},
@@ -84,13 +82,13 @@ def load_model(path: str | os.PathLike[str]) -> ForwardModel:
         If it is not a model, of another format version, of an unknown kind, or damaged.
     """
     about, arrays = read_model_directory(path)
-    if about.get("kind") not in _KINDS:
+    try:
+        return _unpack(about, arrays)
+    except MismatchError as error:
         raise FormatError(
-            f"{os.fspath(path)} is a model of kind {about.get('kind')!r}; this version of "
-            f"jaxmdwarf knows {', '.join(_KINDS)}.",
-            "use the version of jaxmdwarf that wrote it.",
-        )
-    return _KINDS[about["kind"]][2](about, arrays)
+            f"the parts of the model {os.fspath(path)} do not belong together: {error.message}",
+            "copy the model again from where it came, or train it again.",
+        ) from None
 
 
 def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -263,6 +261,99 @@ def _read_space(rows: list[dict[str, Any]]) -> LabelSpace:
     )
 
 
+def _pack(model: ForwardModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What the model is, its kind first, and its arrays."""
+    kinds = [kind for kind, (known, _, _) in _KINDS.items() if isinstance(model, known)]
+    if not kinds:
+        raise UsageError(f"models of type {type(model).__name__} cannot be saved.")
+    about, arrays = _KINDS[kinds[0]][1](model)
+    return {"kind": kinds[0], **about}, arrays
+
+
+def _unpack(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> ForwardModel:
+    if about.get("kind") not in _KINDS:
+        raise FormatError(
+            f"this is a model of kind {about.get('kind')!r}; this version of jaxmdwarf knows "
+            f"{', '.join(_KINDS)}.",
+            "use the version of jaxmdwarf that wrote it.",
+        )
+    return _KINDS[about["kind"]][2](about, arrays)
+
+
+def _flatten_names(tree: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
+    """Arrays of nested dictionaries under names joined by dots."""
+    flat: dict[str, np.ndarray] = {}
+    for name, inner in tree.items():
+        if isinstance(inner, Mapping):
+            flat |= _flatten_names(inner, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = np.asarray(inner)
+    return flat
+
+
+def _nest_names(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
+    """The nested dictionaries of `_flatten_names`, with arrays on the device."""
+    import jax.numpy as jnp
+
+    nested: dict[str, Any] = {}
+    for key, values in arrays.items():
+        if key.startswith(prefix):
+            *path, name = key.removeprefix(prefix).split(".")
+            folder = nested
+            for part in path:
+                folder = folder.setdefault(part, {})
+            folder[name] = jnp.asarray(values)
+    return nested
+
+
+_BASE = "base."
+_PARAMS = "params."
+
+
+def _pack_cyclestar(model: CycleStarModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    base_about, base_arrays = _pack(model.base)
+    arrays = _flatten_names(model.params, _PARAMS)
+    arrays["mean_split"] = np.asarray(model.mean_split)
+    arrays |= {f"{_BASE}{name}": values for name, values in base_arrays.items()}
+    about = {
+        **{name: base_about[name] for name in _SHARED_WITH_BASE if name in base_about},
+        "residual": model.residual,
+        "sizes": asdict(model.sizes),
+        "base": base_about,
+    }
+    return about, arrays
+
+
+# Readers of a description find these at the top, whatever the kind.
+_SHARED_WITH_BASE = ("labels", "pixels", "trained_on_simulation", "spectra")
+
+
+def _unpack_cyclestar(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> CycleStarModel:
+    import jax.numpy as jnp
+
+    base_arrays = {
+        name.removeprefix(_BASE): values
+        for name, values in arrays.items()
+        if name.startswith(_BASE)
+    }
+    return CycleStarModel(
+        base=_unpack(about["base"], base_arrays),
+        params=_nest_names(arrays, _PARAMS),
+        mean_split=jnp.asarray(arrays["mean_split"]),
+        sizes=_read_sizes(about["sizes"]),
+        residual=bool(about["residual"]),
+    )
+
+
+def _read_sizes(about: Mapping[str, Any]) -> CycleStarSizes:
+    def read(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return ConvLayers(**{name: tuple(inner) for name, inner in value.items()})
+        return tuple(value) if isinstance(value, list) else value
+
+    return CycleStarSizes(**{name: read(value) for name, value in about.items()})
+
+
 def _pack_payne(model: PayneEmulator) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     arrays = {
         f"params.{layer}.{name}": np.asarray(values)
@@ -316,4 +407,5 @@ _Packer = Callable[[Any], tuple[dict[str, Any], dict[str, np.ndarray]]]
 _Unpacker = Callable[[dict[str, Any], dict[str, np.ndarray]], ForwardModel]
 _KINDS: dict[str, tuple[type[ForwardModel], _Packer, _Unpacker]] = {
     "payne-emulator": (PayneEmulator, _pack_payne, _unpack_payne),
+    "cyclestar": (CycleStarModel, _pack_cyclestar, _unpack_cyclestar),
 }

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
 
@@ -75,6 +76,35 @@ class ForwardModel(eqx.Module):
     ) -> Float[Array, "n_spec n_pix"]:
         """Flux of many stars; the leading axis of `context`, where given, is the star too."""
         return jax.vmap(self.predict_scaled)(scaled, context)
+
+    def read_context(self, batch: SpectrumBatch) -> PyTree[Any] | None:
+        """What the model wants to know of each star beside its labels, read off its spectrum.
+
+        Parameters
+        ----------
+        batch : SpectrumBatch
+            Observed spectra, at rest and treated as the model's own; rows without a good pixel,
+            with which batches are filled up, are allowed.
+
+        Returns
+        -------
+        pytree or None
+            Arrays whose leading axis is the star, for `context` of `predict_scaled_batch`; None
+            from models that need nothing, as here.
+        """
+        return None
+
+    def to_synthetic(self, batch: SpectrumBatch) -> "tuple[ForwardModel, SpectrumBatch] | None":
+        """Spectra carried to the domain of theory, and the model to fit them with there.
+
+        The first of the two fits of the paper's section 3.5, whose labels start the second.
+
+        Returns
+        -------
+        tuple or None
+            None from models that transfer nothing, as here.
+        """
+        return None
 
     def low_rank(self) -> LowRankHead | None:
         """The linear end of the model, or None if it has none.

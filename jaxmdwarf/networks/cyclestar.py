@@ -9,7 +9,7 @@ matrix product: inside `jax.lax.scan` XLA's own convolution is many times slower
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -529,6 +529,29 @@ def set_centres(
             )
         renewed[part]["centre"] = new
     return renewed
+
+
+def fill_masked(
+    sizes: CycleStarSizes,
+    params: Mapping[str, PyTree],
+    domain: Literal["synth", "obs"],
+    flux: Float[Array, "n_spec n_pix"],
+    ivar: Float[Array, "n_spec n_pix"],
+) -> Float[Array, "n_spec n_pix"]:
+    """Flux with something fixed in masked pixels, so that nothing in them reaches a network.
+
+    That is the domain's own spectrum in networks with centres, else the continuum, 1.
+
+    Parameters
+    ----------
+    sizes, params
+        Of the generator.
+    domain : {"synth", "obs"}
+    flux, ivar : (n_spec, n_pix)
+        Pixels whose ivar is 0 may hold anything, NaN too.
+    """
+    centre = jax.lax.stop_gradient(params[f"encoder_{domain}"]["centre"]) if sizes.centred else 1.0
+    return jnp.where(ivar > 0, flux, jnp.asarray(centre, flux.dtype))
 
 
 def encode_synth(

@@ -21,14 +21,12 @@ from jaxmdwarf.networks.cyclestar import (
     encode_pair,
     expand_shared,
     expand_split,
+    fill_masked,
     render_obs,
     render_synth,
 )
 
 AdversarialForm = Literal["non_saturating", "paper"]
-
-CONTINUUM = 1.0
-"""What networks see in masked pixels, whatever the file held there."""
 
 
 class Domains(NamedTuple):
@@ -123,13 +121,6 @@ class TransferGradients(NamedTuple):
     losses: dict[str, Any]
 
 
-def fill_masked(
-    flux: Float[Array, "n_spec n_pix"], ivar: Float[Array, "n_spec n_pix"]
-) -> Float[Array, "n_spec n_pix"]:
-    """Flux with continuum in masked pixels, so that nothing in them reaches a network."""
-    return jnp.where(ivar > 0, flux, jnp.asarray(CONTINUUM, flux.dtype))
-
-
 def run_passes(
     sizes: CycleStarSizes,
     params: Mapping[str, PyTree],
@@ -156,10 +147,8 @@ def run_passes(
     The shared decoder runs once for both renderings of a spectrum, and wherever one network meets
     several batches at the same stage it meets them as one.
     """
-    synth, obs = (
-        fill_masked(domains.synth, domains.synth_ivar),
-        fill_masked(domains.obs, domains.obs_ivar),
-    )
+    synth = fill_masked(sizes, params, "synth", domains.synth, domains.synth_ivar)
+    obs = fill_masked(sizes, params, "obs", domains.obs, domains.obs_ivar)
     n = synth.shape[0]
     shared_synth, (shared_obs, split_obs) = encode_pair(sizes, params, synth, obs)
     features = expand_shared(sizes, params, jnp.concatenate([shared_synth, shared_obs]))
@@ -218,7 +207,7 @@ def weighted_distance(
     0.5
     """
     good = ivar > 0
-    deviation = fill_masked(flux, ivar) - jnp.where(good, prediction, CONTINUUM)
+    deviation = jnp.where(good, flux, 0) - jnp.where(good, prediction, 0)
     n_good = jnp.maximum(jnp.sum(good), 1).astype(deviation.dtype)
     return jnp.sum(ivar * deviation**2) / n_good
 

@@ -1,0 +1,235 @@
+"""Cycle-StarNet as a forward model: theory's flux, carried to the observed domain."""
+
+from functools import lru_cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxmdwarf.errors import MismatchError
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.networks.cyclestar import (
+    CycleStarSizes,
+    encode_obs,
+    encode_synth,
+    expand_shared,
+    expand_split,
+    fill_masked,
+    init_generator,
+    render_obs,
+    render_synth,
+)
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
+
+_ROWS_AT_ONCE = 128
+
+
+class CycleStarModel(ForwardModel):
+    """Labels to observed flux: a model of theory, then Cycle-StarNet (paper, section 3.5).
+
+    Theory's flux is encoded to shared latents, and decoded to the observed domain together with
+    split latents: those of the star's own spectrum (`read_context`), or the training set's mean.
+
+    Parameters
+    ----------
+    base : ForwardModel
+        The model of the synthetic domain; without a context of its own.
+    params : pytree
+        Generator (`jaxmdwarf.networks.cyclestar.init_generator`).
+    mean_split : (length, c_split)
+        Mean split latents of the observed training spectra, for stars whose own are not given.
+    sizes : CycleStarSizes
+    residual : bool
+        Whether flux is ``F_s + D_obs(z_sh, z_sp) - D_synth(z_sh)``: theory's own flux wherever the
+        decoders agree, so that errors which both make cancel.
+
+    Notes
+    -----
+    `model_error` is that of the base model. There is no linear head.
+
+    Raises
+    ------
+    MismatchError
+        If parameters, sizes and pixel grid do not belong together.
+
+    Examples
+    --------
+    >>> from jaxmdwarf.models.base import TableModel
+    >>> grid = PixelGrid.linear(6000.0, 6399.0, 1.0)
+    >>> space = LabelSpace(("teff",), ("K",), (3000.0,), (4000.0,))
+    >>> base = TableModel(jnp.ones((2, 400)), jnp.zeros(400), space, grid)
+    >>> sizes = CycleStarSizes.compact(400)
+    >>> params = init_generator(sizes, jax.random.key(0))
+    >>> mean_split = jnp.zeros((sizes.latent_length, sizes.split_latents))
+    >>> CycleStarModel(base, params, mean_split, sizes).predict(jnp.array([3500.0])).shape
+    (400,)
+    """
+
+    base: ForwardModel
+    params: PyTree[Float[Array, "..."]]
+    mean_split: Float[Array, "length c_split"]
+    sizes: CycleStarSizes = eqx.field(static=True)
+    residual: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self) -> None:
+        sizes = self.sizes
+        if self.base.grid.n_pix != sizes.n_pix:
+            raise MismatchError(
+                f"the networks have {sizes.n_pix} pixels, their base model {self.base.grid.n_pix}.",
+                "use the emulator that the transfer was trained with.",
+            )
+        expected = _expected_shapes(sizes)
+        found = {
+            jax.tree_util.keystr(path): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(self.params)
+        }
+        if found != expected:
+            differing = sorted(
+                name
+                for name in expected.keys() | found.keys()
+                if found.get(name) != expected.get(name)
+            )
+            name = differing[0]
+            raise MismatchError(
+                f"the parameters belong to another architecture: {name} is "
+                f"{found.get(name, 'missing')}, not {expected.get(name, 'there')}, and "
+                f"{len(differing) - 1} more differ.",
+                "give the sizes that the networks were trained with.",
+            )
+        latents = (sizes.latent_length, sizes.split_latents)
+        if self.mean_split.shape != latents:
+            raise MismatchError(
+                f"mean split latents have shape {self.mean_split.shape}, not {latents}."
+            )
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """That of the base model."""
+        return self.base.label_space
+
+    @property
+    def grid(self) -> PixelGrid:
+        """That of the base model."""
+        return self.base.grid
+
+    @property
+    def model_error(self) -> Float[Array, "n_pix"]:
+        """That of the base model."""
+        return self.base.model_error
+
+    @property
+    def treatment(self) -> Treatment:
+        """That of the base model: both domains are treated alike."""
+        return self.base.treatment  # type: ignore[attr-defined]
+
+    @property
+    def priors(self) -> tuple[Any, ...]:
+        """What the base model believes of labels."""
+        return getattr(self.base, "priors", ())
+
+    def predict_scaled(
+        self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "n_pix"]:
+        """Observed flux at scaled labels; `context` is the star's split latents, if known."""
+        own = None if context is None else context[None]
+        return self.predict_scaled_batch(scaled[None], own)[0]
+
+    def predict_scaled_batch(
+        self, scaled: Float[Array, "n_spec n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "n_spec n_pix"]:
+        """Observed flux of many stars, as matrix products."""
+        return self._to_observed(self.base.predict_scaled_batch(scaled), context)
+
+    def read_context(self, batch: SpectrumBatch) -> Float[Array, "n_spec length c_split"]:
+        """Split latents of observed spectra; the mean ones where no pixel is good.
+
+        Raises
+        ------
+        MismatchError
+            If the spectra are not on the model's pixels.
+        """
+        self.require_grid(batch.grid)
+        return _read_split(self, batch)
+
+    def transfer_to_observed(
+        self,
+        synth: Float[Array, "n_spec n_pix"],
+        split: Float[Array, "n_spec length c_split"] | None = None,
+    ) -> Float[Array, "n_spec n_pix"]:
+        """Flux of theory in the observed domain; mean split latents unless others are given."""
+        return self._to_observed(synth, split)
+
+    def transfer_to_synthetic(self, batch: SpectrumBatch) -> SpectrumBatch:
+        """Observed spectra in the synthetic domain.
+
+        Weights stay those of the pixels that the networks saw: masked pixels stay masked, though
+        the networks fill them, for what they fill them with is known from the others only.
+
+        Raises
+        ------
+        MismatchError
+            If the spectra are not on the model's pixels.
+        """
+        self.require_grid(batch.grid)
+        return SpectrumBatch(_to_synthetic(self, batch), batch.ivar, batch.information, batch.grid)
+
+    def to_synthetic(self, batch: SpectrumBatch) -> tuple[ForwardModel, SpectrumBatch]:
+        """The base model and the spectra carried to its domain; see `ForwardModel`."""
+        return self.base, self.transfer_to_synthetic(batch)
+
+    def _to_observed(self, synth, split):
+        sizes, params = self.sizes, self.params
+        features = expand_shared(sizes, params, encode_synth(sizes, params, synth))
+        # One star's mean latents serve all: they are decoded once, then repeated.
+        split = self.mean_split[None] if split is None else split
+        split_features = expand_split(sizes, params, split)
+        split_features = jnp.broadcast_to(
+            split_features, (features.shape[0], *split_features.shape[1:])
+        )
+        observed = render_obs(sizes, params, features, split_features)
+        if not self.residual:
+            return observed
+        return synth + (observed - render_synth(sizes, params, features))
+
+
+@eqx.filter_jit
+def _read_split(model, batch):
+    def read(row):
+        flux, ivar = row[0][None], row[1][None]
+        filled = fill_masked(model.sizes, model.params, "obs", flux, ivar)
+        split = encode_obs(model.sizes, model.params, filled).split
+        return jnp.where(jnp.any(ivar > 0), split[0], model.mean_split)
+
+    return jax.lax.map(read, (batch.flux, batch.ivar), batch_size=_ROWS_AT_ONCE)
+
+
+@eqx.filter_jit
+def _to_synthetic(model, batch):
+    sizes, params = model.sizes, model.params
+
+    def transfer(row):
+        flux, ivar = row[0][None], row[1][None]
+        filled = fill_masked(sizes, params, "obs", flux, ivar)
+        shared, split = encode_obs(sizes, params, filled)
+        features = expand_shared(sizes, params, shared)
+        synth = render_synth(sizes, params, features)
+        if not model.residual:
+            return synth[0]
+        observed = render_obs(sizes, params, features, expand_split(sizes, params, split))
+        return jnp.where(ivar > 0, filled + (synth - observed), synth)[0]
+
+    return jax.lax.map(transfer, (batch.flux, batch.ivar), batch_size=_ROWS_AT_ONCE)
+
+
+@lru_cache(maxsize=32)
+def _expected_shapes(sizes: CycleStarSizes) -> dict[str, tuple[int, ...]]:
+    params = jax.eval_shape(lambda: init_generator(sizes, jax.random.key(0)))
+    return {
+        jax.tree_util.keystr(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
