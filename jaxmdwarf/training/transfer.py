@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -20,6 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.transfer import CycleStarModel
 from jaxmdwarf.networks.cyclestar import (
     CycleStarSizes,
     encode_obs,
@@ -28,6 +28,7 @@ from jaxmdwarf.networks.cyclestar import (
     init_generator,
     set_centres,
 )
+from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.training.domain_scores import (
     discriminant_accuracy,
     explained_fraction,
@@ -49,6 +50,7 @@ from jaxmdwarf.training.transfer_losses import (
 )
 
 _VALIDATION_ROWS_AT_ONCE = 64
+_SPLIT_ROWS = 4096
 _STEPS, _VALIDATION = 0, 1
 _SIZES = ("compact", "original")
 
@@ -202,6 +204,7 @@ class CycleStarTraining:
     def compact(cls, **changes: Any) -> "CycleStarTraining":
         """Small networks and what steadies them, for two minutes on two processor cores."""
         steady = cls(
+            steps=1200,
             weights=LossWeights(synth=1.0, obs=1.0, adversarial=1.0),
             residual=True,
             r1=1.0,
@@ -601,10 +604,10 @@ def require_same_shapes(restored: TransferState, expected: TransferState) -> Tra
         If shapes differ: the checkpoint belongs to another architecture.
     """
     for old, new in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
-        if jnp.shape(old) != jnp.shape(new):
+        if old.shape != new.shape:
             raise MismatchError(
-                f"the checkpoint has an array of shape {jnp.shape(old)} where these networks have "
-                f"{jnp.shape(new)}.",
+                f"the checkpoint has an array of shape {old.shape} where these networks have "
+                f"{new.shape}.",
                 "it belongs to another architecture: give its settings, or start anew.",
             )
     return restored
@@ -697,19 +700,22 @@ def validate_transfer(
 
 def build_transfer_model(
     data: TransferData, config: CycleStarTraining, generator: PyTree
-) -> ForwardModel:
+) -> CycleStarModel:
     """The forward model of generator weights: the emulator, then the networks."""
-    from jaxmdwarf.models.transfer import CycleStarModel
-
     sizes = config.shape(data.flux.shape[1])
-    mean_split = _mean_split(sizes, generator, data)
-    return CycleStarModel(
+    model = CycleStarModel(
         base=data.emulator,
         params=generator,
-        mean_split=mean_split,
+        mean_split=jnp.zeros((sizes.latent_length, sizes.split_latents), jnp.float32),
         sizes=sizes,
         residual=config.residual,
     )
+    flux, ivar = data.flux[:_SPLIT_ROWS], data.ivar[:_SPLIT_ROWS]
+    seen = (ivar > 0).any(axis=1)
+    split = model.read_context(SpectrumBatch(flux, ivar, ivar, data.emulator.grid))
+    mean = jnp.sum(jnp.where(seen[:, None, None], split, 0), axis=0) / jnp.maximum(seen.sum(), 1)
+    # Equinox modules are dataclasses, and replace runs their checks again.
+    return replace(model, mean_split=mean)
 
 
 def _out_of_patience(state: TransferState, config: CycleStarTraining) -> bool:
@@ -922,19 +928,3 @@ def _validate(state: TransferState, data: TransferData, config: CycleStarTrainin
             for name, flux in spectra.items()
         },
     }
-
-
-@partial(jax.jit, static_argnames="sizes")
-def _encode_split(sizes, generator, flux):
-    return encode_obs(sizes, generator, flux).split
-
-
-def _mean_split(sizes, generator, data: TransferData, *, rows_at_once: int = 256):
-    """Mean split latents of the training spectra, four thousand of them at most."""
-    n_spec = min(data.flux.shape[0], 4096)
-    flux = jnp.where(data.ivar[:n_spec] > 0, data.flux[:n_spec], 1.0)
-    parts = [
-        np.asarray(_encode_split(sizes, generator, flux[first : first + rows_at_once]))
-        for first in range(0, n_spec, rows_at_once)
-    ]
-    return jnp.asarray(np.concatenate(parts).mean(axis=0))
