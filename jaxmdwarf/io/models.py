@@ -22,7 +22,9 @@ import numpy as np
 from jaxmdwarf.errors import FormatError, MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.priors import LabelPrior, Prior, RelationPrior
 from jaxmdwarf.models.transfer import CycleStarModel
 from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork
@@ -324,6 +326,51 @@ def _pack_cyclestar(model: CycleStarModel) -> tuple[dict[str, Any], dict[str, np
     return about, arrays
 
 
+def _pack_corrected(model: CorrectedModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    base_about, base_arrays = _pack(model.base)
+    arrays = {name: np.asarray(getattr(model, name)) for name in _CORRECTED_ARRAYS}
+    arrays |= {f"{_BASE}{name}": values for name, values in base_arrays.items()}
+    about = {
+        **{name: base_about[name] for name in _SHARED_WITH_BASE if name in base_about},
+        "features": asdict(model.features),
+        "priors": [{"kind": type(prior).__name__, **asdict(prior)} for prior in model.priors],
+        "noise_scale": model.noise_scale,
+        "base": base_about,
+    }
+    return about, arrays
+
+
+def _unpack_corrected(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> CorrectedModel:
+    import jax.numpy as jnp
+
+    base_arrays = {
+        name.removeprefix(_BASE): values
+        for name, values in arrays.items()
+        if name.startswith(_BASE)
+    }
+    features = {name: _as_tuple(value) for name, value in about["features"].items()}
+    return CorrectedModel(
+        base=_unpack(about["base"], base_arrays),
+        **{name: jnp.asarray(arrays[name]) for name in _CORRECTED_ARRAYS},
+        features=LabelFeatures(**features),
+        priors=tuple(_read_prior(prior) for prior in about["priors"]),
+        noise_scale=float(about["noise_scale"]),
+    )
+
+
+_CORRECTED_ARRAYS = ("correction", "nuisance", "model_error")
+
+
+def _read_prior(about: Mapping[str, Any]) -> Prior:
+    kinds = {kind.__name__: kind for kind in (LabelPrior, RelationPrior)}
+    fields = {name: _as_tuple(value) for name, value in about.items() if name != "kind"}
+    return kinds[about["kind"]](**fields)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
 # Readers of a description find these at the top, whatever the kind.
 _SHARED_WITH_BASE = ("labels", "pixels", "trained_on_simulation", "spectra")
 
@@ -336,7 +383,7 @@ def _unpack_cyclestar(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
         for name, values in arrays.items()
         if name.startswith(_BASE)
     }
-    return CycleStarModel(
+    return CycleStarModel(  # type: ignore[call-arg]
         base=_unpack(about["base"], base_arrays),
         params=_nest_names(arrays, _PARAMS),
         mean_split=jnp.asarray(arrays["mean_split"]),
@@ -408,4 +455,5 @@ _Unpacker = Callable[[dict[str, Any], dict[str, np.ndarray]], ForwardModel]
 _KINDS: dict[str, tuple[type[ForwardModel], _Packer, _Unpacker]] = {
     "payne-emulator": (PayneEmulator, _pack_payne, _unpack_payne),
     "cyclestar": (CycleStarModel, _pack_cyclestar, _unpack_cyclestar),
+    "corrected": (CorrectedModel, _pack_corrected, _unpack_corrected),
 }

@@ -1,0 +1,190 @@
+"""A synthetic model with a low-rank correction: labels to flux as the observed domain has it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import ForwardModel, LowRankHead
+from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.models.priors import Prior, require_prior_labels
+from jaxmdwarf.wavelengths import PixelGrid
+
+FEATURE_LIMIT = 3.0
+"""Features saturate smoothly this many standard deviations from the centre of the training set."""
+
+
+@dataclass(frozen=True)
+class LabelFeatures:
+    """Smooth functions of the labels that a correction is linear in: 1, x, y, x2 - 1, xy, y2 - 1.
+
+    Parameters
+    ----------
+    names : tuple of str
+        The labels x, y ... that the correction depends on.
+    centre, scale : tuple of float
+        Of each, in its unit: mean and standard deviation of the stars that it was learned from.
+    order : {0, 1, 2}
+        A constant alone, with linear terms, with quadratic ones.
+
+    Raises
+    ------
+    UsageError
+        If the tuples differ in length, or the order or a scale makes no sense.
+    """
+
+    names: tuple[str, ...]
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    order: int
+
+    def __post_init__(self) -> None:
+        if not len(self.names) == len(self.centre) == len(self.scale):
+            raise UsageError(f"features of {self.names} need as many centres and scales.")
+        if self.order not in (0, 1, 2) or not all(scale > 0 for scale in self.scale):
+            raise UsageError(f"features need order 0, 1 or 2 and positive scales, got {self}.")
+
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        """Degree of each feature, in their order."""
+        n = len(self.names)
+        return tuple(
+            [0] + [1] * n * (self.order >= 1) + [2] * (n * (n + 1) // 2) * (self.order == 2)
+        )
+
+    def evaluate(
+        self, space: LabelSpace, scaled: Float[Array, "*n n_label"]
+    ) -> Float[Array, "*n n_feature"]:
+        """Features at scaled labels; far from the centre they level off, so that they stay tame.
+
+        Examples
+        --------
+        >>> features = LabelFeatures(("teff", "mh"), (3500.0, 0.0), (200.0, 0.2), 1)
+        >>> space = LabelSpace.mdwarf()
+        >>> found = features.evaluate(space, space.scale(jnp.array([3600.0, 5.0, -0.1, 0.0])))
+        >>> found.round(2).tolist()
+        [1.0, 0.5, -0.5]
+        """
+        xs = []
+        for name, centre, scale in zip(self.names, self.centre, self.scale, strict=True):
+            index = space.index(name)
+            low, high = space.lower[index], space.upper[index]
+            x = (0.5 * (low + high) - centre) / scale + (high - low) / scale * scaled[..., index]
+            xs.append(FEATURE_LIMIT * jnp.tanh(x / FEATURE_LIMIT))
+        columns = [jnp.ones_like(scaled[..., 0])]
+        if self.order >= 1:
+            columns += xs
+        if self.order >= 2:
+            for i, x in enumerate(xs):
+                columns += [x * y - (1.0 if i == j else 0.0) for j, y in enumerate(xs) if j >= i]
+        return jnp.stack(columns, axis=-1)
+
+
+class CorrectedModel(ForwardModel):
+    """A base model plus features of the labels times learned spectra; still linear at its end.
+
+    ``flux = base(labels) + features(labels) @ correction``. Observed stars scatter about it along
+    a few directions that no label explains (line spread, response, residual sky); those are
+    `nuisance`, each with an amplitude drawn from a unit Gaussian for every star.
+
+    Parameters
+    ----------
+    base : ForwardModel
+        With a low-rank head.
+    correction : (n_feature, n_pix)
+    nuisance : (n_nuisance, n_pix)
+        Scaled so that amplitudes have variance 1.
+    model_error : (n_pix,)
+        One-sigma fractional error that is left.
+    features : LabelFeatures
+        Static.
+    priors : tuple of Prior
+        What the training labels say of the stars (static).
+    noise_scale : float
+        By how much stated one-sigma errors of the observed spectra fall short of what they should
+        be (static): 1 where they are right.
+
+    Raises
+    ------
+    MismatchError
+        If arrays do not match, or the base has no linear head.
+    """
+
+    base: ForwardModel
+    correction: Float[Array, "n_feature n_pix"]
+    nuisance: Float[Array, "n_nuisance n_pix"]
+    model_error: Float[Array, "n_pix"]
+    features: LabelFeatures = eqx.field(static=True)
+    priors: tuple[Prior, ...] = eqx.field(static=True, default=())
+    noise_scale: float = eqx.field(static=True, default=1.0)
+
+    def __check_init__(self) -> None:
+        n_pix = self.base.grid.n_pix
+        expected = (len(self.features.degrees), n_pix)
+        if self.correction.shape != expected:
+            raise MismatchError(
+                f"the correction has shape {self.correction.shape}, not {expected}."
+            )
+        if self.nuisance.ndim != 2 or self.nuisance.shape[1] != n_pix:
+            raise MismatchError(f"nuisance directions have shape {self.nuisance.shape}.")
+        if self.model_error.shape != (n_pix,):
+            raise MismatchError(f"the model error has shape {self.model_error.shape}.")
+        if self.base.low_rank() is None:
+            raise MismatchError("a correction needs a base model with a linear head.")
+        require_prior_labels(self.priors, self.base.label_space)
+
+    @property
+    def label_space(self) -> LabelSpace:  # type: ignore[override]
+        """Labels of the base."""
+        return self.base.label_space
+
+    @property
+    def grid(self) -> PixelGrid:  # type: ignore[override]
+        """Pixels of the base."""
+        return self.base.grid
+
+    @property
+    def treatment(self) -> Treatment:
+        """What was done to the spectra of both domains."""
+        return getattr(self.base, "treatment", Treatment())
+
+    def coefficients(
+        self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "k"]:
+        """Coefficients of the base, then the features."""
+        return jnp.concatenate(
+            [
+                self.base.coefficients(scaled, context),
+                self.features.evaluate(self.label_space, scaled),
+            ]
+        )
+
+    def low_rank(self) -> LowRankHead:
+        """Head of the base with the correction below it."""
+        head = self.base.low_rank()
+        assert head is not None
+        return LowRankHead(jnp.concatenate([head.basis, self.correction]), head.mean)
+
+    def predict_scaled(
+        self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "n_pix"]:
+        """Flux of one star."""
+        features = self.features.evaluate(self.label_space, scaled)
+        return self.base.predict_scaled(scaled, context) + _matmul(features, self.correction)
+
+    def predict_scaled_batch(
+        self, scaled: Float[Array, "n_spec n_label"], context: PyTree[Any] | None = None
+    ) -> Float[Array, "n_spec n_pix"]:
+        """Flux of many stars, as matrix products."""
+        features = self.features.evaluate(self.label_space, scaled)
+        return self.base.predict_scaled_batch(scaled, context) + _matmul(features, self.correction)
+
+
+def _matmul(left, right):
+    import jax
+
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
