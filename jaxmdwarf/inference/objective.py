@@ -163,6 +163,12 @@ class Objective(eqx.Module):
         """Observed minus model flux; 0 at bad pixels."""
         return jnp.where(self.weight > 0, self.flux - self.predict(parameters), 0)
 
+    def cost(self, parameters: Float[Array, "n_spec n_par"]) -> Float[Array, n_spec]:
+        """Sum of ``weight * residual**2``, priors included: what is minimised."""
+        residual = self.residuals(parameters)
+        from_pixels = _sum_over_pixels(self.weight * residual * residual)
+        return from_pixels + self.prior_equations(parameters)[0]
+
     def normal_equations(self, parameters: Float[Array, "n_spec n_par"]) -> NormalEquations:
         """Cost, gradient and curvature at `parameters`, from one linearisation of the model."""
         slopes, flux = self._linearise(parameters)
