@@ -405,10 +405,10 @@ def _train_matched(model, observed, labels, config: TransferOptions, progress) -
     from jaxmdwarf.training.matched import MatchedTraining, train_matched
 
     settings = config.matched if config.matched is not None else MatchedTraining()
-    with progress.stage("matching distributions") as task:
-        trained = train_matched(model, observed, labels, settings)
-        task.advance()
-    return trained
+    with progress.stage("matching distributions, passes") as task:
+        return train_matched(
+            model, observed, labels, settings, on_pass=lambda numbers: task.advance()
+        )
 
 
 def _require_own_checkpoints(folder: Path, about: dict[str, Any]) -> None:

@@ -162,7 +162,7 @@ def test_the_model_is_a_forward_model_that_moves_the_emulator_towards_the_stars(
     moved = np.asarray(jax.vmap(model.predict)(labels))
     unmoved = np.asarray(jax.vmap(make_emulator().predict)(labels))
     miss = [np.sqrt(np.mean((flux - stars.flux)[:, good] ** 2)) for flux in (moved, unmoved)]
-    assert miss[0] < 0.75 * miss[1]
+    assert miss[0] < 0.35 * miss[1]
 
 
 def test_steps_and_their_losses_do_not_depend_on_where_dispatches_end():
