@@ -152,13 +152,13 @@ def solve_optimistix(
     """optimistix's Levenberg-Marquardt mapped over stars: a reference, as `solve_jaxopt` is."""
     import optimistix
 
-    solver = optimistix.LevenbergMarquardt(rtol=1e-4, atol=1e-4)
+    solver: Any = optimistix.LevenbergMarquardt(rtol=1e-4, atol=1e-4)
 
     def fit_one(star, start):
         def residuals(free, _):
             return _whitened_of_one(objective, star, free)
 
-        found = optimistix.least_squares(
+        found: Any = optimistix.least_squares(
             residuals, solver, start, max_steps=_LIBRARY_ITER, throw=False
         )
         return found.value, found.stats["num_steps"]
@@ -178,13 +178,15 @@ def solve_optimistix_lbfgs(
     """optimistix's L-BFGS mapped over stars: a reference, as `solve_jaxopt` is."""
     import optimistix
 
-    solver = optimistix.LBFGS(rtol=1e-4, atol=1e-6)
+    solver: Any = optimistix.LBFGS(rtol=1e-4, atol=1e-6)
 
     def fit_one(star, start):
         def value(free, _):
             return _value_of_one(objective, star, _bound(objective, free))
 
-        found = optimistix.minimise(value, solver, start, max_steps=4 * _LIBRARY_ITER, throw=False)
+        found: Any = optimistix.minimise(
+            value, solver, start, max_steps=4 * _LIBRARY_ITER, throw=False
+        )
         return found.value, found.stats["num_steps"]
 
     return _fit_free_mapped(objective, parameters, fit_one, active, initial_damping, tol_sigma)

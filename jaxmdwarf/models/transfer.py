@@ -107,18 +107,18 @@ class CycleStarModel(ForwardModel):
                 f"mean split latents have shape {self.mean_split.shape}, not {latents}."
             )
 
-    @property
-    def label_space(self) -> LabelSpace:
+    @property  # type: ignore[misc]
+    def label_space(self) -> LabelSpace:  # type: ignore[override]
         """That of the base model."""
         return self.base.label_space
 
-    @property
-    def grid(self) -> PixelGrid:
+    @property  # type: ignore[misc]
+    def grid(self) -> PixelGrid:  # type: ignore[override]
         """That of the base model."""
         return self.base.grid
 
-    @property
-    def model_error(self) -> Float[Array, "n_pix"]:
+    @property  # type: ignore[misc]
+    def model_error(self) -> Float[Array, "n_pix"]:  # type: ignore[override]
         """That of the base model."""
         return self.base.model_error
 

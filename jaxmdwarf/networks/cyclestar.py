@@ -199,7 +199,8 @@ class CycleStarSizes:
     @cached_property
     def padded_pix(self) -> int:
         """Pixels that encoders and decoders work on."""
-        return self._there_and_back.fit_length(self.n_pix)
+        # Instance norm of a single position would leave nothing of it.
+        return max(self._there_and_back.fit_length(self.n_pix), self._there_and_back.lengthen(2))
 
     @cached_property
     def critic_pix(self) -> int:

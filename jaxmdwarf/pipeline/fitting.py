@@ -19,7 +19,7 @@ import numpy as np
 from jaxmdwarf.catalogue.columns import FIT_COLUMNS
 from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
 from jaxmdwarf.inference.fit import Start, centre_start, fit_stars
-from jaxmdwarf.inference.memory import estimate_fit_memory
+from jaxmdwarf.inference.memory import require_fit_memory
 from jaxmdwarf.inference.results import FitResult
 from jaxmdwarf.inference.settings import FitSettings, choose_batch_size
 from jaxmdwarf.inference.shift import combine_velocities
@@ -221,7 +221,7 @@ class SpectrumFitter:
     ) -> FitResult:
         """Fit in the domains that the options name, the synthetic one first."""
         if self.options.domain != "observed":
-            carried = _ask(self.model, "to_synthetic", batch)
+            carried = self.model.to_synthetic(batch)
             if carried is None and self.options.domain == "synthetic":
                 raise UsageError(
                     "this model transfers no spectra to the synthetic domain.",
@@ -240,7 +240,7 @@ class SpectrumFitter:
             batch,
             start=start,
             frame_kms=frame,
-            context=_ask(self.model, "read_context", batch),
+            context=self.model.read_context(batch),
             settings=self.settings,
         )
 
@@ -331,7 +331,8 @@ def fit_files(
     Raises
     ------
     UsageError
-        If `out` or an option makes no sense, or there is no such model.
+        If `out` or an option makes no sense, there is no such model, or a batch does not fit into
+        memory.
     FormatError
         If the model is not one that this version reads.
     WorkFailed
@@ -367,7 +368,7 @@ def fit_files(
     n_row = min(options.chunk_size, _round_up(len(inputs.paths), 32))
     batch_size = min(choose_batch_size(fitter.settings), n_row)
     fitter.settings = replace(fitter.settings, batch_size=batch_size)
-    memory = estimate_fit_memory(model, fitter.grid, fitter.settings) / 2**20
+    memory = require_fit_memory(model, fitter.grid, fitter.settings) / 2**20
     progress.say(
         f"{len(inputs.paths)} files; batches of {batch_size} stars, "
         f"about {memory:.0f} MiB on the device."
@@ -616,12 +617,6 @@ def _leave_out(batch: SpectrumBatch, pixels) -> SpectrumBatch:
     """Pixels that have done their duty in the continuum, out of the fit."""
     ivar, information = (jnp.where(pixels, 0, v) for v in (batch.ivar, batch.information))
     return SpectrumBatch(batch.flux, ivar, information, batch.grid)
-
-
-def _ask(model: ForwardModel, hook: str, batch: SpectrumBatch) -> Any:
-    """What a model reads off the spectra themselves; None from models that have no such hook."""
-    method = getattr(model, hook, None)
-    return None if method is None else method(batch)
 
 
 def _start_from(found: FitResult, otherwise: Start) -> Start:

@@ -1,0 +1,1 @@
+"""What users would run instead: peers that benchmarks time beside the package."""
