@@ -2,18 +2,21 @@
 
 from dataclasses import replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 from scipy.optimize import curve_fit
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.inference.fit import Start, fit_batch, fit_stars, restart_points
-from jaxmdwarf.inference.memory import estimate_fit_memory
 from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.settings import FitSettings
 from jaxmdwarf.inference.shift import combine_velocities
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.priors import LabelPrior, RelationPrior, whiten_priors
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.quality import QualityFlag
@@ -478,13 +481,37 @@ def test_bad_requests_say_what_to_do(band_model, survey):
         fit_batch(band_model, SpectrumBatch(flux, flux, flux, other))
 
 
-def test_the_memory_estimate_covers_what_the_compiler_plans(band_model, survey):
-    batch = take(survey[0], range(128))
-    settings = FitSettings(batch_size=128)
-    compiled = jax.jit(lambda b: fit_batch(band_model, b, settings=settings)).lower(batch).compile()
-    plan = compiled.memory_analysis()
-    if plan is None:
-        pytest.skip("this backend does not say what it plans")
-    planned = plan.temp_size_in_bytes + plan.argument_size_in_bytes
-    estimate = estimate_fit_memory(band_model, batch.grid, settings)
-    assert planned < estimate < 6 * planned
+class DimmedModel(ForwardModel):
+    """A band model behind a veil of its own for each star, which is its context."""
+
+    base: ForwardModel
+    model_error: Float[Array, "n_pix"]
+    label_space: LabelSpace = eqx.field(static=True)
+    grid: PixelGrid = eqx.field(static=True)
+
+    def predict_scaled(self, scaled, context=None):
+        return (1.0 if context is None else context) * self.base.predict_scaled(scaled)
+
+
+def test_a_context_belongs_to_its_star_and_neighbours_do_not_matter(make_model, observe_stars):
+    grid = PixelGrid.linear(6000.0, 6399.0, 1.0)
+    base = make_model(grid)
+    model = DimmedModel(base, base.model_error + 0.05, base.label_space, base.grid)
+    rng = np.random.default_rng(4)
+    scaled = rng.uniform(-0.3, 0.3, (24, 4)).astype(np.float32)
+    batch = observe_stars(base, grid, scaled, np.zeros(24), np.full(24, 100.0), rng)
+    veil = jnp.asarray(rng.uniform(0.3, 1.5, 24), jnp.float32)
+    dimmed = SpectrumBatch(batch.flux * veil[:, None], batch.ivar, batch.information, grid)
+    settings = FitSettings(batch_size=32)
+    whole = fit_stars(model, dimmed, context=veil, settings=settings)
+    order = np.arange(24)[::-1]
+    turned = fit_stars(model, take(dimmed, order), context=veil[order], settings=settings)
+    alone = fit_stars(model, take(dimmed, [5]), context=veil[5:6], settings=settings)
+    pulls = (whole.labels - base.label_space.unscale(scaled)) / whole.errors
+    assert np.median(np.abs(pulls)) < 1.0
+    assert whole.converged.all()
+    # Errors depend on the veil through the model's own error: weights are each star's own.
+    np.testing.assert_allclose(turned.errors[order], whole.errors, rtol=1e-3)
+    np.testing.assert_allclose(alone.errors[0], whole.errors[5], rtol=1e-3)
+    assert (np.abs(turned.labels[order] - whole.labels) / whole.errors).max() < 0.02
+    assert (np.abs(alone.labels[0] - whole.labels[5]) / whole.errors[5]).max() < 0.02

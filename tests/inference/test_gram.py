@@ -104,6 +104,25 @@ def test_a_given_start_is_kept(band_model, survey):
     assert (np.abs(again.labels - first.labels) / first.errors).max() < 0.02
 
 
+def test_neighbours_and_padding_do_not_matter(band_model, survey):
+    whole = fit_stars(band_model, survey, settings=FAST)
+    order = np.random.default_rng(4).permutation(256)[:100]
+    bad = survey.ivar[order] == 0
+    flux = jnp.where(bad, jnp.inf, survey.flux[order])
+    ivar = survey.ivar[order]
+    some = SpectrumBatch(
+        jnp.concatenate([flux, jnp.full((9, flux.shape[1]), jnp.nan)]),
+        jnp.concatenate([ivar, jnp.zeros((9, flux.shape[1]))]),
+        jnp.concatenate([ivar, jnp.zeros((9, flux.shape[1]))]),
+        survey.grid,
+    )
+    result = fit_stars(band_model, some, settings=FAST)
+    away = np.abs(result.labels[:100] - whole.labels[order]) / whole.errors[order]
+    assert np.nanmax(away) < 0.02
+    np.testing.assert_array_equal(result.flags[:100], whole.flags[order])
+    assert np.isnan(result.labels[100:]).all()
+
+
 def test_very_bright_stars_lose_no_digits(make_model, band_grid, observe_stars):
     model = make_model(band_grid)
     rng = np.random.default_rng(3)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import equinox as eqx
@@ -208,6 +211,44 @@ def test_a_killed_run_resumes_to_the_same_catalogue(catalogue, survey, model_dir
     resumed = read_table(out)
     for name in whole.columns:
         np.testing.assert_array_equal(resumed[name].to_numpy(), whole[name].to_numpy())
+
+
+def test_a_run_killed_without_warning_resumes_to_the_same_catalogue(survey, model_dir, tmp_path):
+    options = replace(OPTIONS, chunk_size=4, settings=FitSettings())
+    whole = tmp_path / "whole.parquet"
+    fit_files([survey[0]], model_dir, whole, options=options, processes=1)
+    out = tmp_path / "killed.parquet"
+    partial = tmp_path / "killed.parquet.partial"
+    words = ["fit", str(survey[0]), "--model", str(model_dir), "--out", str(out)]
+    words += ["--chunk-size", "4", "--processes", "1"]
+    program = f"from jaxmdwarf.cli import main; main({words!r})"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    running = subprocess.Popen([sys.executable, "-c", program], **quiet)
+    try:
+        until = time.monotonic() + 120
+        while not (partial / "chunk-000003.json").exists():
+            assert running.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < until
+            time.sleep(0.001)
+    finally:
+        running.kill()
+        running.wait()
+    done = len(list(partial.glob("chunk-*.json")))
+    assert 4 <= done < 23
+    assert not out.exists()
+    summary = fit_files([survey[0]], model_dir, out, options=options, processes=1)
+    assert summary["fitted_now"] <= N_STAR - 4 * 3
+    first, second = read_table(whole), read_table(out)
+    assert len(first) == N_STAR
+    for name in first.columns:
+        np.testing.assert_array_equal(second[name].to_numpy(), first[name].to_numpy())
+    assert not partial.exists()
+
+
+def test_a_batch_larger_than_memory_is_refused(survey, model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxmdwarf.inference.memory.find_memory", lambda: 2**20)
+    with pytest.raises(UsageError, match="give a batch size of"):
+        fit_files([survey[0]], model_dir, tmp_path / "T.csv", options=OPTIONS, processes=1)
 
 
 def test_chunks_of_another_command_are_not_used(survey, model_dir, tmp_path):

@@ -1,0 +1,62 @@
+"""Memory is estimated before a run, and a batch that is too large is refused."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.fit import fit_batch
+from jaxmdwarf.inference.memory import estimate_fit_memory, find_memory, require_fit_memory
+from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.models.transfer import CycleStarModel
+from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
+
+GRID = PixelGrid.linear(6000.0, 6399.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def transfer(make_model):
+    """The compact network: what it holds inside is most of what a fit needs."""
+    base, sizes = make_model(GRID, margin=0), CycleStarSizes.compact(400)
+    mean_split = jnp.zeros((sizes.latent_length, sizes.split_latents))
+    return CycleStarModel(base, init_generator(sizes, jax.random.key(0)), mean_split, sizes)
+
+
+@pytest.fixture(params=["emulator", "transfer"])
+def model(request, make_model):
+    return make_model(GRID) if request.param == "emulator" else request.getfixturevalue("transfer")
+
+
+def test_the_estimate_covers_what_the_compiler_plans(model):
+    n = 128
+    pixels = jnp.ones((n, GRID.n_pix))
+    batch = SpectrumBatch(pixels, pixels, pixels, GRID)
+    context = model.read_context(batch)
+    settings = FitSettings(batch_size=n)
+    fit = jax.jit(lambda spectra: fit_batch(model, spectra, context=context, settings=settings))
+    plan = fit.lower(batch).compile().memory_analysis()
+    if plan is None:
+        pytest.skip("this backend does not say what it plans")
+    planned = plan.temp_size_in_bytes + plan.argument_size_in_bytes
+    assert planned < estimate_fit_memory(model, GRID, settings) < 6 * planned
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(model):
+    settings = FitSettings(batch_size=4096)
+    whole = estimate_fit_memory(model, GRID, settings)
+    assert require_fit_memory(model, GRID, settings, available=2 * whole) == whole
+    with pytest.raises(UsageError, match="give a batch size of") as caught:
+        require_fit_memory(model, GRID, settings, available=whole // 3)
+    fitting = int(caught.value.remedy.split("batch size of ")[1].split(" ")[0])
+    assert 512 < fitting < 4096
+    smaller = FitSettings(batch_size=fitting)
+    require_fit_memory(model, GRID, smaller, available=whole // 3)
+    with pytest.raises(UsageError, match="not even one star"):
+        require_fit_memory(model, GRID, settings, available=10)
+
+
+def test_free_memory_is_known_here():
+    found = find_memory()
+    assert found is None or 2**20 < found < 2**50
