@@ -49,7 +49,8 @@ class MatchedTraining:
         Of the label-dependent terms in Teff and [M/H].
     strengths : tuple of float
         Prior weights of the linear terms relative to the data's (quadratic ones have twice that);
-        the one with the highest evidence on the validation stars is taken.
+        of those under which the labels come to spread as the reference does, the one with the
+        highest evidence on the validation stars is taken.
     n_passes : int
         Label fits, matchings and regressions.
     n_nuisance : int
@@ -70,7 +71,7 @@ class MatchedTraining:
     """
 
     order: int = 2
-    strengths: tuple[float, ...] = (0.05, 0.2, 1.0)
+    strengths: tuple[float, ...] = (0.05, 0.2, 0.6)
     n_passes: int = 4
     n_nuisance: int = 8
     min_snr: float = 10.0
@@ -176,23 +177,25 @@ def train_matched(
     common = np.isin(rows, reference.rows) if reference and reference.rows is not None else None
     use_common = common is not None and np.count_nonzero(common) >= config.least_common
     stars, validation = _Stars(observed, emulator, rows), _Stars(observed, emulator, held)
-    best: CorrectedModel | None = None
+    models: list[CorrectedModel] = []
     trials: list[dict[str, Any]] = []
     for strength in config.strengths:
         model, history = _learn(
             emulator, stars, population, strength, config, common if use_common else None, on_pass
         )
         posterior = estimate_labels(model, validation, population.mean_scaled(space))
-        trial = {
-            "strength": strength,
-            "evidence": float(np.mean(_clip(posterior.evidence))),
-            "passes": history,
-        }
-        if best is None or trial["evidence"] > max(one["evidence"] for one in trials):
-            best = model
-        trials.append(trial)
-    assert best is not None
-    chosen = max(trials, key=lambda one: one["evidence"])
+        models.append(model)
+        trials.append(
+            {
+                "strength": strength,
+                "evidence": float(np.mean(_clip(posterior.evidence))),
+                "mismatch": max(abs(value - 1) for value in history[-1]["stretch"].values()),
+                "passes": history,
+            }
+        )
+    n_matched = np.count_nonzero(common) if use_common else len(rows)
+    number = _choose_trial(trials, n_matched, population.n_star)
+    best, chosen = models[number], trials[number]
     report = {
         "n_train": len(rows),
         "n_validation": len(held),
@@ -200,11 +203,24 @@ def train_matched(
         "matched_on": "common stars" if use_common else "all stars",
         "strength": chosen["strength"],
         "evidence": {f"{one['strength']:g}": one["evidence"] for one in trials},
+        "mismatch": {f"{one['strength']:g}": one["mismatch"] for one in trials},
         "noise_scale": best.noise_scale,
         "last_shift": chosen["passes"][-1]["shift"],
         "passes": chosen["passes"],
     }
     return TrainedTransfer(best, report)
+
+
+def _choose_trial(trials: list[dict[str, Any]], n_matched: int, n_reference: int) -> int:
+    """The best described validation stars, among trials whose labels spread as the reference does.
+
+    Evidence alone favours strong shrinkage, under which labels never come to spread as they should.
+    """
+    error = np.sqrt(0.5 / n_matched + 0.5 / n_reference)
+    mismatch = np.array([one["mismatch"] for one in trials])
+    agreeing = mismatch <= max(2 * error, mismatch.min() + 0.5 * error)
+    evidence = np.array([one["evidence"] for one in trials])
+    return int(np.argmax(np.where(agreeing, evidence, -np.inf)))
 
 
 def estimate_labels(
@@ -283,11 +299,14 @@ class _Population(NamedTuple):
         Of Teff and [M/H], errors of the reference taken off.
     relations : tuple of RelationPrior
         Of the other labels to these.
+    n_star : int
+        Stars of the reference.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
     relations: tuple[RelationPrior, ...]
+    n_star: int
 
     @property
     def priors(self) -> tuple[Prior, ...]:
@@ -329,13 +348,15 @@ def _describe_population(
     sample = labels[:, matched] if reference is None else reference.teff_mh
     sample = np.asarray(sample, np.float64)
     sample = sample[np.isfinite(sample).all(axis=1)]
+    sample = sample[:: max(1, len(sample) // 20_000)]
     if len(sample) < 20:
         raise MismatchError(
             f"the reference has {len(sample)} stars with Teff and [M/H].",
             "give a reference of at least 20 stars, or none.",
         )
     errors = (0.0, 0.0) if reference is None else reference.errors
-    covariance = np.cov(sample.T)
+    # Found as that of the fitted labels is, or a skew distribution would have two means.
+    mean, covariance = _robust_moments(sample)
     # Errors cannot be more than nine tenths of what is seen.
     covariance -= np.diag(np.minimum(np.square(errors), 0.9 * np.diag(covariance)))
     least = {"logg": config.logg_sigma, "alpha_m": config.alpha_sigma}
@@ -346,7 +367,7 @@ def _describe_population(
             replace(relation, sigma=max(relation.sigma, least[relation.name]))
             for relation in fit_main_sequence_relation(np.asarray(chosen, np.float64))
         )
-    return _Population(sample.mean(axis=0), covariance, relations)
+    return _Population(mean, covariance, relations, len(sample))
 
 
 def _learn(
