@@ -8,23 +8,38 @@ from jaxmdwarf.training.domain_scores import (
     discriminant_accuracy,
     explained_fraction,
     find_comparison_basis,
-    frechet_distance,
     latent_change,
+    marginal_distance,
 )
 
 
-def test_frechet_distance_is_that_of_two_gaussians():
+def test_the_distance_is_that_of_two_gaussians():
     rng = np.random.default_rng(0)
     first = rng.normal(0.0, 2.0, (200_000, 3))
-    second = rng.normal(0.0, 2.0, (200_000, 3)) * [1.0, 2.0, 0.5] + [2.0, 0.0, 0.0]
-    # In units of the first cloud: shift 1, widths (1, 2, 0.5) against 1.
-    assert frechet_distance(first, second) == pytest.approx(1.0 + 1.0 + 0.25, rel=0.02)
+    second = rng.normal(0.0, 2.0, (200_000, 3)) * [1.0, 1.5, 0.5] + [1.0, 0.0, 0.0]
+    # In units of the first cloud: shift 0.5, widths (1, 1.5, 0.5) against 1; tails are cut at 4.
+    assert marginal_distance(first, second) == pytest.approx(0.25 + 0.25 + 0.25, rel=0.03)
+
+
+def test_small_samples_of_one_cloud_are_not_apart_on_average():
+    rng = np.random.default_rng(1)
+    distances = [marginal_distance(*rng.normal(size=(2, 60, 16))) for _ in range(100)]
+    assert abs(np.mean(distances)) < 0.15  # without the correction: 0.8
 
 
 def test_a_collapsed_cloud_in_the_right_place_scores_badly():
     cloud = np.random.default_rng(1).normal(size=(400, 4))
     collapsed = np.tile(cloud.mean(axis=0), (400, 1))
-    assert frechet_distance(cloud, collapsed) > 3.0
+    assert marginal_distance(cloud, collapsed) > 3.0
+
+
+def test_one_broken_spectrum_changes_little():
+    rng = np.random.default_rng(7)
+    first, second = rng.normal(size=(2, 400, 4))
+    broken = second.copy()
+    broken[0] = 1e6
+    change = marginal_distance(first, broken) - marginal_distance(first, second)
+    assert abs(change) < 0.05
 
 
 def test_the_discriminant_guesses_at_equal_clouds_and_knows_shifted_ones():

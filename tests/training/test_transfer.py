@@ -430,7 +430,14 @@ def test_a_checkpoint_of_another_architecture_is_refused():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sizes": "huge"}, {"steps": 0}, {"averaging": 1.0}, {"schedule": "x"}, {"r1": -1.0}],
+    [
+        {"sizes": "huge"},
+        {"steps": 0},
+        {"bf16": True},
+        {"averaging": 1.0},
+        {"schedule": "x"},
+        {"r1": -1.0},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_settings_that_make_no_sense_are_refused(changes):
