@@ -322,7 +322,7 @@ def _make_layer(key, shape, axis_in):
     init = nn.initializers.variance_scaling(
         1.0, "fan_avg", "uniform", in_axis=axis_in, out_axis=2, batch_axis=()
     )
-    return {"kernel": init(key, shape), "bias": jnp.full(shape[-1], _BIAS)}
+    return {"kernel": init(key, shape), "bias": jnp.full(shape[-1], _BIAS, jnp.float32)}
 
 
 class _Encoder(nn.Module):

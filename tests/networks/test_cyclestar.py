@@ -288,3 +288,9 @@ def test_impossible_sizes_are_refused(broken):
 def test_spectra_of_other_pixels_are_refused(networks):
     with pytest.raises(MismatchError):
         encode_synth(TINY, networks[0], jnp.ones((1, 99)))
+
+
+def test_parameters_have_types_of_their_own(networks):
+    # Weakly typed ones turn into others at the first update, and all that was compiled is again.
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(networks))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(networks))
