@@ -1,11 +1,23 @@
-"""Synthetic-domain fits, 4 labels and velocity: ours beside scipy's curve_fit, alternated.
+"""Fits of stars: ours beside what one would use instead, alternated.
 
-    python benchmarks/bench_fit.py [--n 2048] [--peer 40] [--rounds 3] [--rank 40] [--save]
+    python benchmarks/bench_fit.py [--cases velocity gram solvers observed] [--n 2048] [--save]
 
-Both fit the same noisy spectra (2901 pixels) with the same emulator, a Payne network of two hidden
-layers of 300, from the centre of the label space; the peer evaluates it in numpy, as The Payne
-does, with finite-difference Jacobians. Compilation is timed apart. `--save` writes the result to
-benchmarks/results/<device>/fit.json.
+All fit the same noisy spectra (2901 pixels) with the same emulator, a Payne network of two hidden
+layers of 300 with a head of `--rank` shapes, from the centre of the label space.
+
+velocity
+    4 labels and velocity, beside scipy's curve_fit; the peer evaluates the network in numpy, as
+    The Payne does, with finite-difference Jacobians.
+gram
+    4 labels: the Gram systems beside our own fit of the pixels.
+solvers
+    4 labels and velocity by L-BFGS, beside other libraries' solvers mapped over stars.
+observed
+    4 labels through Cycle-StarNet's original networks (untrained: rates hold, labels are those of
+    a toy), beside the fits of benchmarks/peers/fit_torch.py.
+
+Rates exclude compilation, which is given apart; on a busy machine those per processor second say
+more. `--save` writes the result to benchmarks/results/<device>/fit.json.
 """
 
 import argparse
@@ -14,6 +26,7 @@ import os
 import platform
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -143,48 +156,84 @@ def timed(work):
     return result, time.perf_counter() - wall, time.process_time() - cpu
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=2048, help="stars of ours")
-    parser.add_argument("--peer", type=int, default=40, help="stars of the peer")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are reported")
-    parser.add_argument("--rank", type=int, default=40, help="shapes of the emulator's head")
-    parser.add_argument("--batch-size", type=int, help="stars in one call")
-    parser.add_argument("--save", action="store_true", help="keep the result with the device's")
-    options = parser.parse_args()
+def alternate(rounds, **works):
+    """Median wall and processor seconds of each work, taken in turns; what each returned last."""
+    firsts, results = {}, {}
+    times = {name: [] for name in works}
+    for name, work in works.items():
+        _, firsts[name], _ = timed(work)
+    for _ in range(rounds):
+        for name, work in works.items():
+            results[name], *spent = timed(work)
+            times[name].append(spent)
+    median = {
+        name: [statistics.median(column) for column in zip(*spent, strict=True)]
+        for name, spent in times.items()
+    }
+    compile_s = {name: round(max(firsts[name] - median[name][0], 0), 2) for name in works}
+    return results, median, compile_s
 
-    model = make_emulator(options.rank)
+
+def describe(n, spent, compile_s, result=None):
+    """Rates of one contestant, and how its stars fared."""
+    wall, cpu = spent
+    summary = {
+        "n": n,
+        "spectra_per_s": round(n / wall, 2),
+        "spectra_per_cpu_s": round(n / cpu, 2),
+        "compile_s": compile_s,
+    }
+    if result is not None:
+        summary["converged_fraction"] = round(float(result.converged.mean()), 4)
+        summary["iterations"] = {
+            "median": float(np.median(result.n_iter)),
+            "p99": float(np.percentile(result.n_iter, 99)),
+        }
+    return summary
+
+
+def summarise_distance(distance):
+    """Of labels, in sigma, star by star."""
+    worst = distance.max(axis=1)
+    return {
+        "median": round(float(np.median(worst)), 4),
+        "p99": round(float(np.quantile(worst, 0.99)), 4),
+        "max": round(float(worst.max()), 4),
+    }
+
+
+def take(batch, n):
+    """The first n spectra."""
+    return SpectrumBatch(batch.flux[:n], batch.ivar[:n], batch.information[:n], batch.grid)
+
+
+def add_noise(clean, like, seed=3):
+    """Spectra with the weights of others."""
+    ivar = np.asarray(like.ivar)
+    sigma = np.where(ivar > 0, 1 / np.sqrt(np.where(ivar > 0, ivar, 1)), 1)
+    noise = np.random.default_rng(seed).normal(size=ivar.shape) * sigma
+    flux = jnp.asarray(np.asarray(clean) + noise, jnp.float32)
+    return SpectrumBatch(flux, like.ivar, like.information, like.grid)
+
+
+def compare_velocity(options, model):
+    """Labels and velocity: ours beside scipy."""
     batch, scaled, rv_kms = observe(model, options.n)
     settings = FitSettings(batch_size=options.batch_size)
     peer = NumpyPeer(model, batch)
     flux = np.asarray(model.predict_scaled(jnp.zeros(4)))
     assert np.abs(peer.predict(np.zeros(5)) - flux)[5:-5].max() < 1e-4
-
-    def ours():
-        return fit_stars(model, batch, settings=settings)
-
-    def theirs():
-        return [peer.fit(row) for row in range(options.peer)]
-
-    _, first, _ = timed(ours)
-    walls, cpus, peer_walls, peer_cpus = [], [], [], []
-    for _ in range(options.rounds):
-        result, wall, cpu = timed(ours)
-        walls.append(wall)
-        cpus.append(cpu)
-        found, wall, cpu = timed(theirs)
-        peer_walls.append(wall)
-        peer_cpus.append(cpu)
-    wall, cpu = statistics.median(walls), statistics.median(cpus)
-    peer_wall, peer_cpu = statistics.median(peer_walls), statistics.median(peer_cpus)
-
-    space = model.label_space
-    rows = slice(0, options.peer)
-    ours_scaled = np.column_stack(
+    results, spent, compile_s = alternate(
+        options.rounds,
+        ours=lambda: fit_stars(model, batch, settings=settings),
+        scipy=lambda: [peer.fit(row) for row in range(options.peer)],
+    )
+    result = results["ours"]
+    space, rows = model.label_space, slice(0, options.peer)
+    ours = np.column_stack(
         [space.scale(result.labels[rows]), result.residual_kms[rows] / (2 * peer.limit)]
     )
-    best, errors = (np.array(column) for column in zip(*found, strict=True))
-    distance = np.abs(ours_scaled - best) / errors
+    best, errors = (np.array(column) for column in zip(*results["scipy"], strict=True))
     inside = result.flags == 0
     pulls = np.column_stack(
         [
@@ -192,32 +241,137 @@ def main():
             (result.rv_kms - rv_kms) / result.e_rv,
         ]
     )[inside]
-    summary = {
-        "device": jax.devices()[0].device_kind,
-        "n": options.n,
-        "n_pix": PAPER_GRID.n_pix,
-        "rank": options.rank,
-        "batch_size": choose_batch_size(settings),
-        "spectra_per_s": round(options.n / wall, 1),
-        "spectra_per_cpu_s": round(options.n / cpu, 1),
-        "peer_spectra_per_s": round(options.peer / peer_wall, 2),
-        "peer_spectra_per_cpu_s": round(options.peer / peer_cpu, 2),
-        "ratio": round(options.n / wall / (options.peer / peer_wall), 1),
-        "ratio_cpu": round(options.n / cpu / (options.peer / peer_cpu), 1),
-        "first_call_s": round(first - wall, 2),
-        "converged_fraction": round(float(result.converged.mean()), 4),
-        "iterations": {
-            "median": float(np.median(result.n_iter)),
-            "p99": float(np.percentile(result.n_iter, 99)),
-        },
-        "peer_distance_sigma": {
-            "median": round(float(np.median(distance.max(axis=1))), 4),
-            "max": round(float(distance.max()), 4),
-        },
+    return {
+        "batch_size": choose_batch_size(settings, model),
+        "ours": describe(options.n, spent["ours"], compile_s["ours"], result),
+        "scipy": describe(options.peer, spent["scipy"], 0.0),
+        "distance_sigma": summarise_distance(np.abs(ours - best) / errors),
         "pull_median": np.median(pulls, axis=0).round(3).tolist(),
         "pull_width": (1.4826 * np.median(np.abs(pulls), axis=0)).round(3).tolist(),
-        "load_average": os.getloadavg()[0],
     }
+
+
+def compare_gram(options, model):
+    """Labels alone: the Gram systems beside the pixels."""
+    seen, scaled, _ = observe(model, options.n)
+    batch = add_noise(model.predict_scaled_batch(jnp.asarray(scaled)), seen)
+    fast = FitSettings(fit_velocity=False, batch_size=options.batch_size)
+    slow = replace(fast, fast_path=False)
+    results, spent, compile_s = alternate(
+        options.rounds,
+        gram=lambda: fit_stars(model, batch, settings=fast),
+        pixels=lambda: fit_stars(model, batch, settings=slow),
+    )
+    gram, pixels = results["gram"], results["pixels"]
+    both = gram.converged & pixels.converged
+    return {
+        **{n: describe(options.n, spent[n], compile_s[n], results[n]) for n in results},
+        "distance_sigma": summarise_distance(
+            (np.abs(gram.labels - pixels.labels) / pixels.errors)[both]
+        ),
+    }
+
+
+def compare_solvers(options, model):
+    """Labels and velocity by L-BFGS: ours beside vmap(optimistix.LBFGS)."""
+    batch, _, _ = observe(model, options.n)
+    few = take(batch, options.mapped)
+    reference = fit_stars(model, batch, settings=FitSettings())
+    results, spent, compile_s = alternate(
+        options.rounds,
+        **{
+            "lbfgs": lambda: fit_stars(model, batch, settings=FitSettings(solver="lbfgs")),
+            **{
+                name: lambda name=name: fit_stars(model, few, settings=FitSettings(solver=name))
+                for name in options.solvers
+            },
+        },
+    )
+    summary = {}
+    for name, result in results.items():
+        n = len(result.converged)
+        good = result.converged & reference.converged[:n]
+        away = np.abs(result.labels - reference.labels[:n])[good] / reference.errors[:n][good]
+        summary[name] = describe(n, spent[name], compile_s[name], result)
+        summary[name]["distance_from_lm_sigma"] = summarise_distance(away)
+    return summary
+
+
+def compare_observed(options, model):
+    """The observed domain through the original networks, untrained: ours beside PyTorch."""
+    import torch
+    from peers.fit_torch import PEERS, ObservedModel
+
+    from jaxmdwarf.models.transfer import CycleStarModel
+    from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
+
+    sizes = CycleStarSizes.original(PAPER_GRID.n_pix)
+    latents = jnp.zeros((sizes.latent_length, sizes.split_latents))
+    params = init_generator(sizes, jax.random.key(0))
+    transfer = CycleStarModel(model, params, latents, sizes, True)
+    seen, scaled, _ = observe(model, options.observed)
+    split = transfer.read_context(seen)
+    batch = add_noise(transfer.predict_scaled_batch(jnp.asarray(scaled), split), seen)
+    settings = FitSettings(fit_velocity=False, restarts=0)
+    objective = build_objective(transfer, batch, context=split, fit_velocity=False)
+    flux, weight = (
+        torch.from_numpy(np.array(a)[:, : PAPER_GRID.n_pix])
+        for a in (objective.flux, objective.weight)
+    )
+    peer = ObservedModel(transfer)
+    latents = torch.from_numpy(np.array(split).transpose(0, 2, 1).copy())
+    centre = peer(torch.zeros(2, 4), latents[:2]).numpy()
+    ours = np.asarray(transfer.predict_scaled_batch(jnp.zeros((2, 4)), split[:2]))
+    assert np.abs(centre - ours).max() < 1e-3
+    works = {
+        name: lambda name=name: PEERS[name](peer, flux, weight, latents) for name in options.torch
+    }
+    results, spent, compile_s = alternate(
+        options.rounds,
+        ours=lambda: fit_stars(transfer, batch, context=split, settings=settings),
+        **works,
+    )
+    found = results.pop("ours")
+    summary = {"ours": describe(options.observed, spent["ours"], compile_s["ours"], found)}
+    errors = found.errors / np.subtract(model.label_space.upper, model.label_space.lower)
+    for name, labels in results.items():
+        away = np.abs(labels - model.label_space.scale(found.labels))[found.converged]
+        summary[name] = describe(options.observed, spent[name], 0.0)
+        summary[name]["distance_sigma"] = summarise_distance(away / errors[found.converged])
+    return summary
+
+
+CASES = {
+    "velocity": compare_velocity,
+    "gram": compare_gram,
+    "solvers": compare_solvers,
+    "observed": compare_observed,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=["velocity", "gram"])
+    parser.add_argument("--n", type=int, default=2048, help="stars of ours")
+    parser.add_argument("--peer", type=int, default=40, help="stars of scipy")
+    parser.add_argument("--mapped", type=int, default=64, help="stars of mapped solvers")
+    parser.add_argument("--solvers", nargs="*", default=["optimistix-lbfgs"])
+    parser.add_argument("--observed", type=int, default=64, help="stars in the observed domain")
+    parser.add_argument("--torch", nargs="*", default=["torch_vmap_jacfwd_lm"])
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are reported")
+    parser.add_argument("--rank", type=int, default=40, help="shapes of the emulator's head")
+    parser.add_argument("--batch-size", type=int, help="stars in one call")
+    parser.add_argument("--save", action="store_true", help="keep the result with the device's")
+    options = parser.parse_args()
+    model = make_emulator(options.rank)
+    summary = {
+        "device": jax.devices()[0].device_kind,
+        "n_pix": PAPER_GRID.n_pix,
+        "rank": options.rank,
+    }
+    for case in options.cases:
+        summary[case] = CASES[case](options, model)
+        summary[case]["load_average"] = round(os.getloadavg()[0], 2)
     print(json.dumps(summary, indent=1))
     if options.save:
         name = summary["device"].lower().replace(" ", "_")

@@ -183,9 +183,11 @@ class _Passes:
         n_row = -(-batch.n_spec // 32) * 32
         fast = settings.may_reduce and has_gram_path(model)
         self._sizes = {
-            reduced: min(choose_batch_size(settings, reduced=reduced), n_row)
+            reduced: min(choose_batch_size(settings, model, reduced=reduced), n_row)
             for reduced in (False, True)
         }
+        # Where an iteration is dear, a few stars that are left do not fill up a whole batch.
+        self._few = max(self._sizes[False] // 8, 1) if model.low_rank() is None else 0
         shapes = nodes = None
         if fast:
             shapes = multiply_shapes(model, batch.grid)
@@ -228,7 +230,9 @@ class _Passes:
 
     def _run(self, rows, parameters, damping, max_iter, *, reduced, searching):
         """Fit `rows` from given points: results, last points, last damping."""
-        size = self._sizes[reduced] * (1 if self._mesh is None else self._mesh.size)
+        few = not reduced and len(rows) <= 2 * self._few
+        size = self._few if few else self._sizes[reduced]
+        size *= 1 if self._mesh is None else self._mesh.size
         model, batch, context, shapes, nodes = self._held
 
         def fit_part(first: int):

@@ -36,7 +36,7 @@ def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, settings: FitSetti
         For the batch itself, the arrays of pixels that an iteration makes, the weights of the
         model, and what the model holds at once when its flux is linearised.
     """
-    size = choose_batch_size(settings)
+    size = choose_batch_size(settings, model)
     n_label = model.label_space.n_label
     n_par = n_label + int(settings.fit_velocity)
     n_par += 0 if settings.poly_order is None else settings.poly_order + 1
@@ -74,7 +74,7 @@ def require_fit_memory(
     available = find_memory() if available is None else available
     if available is None or needed <= _SAFE_SHARE * available:
         return needed
-    size = choose_batch_size(settings)
+    size = choose_batch_size(settings, model)
     few = [
         estimate_fit_memory(model, grid, replace(settings, batch_size=number)) for number in (1, 2)
     ]

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import jax
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.priors import Prior
 
 SolverName: TypeAlias = Literal["lm", "lbfgs", "jaxopt", "optimistix", "optimistix-lbfgs"]
@@ -42,7 +43,8 @@ class FitSettings:
         so that those that have converged are not carried along.
     batch_size : int, optional
         Stars in one compiled call; None takes 32 on a CPU, whose caches then hold all that an
-        iteration touches, and 2048 on an accelerator; more for fits on Gram systems.
+        iteration touches, and 2048 on an accelerator; more for fits on Gram systems, fewer for
+        models without a linear head.
     restarts : int
         Other starting points that a star is given which does not converge.
     tol_sigma : float
@@ -78,20 +80,25 @@ class FitSettings:
         return self.fast_path and self.solver == "lm" and alone
 
 
-def choose_batch_size(settings: FitSettings, *, reduced: bool = False) -> int:
+def choose_batch_size(
+    settings: FitSettings, model: ForwardModel | None = None, *, reduced: bool = False
+) -> int:
     """Stars in one compiled call, by the settings or the device at hand.
 
     Parameters
     ----------
     settings : FitSettings
+    model : ForwardModel, optional
+        Models without a linear head are networks to the last pixel: fewer stars fill the caches.
     reduced : bool
         Whether for a fit on Gram systems, whose larger matrix products like larger batches.
     """
     if settings.batch_size is not None:
         return settings.batch_size
+    heavy = model is not None and model.low_rank() is None
     if jax.default_backend() == "cpu":
-        return 128 if reduced else 32
-    return 8192 if reduced else 2048
+        return 128 if reduced else 8 if heavy else 32
+    return 8192 if reduced else 512 if heavy else 2048
 
 
 def compiled_settings(settings: FitSettings) -> FitSettings:

@@ -254,7 +254,8 @@ class SpectrumFitter:
             pad_to=n_row,
             min_overlap=0.0,
         )
-        return _leave_out(batch, self._outside)
+        # A model that has learned from the spectra knows by how much their errors fall short.
+        return _leave_out(batch, self._outside, getattr(self.model, "noise_scale", 1.0))
 
     def _first_velocities(self, raws, n_row):
         """Frames to fit in, labels to start from, and what is to be said of them."""
@@ -366,9 +367,9 @@ def fit_files(
     n_done = chunks.open()
     # One compiled shape for the whole run, no larger than the run needs.
     n_row = min(options.chunk_size, _round_up(len(inputs.paths), 32))
-    batch_size = min(choose_batch_size(fitter.settings), n_row)
-    fitter.settings = replace(fitter.settings, batch_size=batch_size)
-    memory = require_fit_memory(model, fitter.grid, fitter.settings) / 2**20
+    batch_size = min(choose_batch_size(fitter.settings, model), n_row)
+    planned = replace(fitter.settings, batch_size=batch_size)
+    memory = require_fit_memory(model, fitter.grid, planned) / 2**20
     progress.say(
         f"{len(inputs.paths)} files; batches of {batch_size} stars, "
         f"about {memory:.0f} MiB on the device."
@@ -613,19 +614,12 @@ def _find_snr(raw: RawSpectrum, band: Literal["r", "i"]) -> float:
 
 
 @jax.jit
-def _leave_out(batch: SpectrumBatch, pixels) -> SpectrumBatch:
-    """Pixels that have done their duty in the continuum, out of the fit."""
-    ivar, information = (jnp.where(pixels, 0, v) for v in (batch.ivar, batch.information))
-    return SpectrumBatch(batch.flux, ivar, information, batch.grid)
-
-
-def _start_from(found: FitResult, otherwise: Start) -> Start:
-    """Start where an earlier fit ended, and as before where it found nothing."""
-    known = np.isfinite(found.labels).all(axis=-1) & np.isfinite(found.residual_kms)
-    return Start(
-        np.where(known[:, None], found.labels, otherwise.labels),
-        np.where(known, found.residual_kms, otherwise.residual_kms),
+def _leave_out(batch: SpectrumBatch, pixels, noise_scale) -> SpectrumBatch:
+    """Pixels that have done their duty in the continuum, out of the fit; errors made larger."""
+    ivar, information = (
+        jnp.where(pixels, 0, values) / noise_scale**2 for values in (batch.ivar, batch.information)
     )
+    return SpectrumBatch(batch.flux, ivar, information, batch.grid)
 
 
 def _round_up(number: int, step: int) -> int:
