@@ -41,6 +41,7 @@ class NoGap:
                 n_grid=self.n_grid,
                 seed=self.seed,
                 gap=DomainGap.none(),
+                transfer="none",
             ),
             progress=progress or Silent(),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 class Command:
     """Run the whole pipeline on a simulated survey, and judge it against the truth.
 
-    Simulates a survey as files, trains an emulator on a simulated model grid, fits and measures
-    every file, and writes DIR/catalogue.fits, report.html (open it first), metrics.json and
-    figures. Minutes on two cores. A run that was stopped goes on when the command is given again.
+    Simulates a survey as files, trains an emulator on a simulated model grid, learns without labels
+    how the spectra differ from it, fits and measures every file, and writes DIR/catalogue.fits,
+    report.html (open it first), metrics.json and figures. Minutes on two cores. A run that was
+    stopped goes on when the command is given again.
 
     Example: jaxmdwarf quickstart --out first --seed 1
     """
@@ -40,6 +41,14 @@ class Command:
             "as in 'jaxmdwarf simulate --help'.",
         ),
     ] = "1"
+
+    transfer: Annotated[
+        Literal["matched", "cyclestar", "matched+cyclestar", "none"],
+        tyro.conf.arg(
+            help="How theory is carried into the observed domain: a correction learned from "
+            "matched label distributions, the paper's networks, both, or not at all."
+        ),
+    ] = "matched"
 
     oracle: Annotated[
         bool,
@@ -72,6 +81,7 @@ class Command:
                 n_grid=self.grid,
                 seed=self.seed,
                 gap=DomainGap.parse(self.gap),
+                transfer=self.transfer,
                 oracle=self.oracle,
             ),
             processes=self.processes,

@@ -349,9 +349,11 @@ def _unpack_corrected(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
         if name.startswith(_BASE)
     }
     features = {name: _as_tuple(value) for name, value in about["features"].items()}
-    return CorrectedModel(
+    return CorrectedModel(  # type: ignore[call-arg]
         base=_unpack(about["base"], base_arrays),
-        **{name: jnp.asarray(arrays[name]) for name in _CORRECTED_ARRAYS},
+        correction=jnp.asarray(arrays["correction"]),
+        nuisance=jnp.asarray(arrays["nuisance"]),
+        model_error=jnp.asarray(arrays["model_error"]),
         features=LabelFeatures(**features),
         priors=tuple(_read_prior(prior) for prior in about["priors"]),
         noise_scale=float(about["noise_scale"]),

@@ -16,8 +16,9 @@ from jaxmdwarf.simulate.population import surface_gravity
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("teff", "mh", "logg", "source")
-"""K, dex, dex (NaN where unknown), name of the file without its extensions."""
+COLUMNS = ("teff", "mh", "logg", "e_teff", "e_mh", "ra_deg", "dec_deg", "source")
+"""K, dex, dex, errors of the first two, J2000 degrees (all NaN where unknown), name of the file
+without its extensions."""
 
 _KNOWN_TABLES: tuple[tuple[frozenset[str], dict[str, str]], ...] = (
     # Birky et al. (2020): their own Teff and [Fe/H], beside those of the APOGEE pipeline.
@@ -93,7 +94,8 @@ def extract_reference_labels(
     --------
     >>> import pandas as pd
     >>> mann = pd.DataFrame({"Teff": [3500.0, 0.0], "[Fe/H]": [0.1, -0.2], "M": 0.5, "R": 0.5})
-    >>> extract_reference_labels(mann).round(2).to_numpy().tolist()
+    >>> labels = extract_reference_labels(mann)[["teff", "mh", "logg"]]
+    >>> labels.round(2).to_numpy().tolist()
     [[3500.0, 0.1, 4.74], [nan, -0.2, 4.74]]
     """
     import pandas as pd
@@ -113,11 +115,26 @@ def extract_reference_labels(
             for quantity, column in chosen.items()
         }
     )
+    for quantity in ("teff", "mh"):
+        labels[f"e_{quantity}"] = _numbers(table, f"e_{chosen[quantity]}")
+    # Positions in hours and minutes, as some tables have them, are not understood here.
+    for quantity, low, high in (("ra", 0.0, 360.0), ("dec", -90.0, 90.0)):
+        values = _numbers(table, find_column(table, quantity))
+        labels[f"{quantity}_deg"] = np.where((values >= low) & (values <= high), values, np.nan)
     if chosen["logg"] is None and {"M", "R"} <= set(map(str, table.columns)):
         mass, radius = (pd.to_numeric(table[key], errors="coerce").to_numpy() for key in "MR")
         possible = (mass > 0) & (radius > 0)
         labels.loc[possible, "logg"] = surface_gravity(mass[possible], radius[possible])
     return labels
+
+
+def _numbers(table: pd.DataFrame, column: str | None) -> np.ndarray:
+    """A column as numbers; NaN where there are none, or no such column."""
+    import pandas as pd
+
+    if column not in table.columns:
+        return np.full(len(table), np.nan)
+    return pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
 
 
 def _choose_columns(table: pd.DataFrame, given: Mapping[str, str]) -> dict[str, str | None]:

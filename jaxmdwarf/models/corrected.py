@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -137,12 +138,12 @@ class CorrectedModel(ForwardModel):
             raise MismatchError("a correction needs a base model with a linear head.")
         require_prior_labels(self.priors, self.base.label_space)
 
-    @property
+    @property  # type: ignore[misc]
     def label_space(self) -> LabelSpace:  # type: ignore[override]
         """Labels of the base."""
         return self.base.label_space
 
-    @property
+    @property  # type: ignore[misc]
     def grid(self) -> PixelGrid:  # type: ignore[override]
         """Pixels of the base."""
         return self.base.grid
@@ -185,6 +186,4 @@ class CorrectedModel(ForwardModel):
 
 
 def _matmul(left, right):
-    import jax
-
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

@@ -11,21 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from jaxmdwarf.catalogue.columns import FIT_COLUMNS, Column
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import check_accounts, name_rejects_file, read_rejects
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.pipeline.emulator import train_emulator_files
 from jaxmdwarf.pipeline.fitting import FittingOptions, fit_files
+from jaxmdwarf.pipeline.judging import Judgement, judge_fitted, predict_fitted
 from jaxmdwarf.pipeline.measuring import measure_files
 from jaxmdwarf.pipeline.progress import Silent
 from jaxmdwarf.pipeline.simulation import FluxSource, nature_source, simulate_files, simulate_grid
+from jaxmdwarf.pipeline.transfer import METHODS, TransferOptions, train_transfer_files
 from jaxmdwarf.pipeline.validating import (
     Validation,
     clean_numbers,
@@ -36,6 +39,7 @@ from jaxmdwarf.pipeline.validating import (
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.survey import SurveyConfig
 from jaxmdwarf.training.emulator import EmulatorTraining
+from jaxmdwarf.validate.gap import gap_closed
 from jaxmdwarf.validate.matching import match_by_position
 
 if TYPE_CHECKING:
@@ -43,8 +47,14 @@ if TYPE_CHECKING:
 
     from jaxmdwarf.pipeline.progress import Progress
 
-THEORY, ORACLE = "none", "oracle"
-"""Variants of the fit: no transfer at all; a model that knows nature's physics."""
+THEORY, TRANSFER, ORACLE = "none", "transfer", "oracle"
+"""Variants of the fit: no transfer; the transfer; a model that knows nature's physics."""
+
+N_REFERENCE = 450
+"""Stars, about, that have labels in the literature, in a small survey."""
+
+LEAST_FOR_TRANSFER = 200
+"""Spectra of a survey that a transfer can be learned from."""
 
 PHOTOMETRY: dict[str, tuple[str, Column]] = {
     "g_mag": ("Gmag", Column("Gmag", "Gaia G magnitude", "mag", "phot.mag;em.opt")),
@@ -76,10 +86,14 @@ class QuickstartConfig:
         Of everything random.
     gap : DomainGap
         How nature differs from theory.
+    transfer : {"matched", "cyclestar", "matched+cyclestar", "none"}
+        How theory is carried into the observed domain; the catalogue is fitted with the result.
     oracle : bool
         Also train and fit with a model of nature's own physics: the best that any transfer from
         theory could reach. Adds about as much time as the emulator and the fit take.
     training : EmulatorTraining
+    options : TransferOptions
+        Of the transfer; its method is that of `transfer`.
     fitting : FittingOptions
     """
 
@@ -87,11 +101,22 @@ class QuickstartConfig:
     n_grid: int = 1152
     seed: int = 0
     gap: DomainGap = field(default_factory=DomainGap.full)
+    transfer: Literal["matched", "cyclestar", "matched+cyclestar", "none"] = "matched"
     oracle: bool = False
     training: EmulatorTraining = field(default_factory=EmulatorTraining)
+    options: TransferOptions = field(default_factory=TransferOptions)
     fitting: FittingOptions = field(default_factory=FittingOptions)
 
     def __post_init__(self) -> None:
+        if self.transfer not in (*METHODS, "none"):
+            raise UsageError(
+                f"transfer {self.transfer!r} is unknown.", f"use one of {', '.join(METHODS)}, none."
+            )
+        if self.transfer != "none" and self.n_spectra < LEAST_FOR_TRANSFER:
+            raise UsageError(
+                f"a transfer cannot be learned from {self.n_spectra} spectra.",
+                f"simulate {LEAST_FOR_TRANSFER} or more, or leave the transfer out.",
+            )
         if self.n_spectra < 20 or self.n_grid < 20 or self.seed < 0:
             raise UsageError(
                 f"{self.n_spectra} spectra, {self.n_grid} grid nodes or seed {self.seed} make no "
@@ -115,6 +140,8 @@ class Products:
     theory_grid = property(lambda self: self.root / "theory_grid.parquet")
     emulator = property(lambda self: self.root / "emulator")
     fit = property(lambda self: self.root / "work" / "fit.parquet")
+    transfer = property(lambda self: self.root / "transfer")
+    transfer_fit = property(lambda self: self.root / "work" / "transfer_fit.parquet")
     measured = property(lambda self: self.root / "work" / "measured.parquet")
     oracle_grid = property(lambda self: self.root / "work" / "oracle_grid.parquet")
     oracle_emulator = property(lambda self: self.root / "oracle")
@@ -204,17 +231,39 @@ def run_quickstart(
             progress=progress,
         ),
     )
+    if config.transfer != "none":
+        steps.run(
+            "transfer", lambda: _train_transfer(products, config, processes, command, progress)
+        )
+        fitted = steps.run(
+            "transfer fit",
+            lambda: fit_files(
+                [spectra],
+                products.transfer,
+                products.transfer_fit,
+                options=config.fitting,
+                processes=processes,
+                command=command,
+                progress=progress,
+            ),
+        )
     if config.oracle:
         _run_oracle(steps, products, config, sources, spectra, processes, progress)
     counts = steps.run("catalogue", lambda: _merge(products, config, command))
 
     began = time.perf_counter()
     truth = read_table(products.survey / "truth.parquet")
-    fits = {THEORY: products.catalogue} | ({ORACLE: products.oracle_fit} if config.oracle else {})
-    validations = {name: validate_tables(read_table(path), truth) for name, path in fits.items()}
+    variants = list_variants(products, config)
+    held_out = find_held_out(products)
+    validations = {
+        name: validate_tables(keep_paths(read_table(variant.fit), held_out), truth)
+        for name, variant in variants.items()
+    }
     metrics = _gather_metrics(products, config, counts, fitted, validations)
+    judgements = _judge(variants, held_out, validations, progress)
+    metrics["transfer"] = _transfer_metrics(products, judgements)
     metrics["timing_s"] = {**steps.seconds, "report": 0.0}
-    write_quickstart_report(products, config, metrics, validations, truth)
+    write_quickstart_report(products, config, metrics, validations, held_out, truth)
     metrics["timing_s"]["report"] = round(time.perf_counter() - began, 2)
     metrics["wall_s"] = round(sum(metrics["timing_s"].values()), 2)
     metrics = clean_numbers(metrics)
@@ -225,7 +274,7 @@ def run_quickstart(
 
 def summarise(metrics: dict[str, Any], out: str | os.PathLike[str]) -> dict[str, Any]:
     """The few lines that the command prints."""
-    labels = metrics["labels"][THEORY]
+    labels = metrics["labels"].get(TRANSFER, metrics["labels"][THEORY])
     lines: dict[str, Any] = {
         "input spectra": metrics["counts"]["input"],
         "in the catalogue": metrics["counts"]["catalogue"],
@@ -246,6 +295,38 @@ def summarise(metrics: dict[str, Any], out: str | os.PathLike[str]) -> dict[str,
     lines["time"] = f"{metrics['wall_s']:.0f} s"
     lines["report"] = os.path.join(os.fspath(out), "report.html")
     return lines
+
+
+class Variant(NamedTuple):
+    """A model directory and the table that was fitted with it."""
+
+    model: Path
+    fit: Path
+
+
+def list_variants(products: Products, config: QuickstartConfig) -> dict[str, Variant]:
+    """What was fitted in a run: no transfer, the transfer, the oracle."""
+    variants = {THEORY: Variant(products.emulator, products.fit)}
+    if config.transfer != "none":
+        variants[TRANSFER] = Variant(products.transfer, products.transfer_fit)
+    if config.oracle:
+        variants[ORACLE] = Variant(products.oracle_emulator, products.oracle_fit)
+    return variants
+
+
+def find_held_out(products: Products) -> set[str] | None:
+    """Paths of the spectra that no transfer was trained on; None: there was no training."""
+    table = products.transfer / "observed.parquet"
+    if not table.is_file():
+        return None
+    observed = read_table(table)
+    trained = set(observed["path"][observed["part"] == "train"])
+    return set(read_table(products.fit)["path"]) - trained
+
+
+def keep_paths(table: pd.DataFrame, paths: set[str] | None) -> pd.DataFrame:
+    """Rows of a catalogue with these paths; all of them if None."""
+    return table if paths is None else table[table["path"].isin(paths)].reset_index(drop=True)
 
 
 class _Steps:
@@ -323,7 +404,13 @@ def _simulate(
     products: Products, config: QuickstartConfig, sources: _Sources, progress: Progress
 ) -> dict[str, Any]:
     # Files of a survey that was not finished are written again, the same byte for byte.
-    survey = SurveyConfig(n_spectra=config.n_spectra, seed=config.seed, gap=config.gap)
+    survey = SurveyConfig(
+        n_spectra=config.n_spectra,
+        seed=config.seed,
+        gap=config.gap,
+        # A literature of some hundreds of stars, however small the survey.
+        reference_share=min(0.6, max(SurveyConfig.reference_share, N_REFERENCE / config.n_spectra)),
+    )
     return simulate_files(products.survey, config=survey, nature=sources.nature, progress=progress)
 
 
@@ -344,6 +431,63 @@ def _grid(
         progress=progress,
     )
     return {"spectra": grid.n_spec}
+
+
+def _train_transfer(
+    products: Products,
+    config: QuickstartConfig,
+    processes: int | None,
+    command: Sequence[str] | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    assert config.transfer != "none"
+    return train_transfer_files(
+        [products.survey / "spectra"],
+        products.emulator,
+        products.survey / "reference.parquet",
+        products.transfer,
+        replace(config.options, method=config.transfer),
+        processes=processes,
+        command=command,
+        progress=progress,
+    )
+
+
+def _judge(
+    variants: dict[str, Variant],
+    held_out: set[str] | None,
+    validations: dict[str, Validation],
+    progress: Progress,
+) -> dict[str, Judgement]:
+    """Residuals of the same stars under every variant."""
+    tables = {name: keep_paths(read_table(one.fit), held_out) for name, one in variants.items()}
+    shared = set.intersection(
+        *(set(tables[name]["path"].iloc[one.rows]) for name, one in validations.items())
+    )
+    judged = {}
+    with progress.stage("residuals", float(len(variants))) as task:
+        for name, variant in variants.items():
+            rows = keep_paths(tables[name], shared)
+            judged[name] = judge_fitted(predict_fitted(load_model(variant.model), rows))
+            task.advance()
+    return judged
+
+
+def _transfer_metrics(products: Products, judged: dict[str, Judgement]) -> dict[str, Any]:
+    metrics: dict[str, Any] = {
+        "residual_sigma": {name: one.residual.mean for name, one in judged.items()},
+        "residual_sigma_snr20": {name: one.bright.mean for name, one in judged.items()},
+        "classifier_accuracy": {name: one.classifier.accuracy for name, one in judged.items()},
+    }
+    if {THEORY, TRANSFER, ORACLE} <= set(judged):
+        metrics["gap_closed"] = {
+            name: gap_closed(*(column[variant] for variant in (THEORY, TRANSFER, ORACLE)))
+            for name, column in list(metrics.items())[:2]
+        }
+    if TRANSFER in judged:
+        trained = json.loads((products.transfer / "metrics.json").read_text(encoding="utf-8"))
+        metrics |= trained["transfer"]
+    return metrics
 
 
 def _run_oracle(
@@ -383,7 +527,8 @@ def _merge(
     products: Products, config: QuickstartConfig, command: Sequence[str] | None
 ) -> dict[str, Any]:
     """Labels, measurements and photometry of the same spectra, in the paper's columns."""
-    fitted, measured = read_table(products.fit), read_table(products.measured)
+    final = list(list_variants(products, replace(config, oracle=False)).values())[-1]
+    fitted, measured = read_table(final.fit), read_table(products.measured)
     catalogue = merge_catalogue(fitted, measured, read_table(products.survey / "gaia.parquet"))
     known = {**FIT_COLUMNS, **dict(PHOTOMETRY.values())}
     write_table(
@@ -392,14 +537,14 @@ def _merge(
         columns=known,
         provenance=gather_provenance(
             command=command,
-            model=products.emulator,
+            model=final.model,
             notes={
                 "model_trained_on": "a simulation",
                 "survey": f"simulated, seed {config.seed}",
             },
         ),
     )
-    shutil.copyfile(name_rejects_file(products.fit), products.rejects)
+    shutil.copyfile(name_rejects_file(final.fit), products.rejects)
     rejects = read_rejects(products.rejects)
     n_input = len(list((products.survey / "spectra").iterdir()))
     check_accounts(n_input, len(catalogue), len(rejects))
@@ -465,7 +610,9 @@ def _gather_metrics(
             name: one.metrics()["labels_by_snr"] for name, one in validations.items()
         },
         "validation": {name: one.counts for name, one in validations.items()},
-        "pulls": pull_metrics(validations[THEORY].comparisons),
+        "pulls": pull_metrics(
+            validations[TRANSFER if TRANSFER in validations else THEORY].comparisons
+        ),
         "simulated": True,
         "seed": config.seed,
         "gap": config.gap.describe(),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -32,7 +32,8 @@ from jaxmdwarf.pipeline.observed import (
 )
 from jaxmdwarf.pipeline.progress import Progress, Silent
 from jaxmdwarf.training.codistribution import check_overlap
-from jaxmdwarf.training.domains import ObservedDomain
+from jaxmdwarf.training.domains import ObservedDomain, split_domain
+from jaxmdwarf.training.matched import MatchedTraining, ReferenceSample, train_matched
 from jaxmdwarf.training.training_labels import TrainingSetConfig, draw_training_labels
 from jaxmdwarf.training.transfer import (
     CycleStarTraining,
@@ -42,6 +43,10 @@ from jaxmdwarf.training.transfer import (
     split_for_training,
     train_cyclestar,
 )
+from jaxmdwarf.validate.matching import match_by_position
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS = ("matched", "cyclestar", "matched+cyclestar")
 LOG_NAME = "metrics.jsonl"
@@ -87,7 +92,7 @@ class TransferOptions:
     method: Literal["matched", "cyclestar", "matched+cyclestar"] = "matched"
     observed: ObservedOptions = field(default_factory=ObservedOptions)
     cyclestar: CycleStarTraining = field(default_factory=CycleStarTraining.compact)
-    matched: Any = None
+    matched: MatchedTraining | None = None
     labels: TrainingSetConfig = field(default_factory=TrainingSetConfig)
     n_draws: int = 1_000_000
     min_overlap: float = 0.25
@@ -223,7 +228,9 @@ def train_transfer_files(
     progress.say(f"{prepared.domain.n_spec} of {prepared.n_in} spectra are usable.")
     if "cyclestar" in config.method:
         split_for_training(prepared.domain.n_spec, config.cyclestar)
-    labels, label_report = _draw_labels(reference, isochrones, config, partial, progress)
+    table = None if reference is None else read_references(reference)
+    sample = None if table is None else choose_reference(prepared.table, table, config)
+    labels, label_report = _draw_labels(table, reference, isochrones, config, partial, progress)
     wanted = _choose_columns(emulator, labels)
     overlap = _check_labels(prepared, labels, config)
     trained, metrics = train_by_method(
@@ -231,6 +238,7 @@ def train_transfer_files(
         prepared.domain,
         wanted,
         config,
+        reference=sample,
         folder=partial,
         resume=resume,
         progress=progress,
@@ -261,7 +269,9 @@ def train_transfer_files(
         extras={
             "metrics.json": (json.dumps(_finite(everything), indent=2) + "\n").encode(),
             LOG_NAME: log.read_bytes() if log.exists() else b"",
-            "observed.parquet": _as_parquet(prepared.table),
+            "observed.parquet": _as_parquet(
+                prepared.table.assign(part=_name_parts(prepared, config))
+            ),
         },
     )
     shutil.rmtree(partial, ignore_errors=True)
@@ -283,6 +293,7 @@ def train_by_method(
     labels: Float[np.ndarray, "n_draw n_label"],
     config: TransferOptions,
     *,
+    reference: ReferenceSample | None = None,
     folder: str | os.PathLike[str],
     resume: bool = True,
     progress: Progress | None = None,
@@ -296,6 +307,8 @@ def train_by_method(
     labels : (n_draw, n_label)
         Draws of the synthetic domain, in the emulator's order.
     config : TransferOptions
+    reference : ReferenceSample, optional
+        What labels are matched to; the draws if left out.
     folder : path
         Gets ``checkpoints`` and ``metrics.jsonl`` of the networks; they stay.
     resume : bool
@@ -317,7 +330,7 @@ def train_by_method(
     model = emulator
     trained: TrainedTransfer | None = None
     if "matched" in config.method:
-        trained = _train_matched(model, observed, labels, config, progress)
+        trained = _train_matched(model, observed, labels, reference, config, progress)
         model, metrics = trained.model, _numbers_of(trained.report)
     if "cyclestar" in config.method:
         matched = metrics
@@ -401,14 +414,62 @@ def _train_networks(
     return trained
 
 
-def _train_matched(model, observed, labels, config: TransferOptions, progress) -> TrainedTransfer:
-    from jaxmdwarf.training.matched import MatchedTraining, train_matched
+def choose_reference(
+    spectra: pd.DataFrame, reference: pd.DataFrame, config: TransferOptions
+) -> ReferenceSample:
+    """The stars of a reference that labels are matched to: those observed, if there are enough.
 
-    settings = config.matched if config.matched is not None else MatchedTraining()
-    with progress.stage("matching distributions, passes") as task:
-        return train_matched(
-            model, observed, labels, settings, on_pass=lambda numbers: task.advance()
+    Literature samples are brighter, nearer, hotter than a survey. Stars that both have are compared
+    with themselves; without enough of them the whole reference stands for all spectra.
+
+    Parameters
+    ----------
+    spectra : DataFrame
+        Observed spectra, with the columns RA and Dec.
+    reference : DataFrame
+        From `jaxmdwarf.io.references.read_references`.
+    config : TransferOptions
+    """
+    settings = config.matched or MatchedTraining()
+    known = reference[reference[["teff", "mh"]].notna().all(axis=1)].reset_index(drop=True)
+    errors = [float(known[name].median()) for name in ("e_teff", "e_mh")]
+    errors = [value if np.isfinite(value) else 0.0 for value in errors]
+    labels = known[["teff", "mh"]].to_numpy(np.float64)
+    placed = known[["ra_deg", "dec_deg"]].notna().all(axis=1).to_numpy()
+    if placed.any():
+        found = match_by_position(
+            *(spectra[name].to_numpy(np.float64) for name in ("RA", "Dec")),
+            *(known.loc[placed, name].to_numpy(np.float64) for name in ("ra_deg", "dec_deg")),
         )
+        if found.rows.size >= settings.least_common:
+            chosen = np.flatnonzero(placed)[found.reference_rows]
+            return ReferenceSample(labels[chosen], (errors[0], errors[1]), found.rows)
+    return ReferenceSample(labels, (errors[0], errors[1]))
+
+
+def _name_parts(prepared: PreparedSpectra, config: TransferOptions) -> np.ndarray:
+    """Whether each spectrum was trained on, validated on or held out."""
+    seed = (config.matched or MatchedTraining()).seed
+    if "cyclestar" in config.method:
+        seed = config.cyclestar.seed
+    parts = np.full(prepared.domain.n_spec, "train", dtype=object)
+    split = split_domain(prepared.domain.n_spec, seed=seed)
+    parts[split.validation], parts[split.test] = "validation", "test"
+    return parts
+
+
+def _train_matched(
+    model, observed, labels, reference, config: TransferOptions, progress
+) -> TrainedTransfer:
+    settings = config.matched or MatchedTraining()
+    total = float(len(settings.strengths) * settings.n_passes)
+    with progress.stage("matching distributions", total=total) as task:
+
+        def report(line: dict[str, Any]) -> None:
+            shift = line["shift"]
+            task.advance(note=f"labels moved by {shift['teff']:+.0f} K, {shift['mh']:+.2f} dex")
+
+        return train_matched(model, observed, labels, settings, reference=reference, on_pass=report)
 
 
 def _require_own_checkpoints(folder: Path, about: dict[str, Any]) -> None:
@@ -434,7 +495,12 @@ def _require_own_checkpoints(folder: Path, about: dict[str, Any]) -> None:
 
 
 def _draw_labels(
-    reference, isochrones, config: TransferOptions, partial: Path, progress: Progress
+    table: pd.DataFrame | None,
+    reference,
+    isochrones,
+    config: TransferOptions,
+    partial: Path,
+    progress: Progress,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Labels of the synthetic domain; those of an earlier run of the same command if there are."""
     about = {
@@ -450,7 +516,6 @@ def _draw_labels(
         with np.load(kept, allow_pickle=False) as stored:
             return stored["labels"], json.loads(str(stored["report"]))
     progress.say("drawing labels of the synthetic domain")
-    table = None if reference is None else read_references(reference)
     drawn = draw_training_labels(
         None if table is None else table[["teff", "mh"]].to_numpy(np.float64),
         None if isochrones is None else read_isochrones(isochrones),

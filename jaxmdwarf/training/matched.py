@@ -99,14 +99,14 @@ class ReferenceSample:
         Teff in K and [M/H].
     errors : (float, float)
         One-sigma errors of both, to be taken off the widths of the distribution.
-    rows : (k,) int, optional
-        Spectra of the observed domain that are of these stars. Which of them is which star of the
-        reference is never used.
+    rows : (n,) int, optional
+        Spectra of the observed domain that are of these stars, row by row. Only those that are
+        learned from then make the distribution; which of them is which star is not used.
     """
 
     teff_mh: Float[np.ndarray, "n 2"]
     errors: tuple[float, float] = (0.0, 0.0)
-    rows: Int[np.ndarray, k] | None = None
+    rows: Int[np.ndarray, n] | None = None
 
 
 class Posterior(NamedTuple):
@@ -124,11 +124,11 @@ class Posterior(NamedTuple):
         Mean square residual in units of stated single-pixel errors.
     """
 
-    scaled: np.ndarray
-    covariance: np.ndarray
-    amplitudes: np.ndarray
-    evidence: np.ndarray
-    chi2_red: np.ndarray
+    scaled: Any
+    covariance: Any
+    amplitudes: Any
+    evidence: Any
+    chi2_red: Any
 
 
 def train_matched(
@@ -173,16 +173,20 @@ def train_matched(
     split = split_domain(observed.n_spec, seed=config.seed, least=(_LEAST_STARS, 20, 1))
     rows = _choose_rows(observed, split.train, config, _LEAST_STARS)
     held = _choose_rows(observed, split.validation, replace(config, max_spectra=2000), 10)
+    common = None
+    if reference is not None and reference.rows is not None:
+        seen = np.isin(reference.rows, rows)
+        if np.count_nonzero(seen) >= config.least_common:
+            reference = replace(
+                reference, teff_mh=reference.teff_mh[seen], rows=reference.rows[seen]
+            )
+            common = np.isin(rows, np.asarray(reference.rows))
     population = _describe_population(space, labels, reference, config)
-    common = np.isin(rows, reference.rows) if reference and reference.rows is not None else None
-    use_common = common is not None and np.count_nonzero(common) >= config.least_common
     stars, validation = _Stars(observed, emulator, rows), _Stars(observed, emulator, held)
     models: list[CorrectedModel] = []
     trials: list[dict[str, Any]] = []
     for strength in config.strengths:
-        model, history = _learn(
-            emulator, stars, population, strength, config, common if use_common else None, on_pass
-        )
+        model, history = _learn(emulator, stars, population, strength, config, common, on_pass)
         posterior = estimate_labels(model, validation, population.mean_scaled(space))
         models.append(model)
         trials.append(
@@ -193,14 +197,14 @@ def train_matched(
                 "passes": history,
             }
         )
-    n_matched = np.count_nonzero(common) if use_common else len(rows)
+    n_matched = len(rows) if common is None else int(np.count_nonzero(common))
     number = _choose_trial(trials, n_matched, population.n_star)
     best, chosen = models[number], trials[number]
     report = {
         "n_train": len(rows),
         "n_validation": len(held),
-        "n_common": int(np.count_nonzero(common)) if common is not None else 0,
-        "matched_on": "common stars" if use_common else "all stars",
+        "n_common": 0 if common is None else int(np.count_nonzero(common)),
+        "matched_on": "all stars" if common is None else "common stars",
         "strength": chosen["strength"],
         "evidence": {f"{one['strength']:g}": one["evidence"] for one in trials},
         "mismatch": {f"{one['strength']:g}": one["mismatch"] for one in trials},
@@ -387,7 +391,7 @@ def _learn(
         order=config.order,
     )
     n_pix, space = emulator.grid.n_pix, emulator.label_space
-    model = CorrectedModel(
+    model = CorrectedModel(  # type: ignore[call-arg]
         base=emulator,
         correction=jnp.zeros((len(features.degrees), n_pix), jnp.float32),
         nuisance=jnp.zeros((0, n_pix), jnp.float32),
