@@ -294,10 +294,11 @@ def convolve_transposed(
     product = product.reshape(n, length, k * c_out)
     width = stride * c_out
     n_block = -(-k // stride)
+    widths = [width] * (n_block - 1) + [k * c_out - (n_block - 1) * width]
     total: Array | None = None
-    for j in range(n_block):
-        piece = product[:, :, j * width : (j + 1) * width]
-        padding = ((0, 0), (j, n_block - 1 - j), (0, width - piece.shape[-1]))
+    # Split, not sliced: the gradient is then put together by copying instead of by adding.
+    for j, piece in enumerate(jax.lax.split(product, widths, axis=2)):
+        padding = ((0, 0), (j, n_block - 1 - j), (0, width - widths[j]))
         piece = jnp.pad(piece, padding)
         total = piece if total is None else total + piece
     assert total is not None

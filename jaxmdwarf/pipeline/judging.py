@@ -46,7 +46,7 @@ class FittedFlux:
     Parameters
     ----------
     observed : SpectrumBatch
-        numpy arrays; pixels that are not fitted have ivar 0.
+        Pixels that are not fitted have ivar 0.
     model : (n, n_pix)
         Flux at the fitted labels.
     snr : (n,)
@@ -117,8 +117,8 @@ def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
         for weights in values[1:]:
             weights[:, outside] = 0.0
         parts.append(values)
-    arrays: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    observed = SpectrumBatch(arrays[0], arrays[1], arrays[2], model.grid)
+    flux, ivar, known = (jnp.asarray(np.concatenate(part)) for part in zip(*parts, strict=True))
+    observed = SpectrumBatch(flux, ivar, known, model.grid)
     return FittedFlux(observed, np.concatenate(fluxes), rows["SNRr"].to_numpy(float))
 
 

@@ -354,9 +354,7 @@ class Survey:
         rows = np.flatnonzero(
             wanted & (stars["kind"] == "mdwarf") & ~stars["is_binary"] & ~stars["failed"]
         )
-        table: Columns = {
-            name: stars[name][rows] for name in ("source_id", "ra_deg", "dec_deg")
-        }
+        table: Columns = {name: stars[name][rows] for name in ("source_id", "ra_deg", "dec_deg")}
         for k, (name, error) in enumerate((("teff", 60.0), ("logg", 0.05), ("mh", 0.08))):
             table[name] = stars[name][rows] + error * noise[k, rows]
             table[f"e_{name}"] = np.full(rows.size, error)

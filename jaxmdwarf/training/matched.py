@@ -10,6 +10,7 @@ response, residual sky) are learned beside, so that no label axis turns to descr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +36,7 @@ from jaxmdwarf.training.transfer import TrainedTransfer
 
 _CHUNK = 512
 _MATCHED = ("teff", "mh")
-_LEAST_STARS = 100
+_LEAST_STARS = 60
 _FAR_SIGMA, _FAR_FLUX = 6.0, 0.15
 
 
@@ -183,6 +184,7 @@ def train_matched(
             common = np.isin(rows, np.asarray(reference.rows))
     population = _describe_population(space, labels, reference, config)
     stars, validation = _Stars(observed, emulator, rows), _Stars(observed, emulator, held)
+    began = time.perf_counter()
     models: list[CorrectedModel] = []
     trials: list[dict[str, Any]] = []
     for strength in config.strengths:
@@ -205,6 +207,7 @@ def train_matched(
         "n_validation": len(held),
         "n_common": 0 if common is None else int(np.count_nonzero(common)),
         "matched_on": "all stars" if common is None else "common stars",
+        "iterations_per_s": len(trials) * config.n_passes / (time.perf_counter() - began),
         "strength": chosen["strength"],
         "evidence": {f"{one['strength']:g}": one["evidence"] for one in trials},
         "mismatch": {f"{one['strength']:g}": one["mismatch"] for one in trials},

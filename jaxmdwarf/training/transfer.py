@@ -710,7 +710,7 @@ def build_transfer_model(
 ) -> CycleStarModel:
     """The forward model of generator weights: the emulator, then the networks."""
     sizes = config.shape(data.flux.shape[1])
-    model = CycleStarModel(
+    model = CycleStarModel(  # type: ignore[call-arg]
         base=data.emulator,
         params=generator,
         mean_split=jnp.zeros((sizes.latent_length, sizes.split_latents), jnp.float32),

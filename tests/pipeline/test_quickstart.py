@@ -20,17 +20,35 @@ from jaxmdwarf.pipeline import quickstart
 from jaxmdwarf.pipeline.fitting import FittingOptions
 from jaxmdwarf.pipeline.quickstart import QuickstartConfig, merge_catalogue, run_quickstart
 from jaxmdwarf.pipeline.simulation import FluxSource
+from jaxmdwarf.pipeline.transfer import TransferOptions
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.training.emulator import EmulatorTraining
+from jaxmdwarf.training.matched import MatchedTraining
 
+STEPS = (
+    "nature_source",
+    "train_emulator_files",
+    "train_transfer_files",
+    "fit_files",
+    "measure_files",
+)
 WAVE_AA = np.exp(np.arange(np.log(5850.0), np.log(9150.0), 4.5e-5))
+N_SPECTRA = 240
 CONFIG = QuickstartConfig(
-    n_spectra=48,
+    n_spectra=N_SPECTRA,
     n_grid=96,
     seed=2,
     gap=DomainGap.none(),
     oracle=True,
     training=EmulatorTraining(hidden=(48,), rank=8, steps=600, learning_rate=1e-2),
+    options=TransferOptions(
+        matched=MatchedTraining(
+            order=0, strengths=(1.0,), n_passes=1, n_nuisance=0, min_snr=5.0, least_common=20
+        ),
+        n_draws=20_000,
+        # Toy stars are not what isochrones say.
+        min_overlap=0.0,
+    ),
     fitting=FittingOptions(chunk_size=64, settings=FitSettings(batch_size=32)),
 )
 
@@ -68,7 +86,7 @@ def run(tmp_path_factory, built):
 def test_no_spectrum_is_lost(run):
     folder, metrics = run
     counts = metrics["counts"]
-    assert counts["input"] == 48 == counts["catalogue"] + counts["rejected"]
+    assert counts["input"] == N_SPECTRA == counts["catalogue"] + counts["rejected"]
     catalogue = read_table(folder / "catalogue.fits")
     assert len(catalogue) == counts["catalogue"]
     assert len(read_rejects(folder / "catalogue_rejects.csv")) == counts["rejected"]
@@ -86,9 +104,14 @@ def test_metrics_have_the_names_that_others_rely_on(run):
     assert 0.9 < written["fit"]["converged_fraction"] <= 1
     assert written["wall_s"] == pytest.approx(sum(written["timing_s"].values()), abs=0.1)
     for group in ("labels", "labels_snr50"):
-        for variant in ("none", "oracle"):
+        for variant in ("none", "transfer", "oracle"):
             assert set(written[group][variant]) == {"teff", "logg", "mh", "alpha_m", "rv"}
             assert {"bias", "scatter"} <= set(written[group][variant]["teff"])
+    transfer = written["transfer"]
+    for group in ("residual_sigma", "residual_sigma_snr20", "classifier_accuracy"):
+        assert set(transfer[group]) == {"none", "transfer", "oracle"}
+        assert all(0.4 < value < 3 for value in transfer[group].values())
+    assert transfer["iterations_per_s"] > 0
     for pull in written["pulls"].values():
         assert {"mean", "width"} <= set(pull)
 
@@ -102,6 +125,16 @@ def test_labels_are_found_again_without_a_domain_gap(run):
     assert abs(labels["rv"]["bias"]) < 10
     # Without a gap the oracle's grid is that of theory.
     assert metrics["labels"]["oracle"] == labels
+
+
+def test_transfers_are_judged_on_spectra_that_they_were_not_trained_on(run):
+    folder, metrics = run
+    observed = read_table(folder / "transfer" / "observed.parquet")
+    trained = set(observed["path"][observed["part"] == "train"])
+    held_out = quickstart.find_held_out(quickstart.Products(folder))
+    assert not trained & held_out
+    assert trained | held_out == set(read_table(folder / "work" / "fit.parquet")["path"])
+    assert metrics["validation"]["transfer"]["catalogue"] == len(held_out)
 
 
 def test_without_a_gap_one_physics_serves_theory_and_nature(run, built):
@@ -143,7 +176,7 @@ def test_the_report_stands_alone_and_says_that_it_is_a_simulation(run):
 
 def test_a_second_run_repeats_no_step_and_gives_the_same_numbers(run, monkeypatch):
     folder, metrics = run
-    for name in ("nature_source", "train_emulator_files", "fit_files", "measure_files"):
+    for name in STEPS:
         monkeypatch.setattr(quickstart, name, None)
     again = run_quickstart(folder, CONFIG)
     for name in ("counts", "labels", "pulls", "emulator", "fit"):
@@ -152,17 +185,17 @@ def test_a_second_run_repeats_no_step_and_gives_the_same_numbers(run, monkeypatc
 
 def test_a_run_with_and_without_an_oracle_is_the_same_run(run, monkeypatch):
     folder, metrics = run
-    for name in ("nature_source", "train_emulator_files", "fit_files", "measure_files"):
+    for name in STEPS:
         monkeypatch.setattr(quickstart, name, None)
     plain = run_quickstart(folder, replace(CONFIG, oracle=False))
-    assert set(plain["labels"]) == {"none"}
+    assert set(plain["labels"]) == {"none", "transfer"}
     assert plain["labels"]["none"] == metrics["labels"]["none"]
 
 
 def test_a_folder_of_another_run_is_left_alone(run, tmp_path):
     folder, _ = run
     with pytest.raises(UsageError, match="other options"):
-        run_quickstart(folder, QuickstartConfig(n_spectra=49))
+        run_quickstart(folder, QuickstartConfig(n_spectra=249))
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UsageError, match="no quickstart"):
         run_quickstart(tmp_path)
@@ -172,7 +205,13 @@ def test_a_folder_of_another_run_is_left_alone(run, tmp_path):
 @pytest.mark.parametrize("wrong", [{"n_spectra": 3}, {"n_grid": 0}, {"seed": -1}])
 def test_sizes_that_make_no_sense_are_refused(wrong):
     with pytest.raises(UsageError, match="quickstart"):
-        QuickstartConfig(**wrong)
+        QuickstartConfig(transfer="none", **wrong)
+
+
+def test_too_few_spectra_for_a_transfer_are_refused_before_any_work():
+    with pytest.raises(UsageError, match="leave the transfer out"):
+        QuickstartConfig(n_spectra=100)
+    assert QuickstartConfig(n_spectra=100, transfer="none").transfer == "none"
 
 
 def test_stars_that_were_fitted_but_not_measured_stay_in_the_catalogue():
