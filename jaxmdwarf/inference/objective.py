@@ -196,8 +196,10 @@ class Objective(eqx.Module):
         beside = 0.5 * (row_sum - diagonal)
         between = 0.5 * (beside[:, 1:] + beside[:, :-1])
         one_side = jnp.einsum("inp,np,jnp->nij", before[..., 1:], between, before[..., :-1])
+        others = self._scatter_along_nuisance(pulls)
         return (
-            jnp.einsum("inp,np,jnp->nij", before, diagonal, before)
+            others
+            + jnp.einsum("inp,np,jnp->nij", before, diagonal, before)
             + one_side
             + jnp.swapaxes(one_side, -1, -2)
             + jnp.einsum("inp,np,jnp->nij", pulls, model, pulls)
@@ -220,6 +222,15 @@ class Objective(eqx.Module):
             jnp.sum(slopes * residual[:, :, None], axis=1),
             jnp.sum(slopes[:, :, :, None] * slopes[:, :, None, :], axis=1),
         )
+
+    def _scatter_along_nuisance(self, pulls):
+        """Covariance of the gradient from directions in which stars scatter about the model."""
+        nuisance = getattr(self.model, "nuisance", None)
+        if nuisance is None or nuisance.shape[0] == 0:
+            return jnp.zeros((), pulls.dtype)
+        shapes = with_margins(nuisance, *self.margins)[..., REACH:-REACH]
+        along = jnp.einsum("inp,kp->ink", pulls, shapes)
+        return jnp.einsum("ink,jnk->nij", along, along)
 
     def _linearise(self, parameters):
         """Slopes of the model flux with respect to each parameter, and that flux."""

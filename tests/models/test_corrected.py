@@ -1,0 +1,63 @@
+"""What a corrected model knows beside its flux enters the errors of a fit."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdwarf.inference.fit import FitSettings, fit_batch
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import TableModel
+from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
+
+GRID = PixelGrid.linear(6000.0, 6199.0, 1.0)
+SPACE = LabelSpace(("teff",), ("K",), (3000.0,), (4000.0,))
+N_STAR = 400
+
+
+def make_model(nuisance) -> CorrectedModel:
+    line = 1.0 - 0.6 * jnp.exp(-(((GRID.wave_aa - 6100.0) / 4.0) ** 2))
+    base = TableModel(jnp.stack([jnp.ones(200), line]), jnp.zeros(200), SPACE, GRID)
+    return CorrectedModel(
+        base,
+        jnp.full((1, 200), 0.01),
+        jnp.asarray(nuisance, jnp.float32),
+        jnp.zeros(200),
+        LabelFeatures(("teff",), (3500.0,), (200.0,), 0),
+    )
+
+
+def test_errors_cover_the_scatter_that_no_label_explains():
+    # A direction that looks like the line, only broader: line spread, say.
+    shape = 0.03 * np.exp(-(((GRID.wave_aa - 6100.0) / 6.0) ** 2))[None, :]
+    known, ignorant = make_model(shape), make_model(np.zeros((0, 200)))
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(3300.0, 3700.0, (N_STAR, 1))
+    flux = np.asarray(known.predict_scaled_batch(SPACE.scale(jnp.asarray(truth, jnp.float32))))
+    flux = flux + rng.standard_normal((N_STAR, 1)) @ shape
+    flux = flux + 0.02 * rng.standard_normal(flux.shape)
+    ivar = jnp.full(flux.shape, 2500.0)
+    batch = SpectrumBatch(jnp.asarray(flux, jnp.float32), ivar, ivar, GRID)
+    # A continuum far wider than the spectrum takes no noise out.
+    settings = FitSettings(fit_velocity=False, continuum_sigma_aa=5000.0)
+
+    def find_width(model):
+        found = fit_batch(model, batch, settings=settings)
+        pulls = (np.asarray(found.labels) - truth) / np.asarray(found.errors)
+        return np.std(pulls)
+
+    assert find_width(ignorant) > 1.5
+    assert 0.9 < find_width(known) < 1.1
+
+
+def test_nuisance_directions_do_not_move_labels():
+    shape = np.full((1, 200), 0.05)
+    flux = jnp.asarray(np.linspace(0.8, 1.1, 200)[None, :], jnp.float32)
+    ivar = jnp.full((1, 200), 1e4)
+    batch = SpectrumBatch(flux, ivar, ivar, GRID)
+    settings = FitSettings(fit_velocity=False)
+    one, other = (
+        fit_batch(make_model(nuisance), batch, settings=settings).labels
+        for nuisance in (shape, np.zeros((0, 200)))
+    )
+    np.testing.assert_array_equal(one, other)
