@@ -16,6 +16,8 @@ _LEAST_DAMPING = 1e-5
 _MOST_DAMPING = 1e8
 # A first rejection goes straight to where damping begins to tell.
 _DAMPING_THAT_TELLS = 1e-2
+# Tolerances within which a star has converged if the step it asks for gains nothing.
+_FOLDED = 5
 
 
 class LmState(NamedTuple):
@@ -73,7 +75,8 @@ def minimise_lm(
     tol_sigma : float
         A star has converged once the step that it would take next is below this many standard
         deviations (of the fitted parameters, in the metric of the curvature). That step is
-        still taken, so what remains is far less.
+        still taken, so what remains is far less. Or below five times as many, if that step
+        gains nothing: so it is where a model has a fold, or costs are at their rounding.
     initial_damping : float or (n,)
     longest_step : float
         Cap on the change of any parameter in one step.
@@ -135,6 +138,9 @@ def minimise_lm(
         accepted = ~state.stopped & solved & better & jnp.isfinite(trial.cost)
         # Judged by the step without damping, which shortens steps however far the minimum is.
         near = ~begins & solved & (sigmas_left < tol_sigma)
+        # Networks of leaky units are folded: across a fold no step gains what slopes promise.
+        idle = gained < 0.1 * predicted
+        near = near | (~begins & solved & idle & (sigmas_left < _FOLDED * tol_sigma))
         converged = state.converged | (~state.stopped & near)
         raised = jnp.maximum(8 * state.damping, _DAMPING_THAT_TELLS)
         as_foretold = gained > 0.5 * predicted

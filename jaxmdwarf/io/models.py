@@ -334,7 +334,7 @@ def _pack_corrected(model: CorrectedModel) -> tuple[dict[str, Any], dict[str, np
         **{name: base_about[name] for name in _SHARED_WITH_BASE if name in base_about},
         "features": asdict(model.features),
         "priors": [{"kind": type(prior).__name__, **asdict(prior)} for prior in model.priors],
-        "noise_scale": model.noise_scale,
+        "noise_scale": float(model.noise_scale),
         "base": base_about,
     }
     return about, arrays
@@ -356,7 +356,7 @@ def _unpack_corrected(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
         model_error=jnp.asarray(arrays["model_error"]),
         features=LabelFeatures(**features),
         priors=tuple(_read_prior(prior) for prior in about["priors"]),
-        noise_scale=float(about["noise_scale"]),
+        noise_scale=jnp.asarray(about["noise_scale"], jnp.float32),
     )
 
 

@@ -85,6 +85,10 @@ class LabelFeatures:
         return jnp.stack(columns, axis=-1)
 
 
+def _as_scalar(value: Any) -> Float[Array, ""]:
+    return jnp.asarray(value, jnp.float32)
+
+
 class CorrectedModel(ForwardModel):
     """A base model plus features of the labels times learned spectra; still linear at its end.
 
@@ -107,7 +111,7 @@ class CorrectedModel(ForwardModel):
         What the training labels say of the stars (static).
     noise_scale : float
         By how much stated one-sigma errors of the observed spectra fall short of what they should
-        be (static): 1 where they are right.
+        be: 1 where they are right.
 
     Raises
     ------
@@ -121,7 +125,8 @@ class CorrectedModel(ForwardModel):
     model_error: Float[Array, "n_pix"]
     features: LabelFeatures = eqx.field(static=True)
     priors: tuple[Prior, ...] = eqx.field(static=True, default=())
-    noise_scale: float = eqx.field(static=True, default=1.0)
+    # No static field: a training changes it at every pass, and would compile anew.
+    noise_scale: Float[Array, ""] = eqx.field(converter=_as_scalar, default=1.0)  # type: ignore[assignment]
 
     def __check_init__(self) -> None:
         n_pix = self.base.grid.n_pix

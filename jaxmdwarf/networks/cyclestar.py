@@ -121,6 +121,10 @@ class CycleStarSizes:
         around which they work, and which decoders learn; otherwise they work around flux 1.
     flux_spread : float
         Flux that counts as one unit inside: normalised spectra of M dwarfs scatter by 0.1.
+    pointwise_flux : bool
+        Whether decoders mix flux from the first `domain` channels at every pixel, as the authors'
+        do; otherwise their last transposed convolution makes flux itself, which leaves out the
+        layer that moves most memory.
 
     Raises
     ------
@@ -146,6 +150,7 @@ class CycleStarSizes:
     latent_norm: bool = True
     centred: bool = False
     flux_spread: float = 0.1
+    pointwise_flux: bool = True
 
     def __post_init__(self) -> None:
         if len(self.split_channels) != len(self.shared.channels):
@@ -177,13 +182,14 @@ class CycleStarSizes:
         """Smaller ones that train in minutes on two processor cores."""
         return cls(
             n_pix=n_pix,
-            domain=ConvLayers((16, 32), (8, 7), (8, 4)),
-            shared=ConvLayers((48, 64), (7, 7), (4, 2)),
+            domain=ConvLayers((16, 24), (16, 8), (8, 4)),
+            shared=ConvLayers((32, 48), (8, 4), (4, 2)),
             split_channels=(8, 8),
             shared_latents=16,
             split_latents=2,
-            critic_flux=ConvLayers((16, 32, 32), (8, 7, 7), (8, 4, 4)),
+            critic_flux=ConvLayers((8, 16, 32), (16, 8, 8), (8, 4, 4)),
             critic_latents=(32, 32),
+            pointwise_flux=False,
             centred=True,
         )
 
@@ -348,19 +354,26 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Transposed convolutions, each with a leaky ReLU; then flux if asked for."""
+    """Transposed convolutions, each with a leaky ReLU.
+
+    With `flux` one channel is mixed from the last ones; with `direct` the last convolution makes
+    it, without the ReLU.
+    """
 
     layers: ConvLayers
     slope: float
     flux: bool = False
+    direct: bool = False
 
     @nn.compact
     def __call__(self, features):
-        for name, channels, kernel, stride in _plan(self.layers, backwards=True):
+        plan = _plan(self.layers, backwards=True)
+        for name, channels, kernel, stride in plan:
             shape = (features.shape[-1], kernel, channels)
             layer = self.param(name, _make_layer, shape, 0)
             features = convolve_transposed(features, layer["kernel"], stride) + layer["bias"]
-            features = nn.leaky_relu(features, self.slope)
+            if not (self.direct and name == plan[-1][0]):
+                features = nn.leaky_relu(features, self.slope)
         if self.flux:
             layer = self.param("flux", _make_layer, (1, features.shape[-1], 1), 1)
             features = convolve_strided(features, layer["kernel"], 1) + layer["bias"]
@@ -409,6 +422,10 @@ def _modules(sizes: CycleStarSizes) -> dict[str, nn.Module]:
     slope = sizes.slope
     domain_encoder = _Encoder(sizes.domain, slope)
     domain_decoder = _Decoder(sizes.domain, slope, flux=True)
+    if not sizes.pointwise_flux:
+        domain = sizes.domain
+        backwards = ConvLayers((1, *domain.channels[:-1]), domain.kernels, domain.strides)
+        domain_decoder = _Decoder(backwards, slope, direct=True)
     return {
         "encoder_synth": domain_encoder,
         "encoder_obs": domain_encoder,

@@ -211,7 +211,7 @@ def train_matched(
         "strength": chosen["strength"],
         "evidence": {f"{one['strength']:g}": one["evidence"] for one in trials},
         "mismatch": {f"{one['strength']:g}": one["mismatch"] for one in trials},
-        "noise_scale": best.noise_scale,
+        "noise_scale": float(best.noise_scale),
         "last_shift": chosen["passes"][-1]["shift"],
         "passes": chosen["passes"],
     }
@@ -241,7 +241,7 @@ def estimate_labels(
     first, second = np.triu_indices(shapes.shape[0])
     products = shapes[first] * shapes[second]
     for chunk in stars.chunks():
-        flux, weight, ivar = stars.pixels(chunk, model.noise_scale)
+        flux, weight, ivar = stars.pixels(chunk, float(model.noise_scale))
         size = len(flux)
         pad = ((0, _CHUNK - size), (0, 0))
         flux, weight, ivar = (np.pad(values, pad) for values in (flux, weight, ivar))
@@ -421,7 +421,7 @@ def _learn(
             "shift": {name: float(value) for name, value in zip(_MATCHED, moved, strict=True)},
             "stretch": {name: float(stretch[i, i]) for i, name in enumerate(_MATCHED)},
             "chi2_red": float(np.median(found.chi2_red)),
-            "noise_scale": model.noise_scale,
+            "noise_scale": float(model.noise_scale),
         }
         history.append(line)
         if on_pass is not None:
@@ -524,7 +524,7 @@ def _regress(
     crossed = np.zeros((n_feature * len(basis), model.grid.n_pix))
     nuisance = np.asarray(model.nuisance)
     for chunk in stars.chunks():
-        flux, weight, _ = stars.pixels(chunk, model.noise_scale)
+        flux, weight, _ = stars.pixels(chunk, float(model.noise_scale))
         weight = weight * kept[chunk, None]
         scaled = jnp.asarray(found.scaled[chunk], jnp.float32)
         predicted, at, slope, pull = (
@@ -579,7 +579,7 @@ def _learn_nuisance(
     residual_of = _residuals_of(model, some, found, without_nuisance=True)
     residual, weight = [], []
     for chunk in some.chunks():
-        _, w, _ = some.pixels(chunk, model.noise_scale)
+        _, w, _ = some.pixels(chunk, float(model.noise_scale))
         residual.append(np.clip(residual_of(chunk), -0.1, 0.1) * (w > 0))
         weight.append(w)
     directions = learn_directions(
@@ -602,7 +602,7 @@ def _residuals_of(
     nuisance = np.asarray(model.nuisance)
 
     def residual_of(chunk: slice) -> np.ndarray:
-        flux, weight, _ = stars.pixels(chunk, model.noise_scale)
+        flux, weight, _ = stars.pixels(chunk, float(model.noise_scale))
         predicted = np.asarray(_predict(model, jnp.asarray(found.scaled[chunk], jnp.float32)))
         if len(nuisance) and not without_nuisance:
             predicted = predicted + found.amplitudes[chunk] @ nuisance

@@ -76,10 +76,19 @@ def fit_at_rest(model, domain):
     return fit_stars(model, domain.batch(), settings=settings).labels
 
 
-def test_labels_and_spectra_come_out_right_without_a_label_of_a_star(universe):
-    theory, domain, labels, noise_free = universe
+def train_again(universe):
+    theory, domain, _, _ = universe
     reference = ReferenceSample(draw_labels(800, 5)[:, [0, 2]])
-    trained = train_matched(theory, domain, draw_labels(5000, 6), QUICK, reference=reference)
+    return train_matched(theory, domain, draw_labels(5000, 6), QUICK, reference=reference)
+
+
+@pytest.fixture(scope="module")
+def trained(universe):
+    return train_again(universe)
+
+
+def test_labels_and_spectra_come_out_right_without_a_label_of_a_star(universe, trained):
+    theory, domain, labels, noise_free = universe
     before = fit_at_rest(theory, domain) - labels
     after = fit_at_rest(trained.model, domain) - labels
     # The reference knows its means to 200 / sqrt(800) = 7 K and 0.007 dex.
@@ -119,12 +128,8 @@ def test_common_stars_are_matched_where_the_reference_is_a_special_sample(univer
     assert abs(np.median(after[hot, 0])) < 60
 
 
-def test_training_twice_gives_the_same_model_and_it_survives_the_disk(universe, tmp_path):
-    theory, domain, _, _ = universe
-    quick = MatchedTraining(strengths=(0.2,), n_passes=1, n_nuisance=1, min_snr=5.0)
-    first, second = (
-        train_matched(theory, domain, draw_labels(2000, 6), quick).model for _ in range(2)
-    )
+def test_training_twice_gives_the_same_model_and_it_survives_the_disk(universe, trained, tmp_path):
+    first, second = trained.model, train_again(universe).model
     np.testing.assert_array_equal(first.correction, second.correction)
     save_model(first, tmp_path / "model")
     again = load_model(tmp_path / "model")
