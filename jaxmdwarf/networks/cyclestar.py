@@ -460,7 +460,7 @@ def init_generator(sizes: CycleStarSizes, key: Key[Array, ""]) -> dict[str, Any]
     --------
     >>> params = init_generator(CycleStarSizes.compact(500), jax.random.key(0))
     >>> params["encoder_synth"]["conv_0"]["kernel"].shape
-    (8, 1, 16)
+    (16, 1, 16)
     """
     return _init_generator(sizes, key)
 

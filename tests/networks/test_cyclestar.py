@@ -294,3 +294,18 @@ def test_parameters_have_types_of_their_own(networks):
     # Weakly typed ones turn into others at the first update, and all that was compiled is again.
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(networks))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(networks))
+
+
+def test_without_the_pointwise_layer_the_last_convolution_makes_flux():
+    sizes = dataclasses.replace(TINY, pointwise_flux=False)
+    params = init_generator(sizes, jax.random.key(0))
+    kernels = {name: layer["kernel"].shape for name, layer in params["decoder_synth"].items()}
+    assert kernels == {"conv_0": (5, 3, 3), "conv_1": (3, 5, 1)}
+    # Linear at its end: twice the last layer is twice the distance from the continuum.
+    shared = jax.random.normal(jax.random.key(2), (2, sizes.latent_length, 4))
+    last = params["decoder_synth"]["conv_1"]
+    twice = jax.tree.map(lambda leaf: 2 * leaf, last)
+    doubled = {**params, "decoder_synth": {**params["decoder_synth"], "conv_1": twice}}
+    decode = jax.jit(lambda params: decode_synth(sizes, params, shared) - 1)
+    np.testing.assert_allclose(decode(doubled), 2 * decode(params), atol=1e-6)
+    assert np.any(np.asarray(decode(params)) < 0)
