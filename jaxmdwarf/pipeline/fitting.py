@@ -622,6 +622,15 @@ def _leave_out(batch: SpectrumBatch, pixels, noise_scale) -> SpectrumBatch:
     return SpectrumBatch(batch.flux, ivar, information, batch.grid)
 
 
+def _start_from(found: FitResult, otherwise: Start) -> Start:
+    """Start where an earlier fit ended, and as before where it found nothing."""
+    known = np.isfinite(found.labels).all(axis=-1) & np.isfinite(found.residual_kms)
+    return Start(
+        np.where(known[:, None], found.labels, otherwise.labels),
+        np.where(known, found.residual_kms, otherwise.residual_kms),
+    )
+
+
 def _round_up(number: int, step: int) -> int:
     return max(step, -(-number // step) * step)
 
