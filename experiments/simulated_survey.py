@@ -74,15 +74,18 @@ class SimulatedSurvey:
         products = Products(Path(self.out))
         observed = read_table(products.transfer / "observed.parquet")
         tested = set(observed["path"][observed["part"] == "test"])
+        # One set of priors for all, so that the table tells transfers apart and nothing else.
+        priors = getattr(load_model(products.transfer), "priors", ())
         found: dict[str, Any] = {}
+        alone = products.root / "methods" / "none_with_priors.parquet"
+        _fit(products.emulator, alone, tested, FitSettings(priors=priors), progress)
+        found["none, with priors"] = _judge(products, products.emulator, alone, tested)
         for name, model, fit in (
             ("none", products.emulator, products.fit),
             ("matched", products.transfer, products.transfer_fit),
             ("oracle", products.oracle_emulator, products.oracle_fit),
         ):
             found[name] = _judge(products, model, fit, tested)
-        for name, options in self._choose_methods().items():
-            found[name] = _train_and_judge(products, name, options, tested, progress)
         if self.wrong_references:
             strength = metrics["transfer"]["strength"]
             options = TransferOptions(matched=MatchedTraining(strengths=(strength,)))
@@ -91,6 +94,11 @@ class SimulatedSurvey:
                 found[f"matched, reference {name}"] = _train_and_judge(
                     products, name, options, tested, progress, reference=reference
                 )
+        for name, options in self._choose_methods().items():
+            fitting = replace(NETWORK_FIT, priors=priors) if "cyclestar" in name else FitSettings()
+            found[name] = _train_and_judge(
+                products, name, options, tested, progress, fitting=fitting
+            )
         outcome = clean_numbers({"config": asdict(self), "methods": found})
         with write_atomically(products.root / "methods.json") as temporary:
             temporary.write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
@@ -101,7 +109,9 @@ class SimulatedSurvey:
             "matched, constant only": TransferOptions(
                 matched=MatchedTraining(order=0, strengths=(1.0,))
             ),
-            "matched, no nuisance": TransferOptions(matched=MatchedTraining(n_nuisance=0)),
+            "matched, no nuisance": TransferOptions(
+                matched=MatchedTraining(strengths=(0.2,), n_nuisance=0)
+            ),
         }
         if not self.networks:
             return methods
@@ -126,28 +136,31 @@ def _train_and_judge(
     progress: Progress,
     *,
     reference: Path | None = None,
+    fitting: FitSettings | None = None,
 ) -> dict[str, Any]:
     folder = products.root / "methods" / name.replace(" ", "_").replace(",", "")
     fit = folder.with_suffix(".parquet")
-    if not fit.is_file():
+    if not (folder / "model.json").is_file():
         train_transfer_files(
             [products.survey / "spectra"],
             products.emulator,
             reference or products.survey / "reference.parquet",
             folder,
             options,
+            cache=products.root / "work" / "observed",
             progress=progress,
         )
-        slow = "cyclestar" in options.method
-        settings = NETWORK_FIT if slow else FitSettings()
-        fit_files(
-            sorted(tested),
-            folder,
-            fit,
-            options=FittingOptions(settings=settings, chunk_size=256),
-            progress=progress,
-        )
+    _fit(folder, fit, tested, fitting or FitSettings(), progress)
     return _judge(products, folder, fit, tested)
+
+
+def _fit(
+    model: Path, fit: Path, tested: set[str], settings: FitSettings, progress: Progress
+) -> None:
+    if not fit.is_file():
+        options = FittingOptions(settings=settings, chunk_size=256)
+        fit.parent.mkdir(parents=True, exist_ok=True)
+        fit_files(sorted(tested), model, fit, options=options, progress=progress)
 
 
 def _judge(products: Products, model: Path, fit: Path, tested: set[str]) -> dict[str, Any]:

@@ -156,6 +156,7 @@ def train_transfer_files(
     config: TransferOptions | None = None,
     *,
     isochrones: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     processes: int | None = None,
     command: Sequence[str] | None = None,
     resume: bool = True,
@@ -182,6 +183,8 @@ def train_transfer_files(
     config : TransferOptions, optional
     isochrones : path, sequence of path or None
         PARSEC or MIST tables; the embedded relation if left out.
+    cache : path, optional
+        Folder for the spectra at rest, which stays: trainings on the same spectra share it.
     processes : int, optional
         Reader processes; None takes all cores.
     command : sequence of str, optional
@@ -220,7 +223,7 @@ def train_transfer_files(
         emulator,
         config.observed,
         progress,
-        cache=partial / "observed",
+        cache=cache or partial / "observed",
         leave_out=(out, partial, rejects_file, emulator_dir),
         processes=processes,
     )

@@ -201,7 +201,10 @@ def train_matched(
         )
     n_matched = len(rows) if common is None else int(np.count_nonzero(common))
     number = _choose_trial(trials, n_matched, population.n_star)
-    best, chosen = models[number], trials[number]
+    # Teff is what a survey's selection makes of it, and spectra tell it well: the fit of a star
+    # leans on the rest only.
+    best = _exchange(models[number], priors=population.priors_of_a_star)
+    chosen = trials[number]
     report = {
         "n_train": len(rows),
         "n_validation": len(held),
@@ -314,6 +317,11 @@ class _Population(NamedTuple):
     covariance: np.ndarray
     relations: tuple[RelationPrior, ...]
     n_star: int
+
+    @property
+    def priors_of_a_star(self) -> tuple[Prior, ...]:
+        """What is said of a star of any temperature."""
+        return tuple(prior for prior in self.priors if prior.name != "teff")
 
     @property
     def priors(self) -> tuple[Prior, ...]:

@@ -120,7 +120,7 @@ def test_common_stars_are_matched_where_the_reference_is_a_special_sample(univer
         trained.model.nuisance,
         trained.model.model_error,
         trained.model.features,
-        trained.model.priors[2:],
+        trained.model.priors[1:],
     )
     after = fit_at_rest(free, domain) - labels
     # Half a Gaussian is no Gaussian: the match is less good. Taken for all stars, it would be off
