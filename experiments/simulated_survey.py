@@ -172,7 +172,7 @@ def _judge(products: Products, model: Path, fit: Path, tested: set[str]) -> dict
         "labels_snr50": recovery_metrics(validation.high_snr),
         "residual_sigma": judged.residual.mean,
         "residual_sigma_snr20": judged.bright.mean,
-        "classifier_accuracy": judged.classifier.accuracy,
+        "classifier_accuracy": judged.accuracy,
         "compared": validation.counts["compared"],
     }
 

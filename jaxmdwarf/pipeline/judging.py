@@ -67,13 +67,18 @@ class Judgement:
     residual : ResidualSummary
     bright : ResidualSummary
         Of the stars with S/N above 20.
-    classifier : ClassifierScore
-        On stars above `CLASSIFIER_SNR`.
+    classifier : ClassifierScore, optional
+        On stars above `CLASSIFIER_SNR`; None if there are fewer than ten a fold.
     """
 
     residual: ResidualSummary
     bright: ResidualSummary
-    classifier: ClassifierScore
+    classifier: ClassifierScore | None
+
+    @property
+    def accuracy(self) -> float:
+        """Of the classifier; NaN where there is none."""
+        return float("nan") if self.classifier is None else self.classifier.accuracy
 
 
 def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
@@ -132,18 +137,20 @@ def _predict(model: ForwardModel, labels, context):
 
 def judge_fitted(fitted: FittedFlux, *, settings: ClassifierSettings | None = None) -> Judgement:
     """Residuals and classifier of fitted spectra."""
+    settings = settings or ClassifierSettings()
     observed = fitted.observed
     flux, ivar = np.asarray(observed.flux), np.asarray(observed.ivar)
     bright = fitted.snr > 20.0
     told = np.flatnonzero(fitted.snr > CLASSIFIER_SNR)
+    enough = told.size >= 10 * settings.n_fold
     return Judgement(
         residual=summarise_residual(flux, fitted.model, ivar, clip=CLIP_SIGMA),
         bright=summarise_residual(
             flux[bright], fitted.model[bright], ivar[bright], clip=CLIP_SIGMA
         ),
-        classifier=classifier_accuracy(
-            fitted.model[told], _take(observed, told), settings=settings
-        ),
+        classifier=classifier_accuracy(fitted.model[told], _take(observed, told), settings=settings)
+        if enough
+        else None,
     )
 
 

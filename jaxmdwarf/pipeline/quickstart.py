@@ -477,7 +477,7 @@ def _transfer_metrics(products: Products, judged: dict[str, Judgement]) -> dict[
     metrics: dict[str, Any] = {
         "residual_sigma": {name: one.residual.mean for name, one in judged.items()},
         "residual_sigma_snr20": {name: one.bright.mean for name, one in judged.items()},
-        "classifier_accuracy": {name: one.classifier.accuracy for name, one in judged.items()},
+        "classifier_accuracy": {name: one.accuracy for name, one in judged.items()},
     }
     if {THEORY, TRANSFER, ORACLE} <= set(judged):
         metrics["gap_closed"] = {

@@ -339,7 +339,7 @@ def _gap_section(transfer: dict[str, Any]) -> Section:
     )
     names = list(transfer["residual_sigma"])
     rows = [
-        (title, *(format(transfer[key][name], form) for name in names))
+        (title, *(_write(transfer[key][name], form) for name in names))
         for key, title, form in measures
     ]
     return Section(
@@ -353,6 +353,10 @@ def _gap_section(transfer: dict[str, Any]) -> Section:
             Table(("", *(_VARIANT_NAMES.get(name, name) for name in names)), rows),
         ],
     )
+
+
+def _write(value: float, form: str) -> str:
+    return format(value, form) if np.isfinite(value) else "too few"
 
 
 def _rejects_section(products: Products, counts: dict[str, int]) -> Section:

@@ -70,7 +70,15 @@ def test_our_own_formats(tmp_path, extension):
 def test_the_catalogue_of_a_fit_is_a_reference(tmp_path):
     table = pd.DataFrame({"Teff": [3500.0], "e_Teff": [20.0], "Logg": [4.9], "[M/H]": [0.1]})
     labels = extract_reference_labels(table)
-    assert labels.iloc[0].tolist() == [3500.0, 0.1, 4.9]
+    assert labels[["teff", "mh", "logg", "e_teff"]].iloc[0].tolist() == [3500.0, 0.1, 4.9, 20.0]
+    assert labels[["e_mh", "ra_deg", "dec_deg"]].isna().all(axis=None)
+
+
+def test_positions_are_kept_where_they_are_in_degrees():
+    table = pd.DataFrame({"Teff": [3500.0] * 3, "RAJ2000": [10.5, "10 20 30", 400.0], "DEJ2000": 5})
+    labels = extract_reference_labels(table)
+    np.testing.assert_array_equal(labels["ra_deg"], [10.5, np.nan, np.nan])
+    assert (labels["dec_deg"] == 5).all()
 
 
 def test_missing_values_become_nan_and_empty_rows_go(tmp_path):
