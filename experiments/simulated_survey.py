@@ -139,7 +139,7 @@ def _train_and_judge(
     fitting: FitSettings | None = None,
 ) -> dict[str, Any]:
     folder = products.root / "methods" / name.replace(" ", "_").replace(",", "")
-    fit = folder.with_suffix(".parquet")
+    fit = folder.with_name(f"{folder.name}.parquet")
     if not (folder / "model.json").is_file():
         train_transfer_files(
             [products.survey / "spectra"],

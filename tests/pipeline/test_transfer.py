@@ -23,7 +23,12 @@ from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.pipeline import transfer as stages
 from jaxmdwarf.pipeline.observed import ObservedOptions, prepare_observed
-from jaxmdwarf.pipeline.transfer import MetricsLog, TransferOptions, train_transfer_files
+from jaxmdwarf.pipeline.transfer import (
+    MetricsLog,
+    TransferOptions,
+    choose_reference,
+    train_transfer_files,
+)
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.training.label_mixture import MixtureConfig
 from jaxmdwarf.training.training_labels import TrainingSetConfig, draw_training_labels
@@ -356,3 +361,27 @@ def test_an_emulator_that_is_not_there_is_bad_usage(tmp_path, capsys):
     missing = str(tmp_path / "none")
     assert main(["train-transfer", "x", "--emulator", missing, "--out", str(tmp_path / "m")]) == 2
     assert "none" in capsys.readouterr().err
+
+
+def test_labels_are_matched_to_the_stars_that_were_observed():
+    rng = np.random.default_rng(0)
+    spectra = pd.DataFrame({"RA": rng.uniform(0, 360, 300), "Dec": rng.uniform(-5, 60, 300)})
+    # Half of the reference is elsewhere on the sky, and cooler.
+    reference = pd.DataFrame(
+        {
+            "teff": np.r_[np.full(100, 3700.0), np.full(100, 3100.0)],
+            "mh": 0.0,
+            "e_teff": 60.0,
+            "e_mh": np.nan,
+            "ra_deg": np.r_[spectra["RA"][:100], rng.uniform(0, 360, 100)],
+            "dec_deg": np.r_[spectra["Dec"][:100], np.full(100, -80.0)],
+        }
+    )
+    found = choose_reference(spectra, reference, TransferOptions())
+    assert found.rows.tolist() == list(range(100))
+    assert (found.teff_mh[:, 0] == 3700.0).all()
+    assert found.errors == (60.0, 0.0)
+    # Too few in common: the whole reference stands for all spectra.
+    few = choose_reference(spectra[70:], reference, TransferOptions())
+    assert few.rows is None
+    assert len(few.teff_mh) == 200
