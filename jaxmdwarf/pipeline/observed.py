@@ -19,7 +19,7 @@ from jaxmdwarf.inference.fit import FitSettings, choose_batch_size
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.readers import DuplicateFinder, ReadTask, expand_inputs
 from jaxmdwarf.io.records import Requirements, build_spectrum
-from jaxmdwarf.io.rejects import Reject, check_accounts
+from jaxmdwarf.io.rejects import Reject, check_accounts, write_rejects
 from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.pipeline.fitting import FittedSpectra, FittingOptions, SpectrumFitter, tabulate_fit
@@ -114,6 +114,7 @@ def prepare_observed(
     progress: Progress | None = None,
     *,
     cache: str | os.PathLike[str] | None = None,
+    rejects_file: str | os.PathLike[str] | None = None,
     leave_out: Sequence[str | os.PathLike[str]] = (),
     processes: int | None = None,
 ) -> PreparedSpectra:
@@ -129,6 +130,8 @@ def prepare_observed(
     progress : Progress, optional
     cache : path, optional
         Folder for finished chunks: the same call goes on from there, and reads nothing again.
+    rejects_file : path, optional
+        Table for the inputs that are not used; written also where none is usable.
     leave_out : sequence of path
         Files that are not inputs though a folder or pattern holds them.
     processes : int, optional
@@ -193,7 +196,9 @@ def prepare_observed(
     rejects = [*inputs.rejects, *not_drawn]
     for part in parts:
         rejects += part.rejects
-    return _join(parts, rejects, fitter, n_in=inputs.n_in)
+    if rejects_file is not None:
+        write_rejects(rejects_file, rejects)
+    return _join(parts, rejects, fitter, n_in=inputs.n_in, rejects_file=rejects_file)
 
 
 class _Chunk(NamedTuple):
@@ -370,7 +375,12 @@ def _refuse(fitted: FittedSpectra, row: int, options: ObservedOptions) -> tuple[
 
 
 def _join(
-    parts: Sequence[_Chunk], rejects: list[Reject], fitter: SpectrumFitter, *, n_in: int
+    parts: Sequence[_Chunk],
+    rejects: list[Reject],
+    fitter: SpectrumFitter,
+    *,
+    n_in: int,
+    rejects_file: str | os.PathLike[str] | None,
 ) -> PreparedSpectra:
     import pandas as pd
 
@@ -378,7 +388,8 @@ def _join(
     check_accounts(n_in, n_used, len(rejects))
     if not n_used:
         first = f" The first: {rejects[0].path}: {rejects[0].reason}." if rejects else ""
-        raise WorkFailed(f"none of {n_in} inputs is usable.{first}", "look into the rejects.")
+        remedy = "" if rejects_file is None else f"all reasons are in {os.fspath(rejects_file)}."
+        raise WorkFailed(f"none of {n_in} inputs is usable.{first}", remedy)
     shape = (n_used, fitter.grid.n_pix)
     arrays = {name: np.empty(shape, np.float32) for name in ("flux", "ivar", "information")}
     first_row = 0

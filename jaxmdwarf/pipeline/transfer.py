@@ -22,7 +22,7 @@ from jaxmdwarf.io.isochrones import read_isochrones
 from jaxmdwarf.io.models import load_model, save_model
 from jaxmdwarf.io.provenance import gather_provenance, hash_files
 from jaxmdwarf.io.references import read_references
-from jaxmdwarf.io.rejects import name_rejects_file, write_rejects
+from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.pipeline.observed import (
     ObservedOptions,
@@ -224,10 +224,10 @@ def train_transfer_files(
         config.observed,
         progress,
         cache=cache or partial / "observed",
+        rejects_file=rejects_file,
         leave_out=(out, partial, rejects_file, emulator_dir),
         processes=processes,
     )
-    write_rejects(rejects_file, prepared.rejects)
     progress.say(f"{prepared.domain.n_spec} of {prepared.n_in} spectra are usable.")
     if "cyclestar" in config.method:
         split_for_training(prepared.domain.n_spec, config.cyclestar)
