@@ -58,7 +58,7 @@ class SimulatedSurvey:
     """Whether the default is trained with wrong references too."""
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
-        """Labels, residuals and classifier of every method; also in methods.json."""
+        """Labels, residuals and classifier of every method; also in metrics.json."""
         progress = progress or Silent()
         metrics = run_quickstart(
             self.out,
@@ -99,10 +99,10 @@ class SimulatedSurvey:
             found[name] = _train_and_judge(
                 products, name, options, tested, progress, fitting=fitting
             )
-        outcome = clean_numbers({"config": asdict(self), "methods": found})
-        with write_atomically(products.root / "methods.json") as temporary:
+        outcome = clean_numbers({**metrics, "methods": found, "experiment": asdict(self)})
+        with write_atomically(products.metrics) as temporary:
             temporary.write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
-        return {**metrics, "methods": outcome["methods"]}
+        return outcome
 
     def _choose_methods(self) -> dict[str, TransferOptions]:
         methods = {
