@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmdwarf.inference.linear import list_pairs
 from jaxmdwarf.inference.lm import LmState, minimise_lm
 from jaxmdwarf.inference.objective import NormalEquations, Objective, fitted_margins
 from jaxmdwarf.inference.shift import REACH, with_margins
@@ -78,7 +79,7 @@ def has_gram_path(model: ForwardModel) -> bool:
 def multiply_shapes(model: ForwardModel, grid: PixelGrid) -> Float[Array, "n_pair n_pix"]:
     """Products of all pairs of shapes on the fitted pixels: one matrix for the stars of a run."""
     basis = _fitted_head(model, *fitted_margins(model.grid, grid)).basis
-    first, second = np.triu_indices(basis.shape[0])
+    first, second, _ = list_pairs(basis.shape[0])
     return basis[first] * basis[second]
 
 
@@ -90,7 +91,7 @@ def place_nodes(model: ForwardModel, per_label: int = NODES_PER_LABEL) -> LabelN
     scaled = np.stack(np.meshgrid(*[axis] * n_label, indexing="ij"), axis=-1).reshape(-1, n_label)
     nodes = jnp.asarray(scaled, dtype)
     coefficients = jax.vmap(model.coefficients)(nodes)
-    first, second = np.triu_indices(coefficients.shape[-1])
+    first, second, _ = list_pairs(coefficients.shape[-1])
     squares = coefficients[:, first] * coefficients[:, second] * np.where(first == second, 1, 2)
     return LabelNodes(nodes, coefficients, squares.T.astype(dtype))
 
@@ -99,7 +100,7 @@ def choose_node(
     objective: Objective, system: GramSystem, nodes: LabelNodes
 ) -> Float[Array, "n n_label"]:
     """Scaled labels of the node with the lowest cost, for systems anchored at zero."""
-    first, second = np.triu_indices(system.matrix.shape[-1])
+    first, second, _ = list_pairs(system.matrix.shape[-1])
     bent = _matmul(system.matrix[:, first, second], nodes.squares)
     pulled = _matmul(system.force, nodes.coefficients.T)
     believed = whiten_priors(objective.priors, objective.model.label_space, nodes.scaled)
@@ -124,11 +125,8 @@ def reduce_stars(objective: Objective, products: Float[Array, "n_pair n_pix"]) -
     head = _fitted_head(objective.model, *objective.margins)
     k = head.basis.shape[0]
     sums = _matmul(objective.weight, products.T)
-    place = np.zeros((k, k), np.int32)
-    place[np.triu_indices(k)] = np.arange(products.shape[0])
-    place = np.maximum(place, place.T)
     anchor = jnp.zeros((objective.flux.shape[0], k), sums.dtype)
-    matrix = jnp.take(sums, place.ravel(), axis=1).reshape(-1, k, k)
+    matrix = jnp.take(sums, list_pairs(k).place.ravel(), axis=1).reshape(-1, k, k)
     return GramSystem(matrix, *_look_at_pixels(objective, head, anchor)[:3])
 
 

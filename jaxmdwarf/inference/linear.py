@@ -6,9 +6,43 @@ runs over all stars, on any device. Elimination needs no pivoting where matrices
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Pairs(NamedTuple):
+    """The pairs of k things, each once: a symmetric matrix holds as many numbers.
+
+    Parameters
+    ----------
+    first, second : (n_pair,)
+        Members of each pair, ``first <= second``.
+    place : (k, k)
+        Which pair each element of a symmetric matrix is.
+    """
+
+    first: Int[np.ndarray, n_pair]
+    second: Int[np.ndarray, n_pair]
+    place: Int[np.ndarray, "k k"]
+
+
+def list_pairs(k: int) -> Pairs:
+    """All pairs of k things.
+
+    Examples
+    --------
+    >>> first, second, place = list_pairs(2)
+    >>> first.tolist(), second.tolist(), place.tolist()
+    ([0, 0, 1], [0, 1, 1], [[0, 1], [1, 2]])
+    """
+    first, second = np.triu_indices(k)
+    place = np.zeros((k, k), np.int64)
+    place[first, second] = place[second, first] = np.arange(first.size)
+    return Pairs(first, second, place)
 
 
 def solve_positive(

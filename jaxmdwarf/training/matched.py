@@ -10,6 +10,7 @@ response, residual sky) are learned beside, so that no label axis turns to descr
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.inference.linear import invert_positive
+from jaxmdwarf.inference.linear import invert_positive, list_pairs
 from jaxmdwarf.inference.lm import minimise_lm
 from jaxmdwarf.inference.objective import NormalEquations
 from jaxmdwarf.labels import LabelSpace
@@ -120,7 +121,7 @@ class Posterior(NamedTuple):
         Of the scaled labels.
     amplitudes : (n, n_nuisance)
     evidence : (n,)
-        Log marginal likelihood, but for a constant of the star.
+        Log marginal likelihood, but for a constant of the number of pixels.
     chi2_red : (n,)
         Mean square residual in units of stated single-pixel errors.
     """
@@ -187,9 +188,13 @@ def train_matched(
     began = time.perf_counter()
     models: list[CorrectedModel] = []
     trials: list[dict[str, Any]] = []
+    theory, start = _start_model(emulator, population, config), population.mean_scaled(space)
+    found = estimate_labels(theory, stars, start)
+    stars.drop_hits(_residuals_of(theory, stars, found), _find_noise_scale(found, stars.snr))
+    found = estimate_labels(theory, stars, start)
     for strength in config.strengths:
-        model, history = _learn(emulator, stars, population, strength, config, common, on_pass)
-        posterior = estimate_labels(model, validation, population.mean_scaled(space))
+        model, history = _learn(theory, found, stars, population, strength, config, common, on_pass)
+        posterior = estimate_labels(model, validation, start)
         models.append(model)
         trials.append(
             {
@@ -241,7 +246,7 @@ def estimate_labels(
     head = model.low_rank()
     assert head is not None
     shapes = jnp.concatenate([head.basis, model.nuisance])
-    first, second = np.triu_indices(shapes.shape[0])
+    first, second, _ = list_pairs(shapes.shape[0])
     products = shapes[first] * shapes[second]
     for chunk in stars.chunks():
         flux, weight, ivar = stars.pixels(chunk, float(model.noise_scale))
@@ -261,7 +266,7 @@ class _Stars:
         self.snr = observed.snr[rows]
         centre = emulator.predict_scaled(jnp.zeros(emulator.label_space.n_label))
         self._model_variance = np.asarray(jnp.square(emulator.model_error * centre), np.float32)
-        self._hit: dict[int, np.ndarray] = {}
+        self._hit: np.ndarray | None = None
 
     @property
     def n_star(self) -> int:
@@ -281,8 +286,8 @@ class _Stars:
             for values in (self._observed.flux, self._observed.ivar, self._observed.information)
         )
         good = (ivar > 0) & (known > 0)
-        if chunk.start in self._hit:
-            good &= ~self._hit[chunk.start]
+        if self._hit is not None:
+            good &= ~self._hit[chunk]
         known, ivar = (np.where(good, values / noise_scale**2, 0) for values in (known, ivar))
         # No bright star, whose theory is as wrong as any other's, rules the regression.
         weight = known / (1 + known * (self._model_variance + 0.005**2))
@@ -290,14 +295,21 @@ class _Stars:
 
     def drop_hits(self, residual_of: Callable[[slice], np.ndarray], noise_scale: float) -> None:
         """Forget pixels that are far from the model and from what it misses in other stars."""
-        self._hit = {}
-        found = {}
+        self._hit = None
+        found = []
         for chunk in self.chunks():
             residual, (_, _, ivar) = residual_of(chunk), self.pixels(chunk, noise_scale)
             typical = np.median(residual, axis=0)
             away = np.abs(residual - typical)
-            found[chunk.start] = (away > _FAR_FLUX) & (away * np.sqrt(ivar) > _FAR_SIGMA)
-        self._hit = found
+            found.append((away > _FAR_FLUX) & (away * np.sqrt(ivar) > _FAR_SIGMA))
+        self._hit = np.concatenate(found)
+
+    def take(self, chosen: np.ndarray) -> _Stars:
+        """Some of the stars."""
+        part = copy.copy(self)
+        part.rows, part.snr = self.rows[chosen], self.snr[chosen]
+        part._hit = None if self._hit is None else self._hit[chosen]
+        return part
 
 
 class _Population(NamedTuple):
@@ -385,24 +397,18 @@ def _describe_population(
     return _Population(mean, covariance, relations, len(sample))
 
 
-def _learn(
-    emulator: ForwardModel,
-    stars: _Stars,
-    population: _Population,
-    strength: float,
-    config: MatchedTraining,
-    common: np.ndarray | None,
-    on_pass: Callable[[dict[str, Any]], None] | None,
-) -> tuple[CorrectedModel, list[dict[str, Any]]]:
-    """Passes of label fit, matching, regression and nuisance directions."""
+def _start_model(
+    emulator: ForwardModel, population: _Population, config: MatchedTraining
+) -> CorrectedModel:
+    """Theory, nothing corrected yet, with what is believed of the stars."""
     features = LabelFeatures(
         names=_MATCHED,
         centre=tuple(map(float, population.mean)),
         scale=tuple(map(float, np.sqrt(np.diag(population.covariance)))),
         order=config.order,
     )
-    n_pix, space = emulator.grid.n_pix, emulator.label_space
-    model = CorrectedModel(  # type: ignore[call-arg]
+    n_pix = emulator.grid.n_pix
+    return CorrectedModel(  # type: ignore[call-arg]
         base=emulator,
         correction=jnp.zeros((len(features.degrees), n_pix), jnp.float32),
         nuisance=jnp.zeros((0, n_pix), jnp.float32),
@@ -410,12 +416,25 @@ def _learn(
         features=features,
         priors=population.priors,
     )
+
+
+def _learn(
+    model: CorrectedModel,
+    found: Posterior,
+    stars: _Stars,
+    population: _Population,
+    strength: float,
+    config: MatchedTraining,
+    common: np.ndarray | None,
+    on_pass: Callable[[dict[str, Any]], None] | None,
+) -> tuple[CorrectedModel, list[dict[str, Any]]]:
+    """Passes of matching, regression, nuisance directions and label fit, from theory's labels."""
+    space = model.label_space
     start = population.mean_scaled(space)
-    first = estimate_labels(model, stars, start)
-    stars.drop_hits(_residuals_of(model, stars, first), _find_noise_scale(first, stars.snr))
     history: list[dict[str, Any]] = []
     for number in range(config.n_passes):
-        found = estimate_labels(model, stars, start)
+        if number:
+            found = estimate_labels(model, stars, start)
         model = _exchange(model, noise_scale=_find_noise_scale(found, stars.snr))
         matched, stretch, moved = _match(found, space, population, common)
         chi2 = found.chi2_red / (1 + (stars.snr / 20.0) ** 2)
@@ -523,7 +542,7 @@ def _regress(
     """
     space, features, base = model.label_space, model.features, model.base
     n_feature = len(features.degrees)
-    first, second = np.triu_indices(n_feature)
+    first, second, place = list_pairs(n_feature)
     head = base.low_rank()
     assert head is not None
     basis = np.asarray(head.basis)
@@ -550,9 +569,6 @@ def _regress(
         vector += at.T @ (weight * residual)
         crossed += mixed.reshape(len(at), -1).T.astype(np.float32) @ weight
     vector -= np.einsum("ikp,kp->ip", crossed.reshape(n_feature, len(basis), -1), basis)
-    place = np.zeros((n_feature, n_feature), int)
-    place[first, second] = np.arange(first.size)
-    place = np.maximum(place, place.T)
     full = np.moveaxis(matrix[place], -1, 0)
     prior = np.diag([strength * degree for degree in features.degrees])
     seen = full[:, 0, 0] > 1e-3 * np.median(full[:, 0, 0][full[:, 0, 0] > 0])
@@ -578,11 +594,12 @@ def _learn_nuisance(
     config: MatchedTraining,
 ) -> CorrectedModel:
     """Directions of what bright stars' own best labels leave."""
-    bright = np.flatnonzero(kept & (stars.snr >= np.quantile(stars.snr, 0.6)))[:2000]
+    bright = np.flatnonzero(kept & (stars.snr >= np.quantile(stars.snr, 0.6)))
+    bright = bright[:: -(-bright.size // 2000) or 1]
     n_direction = min(config.n_nuisance, len(bright) // 20)
     if n_direction == 0:
         return model
-    some = _take_stars(stars, bright)
+    some = stars.take(bright)
     found = estimate_labels(model, some, start)
     residual_of = _residuals_of(model, some, found, without_nuisance=True)
     residual, weight = [], []
@@ -594,14 +611,6 @@ def _learn_nuisance(
         np.concatenate(residual), np.concatenate(weight), n_direction, seed=config.seed
     )
     return _exchange(model, nuisance=jnp.asarray(directions))
-
-
-def _take_stars(stars: _Stars, chosen: np.ndarray) -> _Stars:
-    """Some of the stars, cosmic rays still in them."""
-    part = object.__new__(_Stars)
-    part.__dict__.update(stars.__dict__)
-    part.rows, part.snr, part._hit = stars.rows[chosen], stars.snr[chosen], {}
-    return part
 
 
 def _residuals_of(
@@ -641,12 +650,8 @@ def _estimate(model: CorrectedModel, products, flux, weight, ivar, start) -> Pos
     assert head is not None
     shapes = jnp.concatenate([head.basis, model.nuisance])
     n_shape, n_model = shapes.shape[0], head.basis.shape[0]
-    first, second = np.triu_indices(n_shape)
-    place = np.zeros((n_shape, n_shape), np.int32)
-    place[first, second] = np.arange(first.size)
-    place = np.maximum(place, place.T)
     away = jnp.where(weight > 0, flux - head.mean, 0)
-    gram = _matmul(weight, products.T)[:, place]
+    gram = _matmul(weight, products.T)[:, list_pairs(n_shape).place]
     force = _matmul(weight * away, shapes.T)
     cost = jnp.sum(weight * away * away, axis=-1)
     n_nuisance = n_shape - n_model
@@ -694,8 +699,13 @@ def _estimate(model: CorrectedModel, products, flux, weight, ivar, start) -> Pos
     n_good = jnp.maximum(jnp.sum(ivar > 0, axis=-1), 1)
     stated = ivar * model.noise_scale**2
     curvature = state.equations.curvature
+    # What the weights are depends on the noise scale of the model: they are part of the evidence.
+    log_weight = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1)), 0)
     evidence = -0.5 * (
-        state.equations.cost + jnp.linalg.slogdet(curvature)[1] + jnp.linalg.slogdet(inner)[1]
+        state.equations.cost
+        - jnp.sum(log_weight, axis=-1)
+        + jnp.linalg.slogdet(curvature)[1]
+        + jnp.linalg.slogdet(inner)[1]
     )
     return Posterior(
         scaled,

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.linear import list_pairs
 
 
 def learn_directions(
@@ -63,10 +64,7 @@ def learn_directions(
         )
     weight = np.asarray(weight, np.float32)
     weighted = weight * np.asarray(residual, np.float32)
-    first, second = np.triu_indices(n_direction)
-    place = np.zeros((n_direction, n_direction), int)
-    place[first, second] = np.arange(first.size)
-    place = np.maximum(place, place.T)
+    first, second, place = list_pairs(n_direction)
     identity = np.eye(n_direction)
     directions = _guess(np.where(weight > 0, residual, 0).astype(np.float32), n_direction, seed)
     for _ in range(n_iter):
