@@ -225,7 +225,7 @@ class Objective(eqx.Module):
 
     def _scatter_along_nuisance(self, pulls):
         """Covariance of the gradient from directions in which stars scatter about the model."""
-        nuisance = getattr(self.model, "nuisance", None)
+        nuisance = self.model.observed_traits().nuisance
         if nuisance is None or nuisance.shape[0] == 0:
             return jnp.zeros((), pulls.dtype)
         shapes = with_margins(nuisance, *self.margins)[..., REACH:-REACH]

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.priors import Prior
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -28,6 +29,24 @@ class LowRankHead(NamedTuple):
 
     basis: Float[Array, "k n_pix"]
     mean: Float[Array, "n_pix"]
+
+
+class ObservedTraits(NamedTuple):
+    """What a model learned of the observed stars and their spectra beside their flux.
+
+    Parameters
+    ----------
+    priors : tuple of Prior
+        What is believed of a star's labels before its spectrum is seen (static under `jax.jit`).
+    noise_scale : ()
+        By how much stated one-sigma errors of the spectra fall short; 1 where they are right.
+    nuisance : (k, n_pix), optional
+        Directions in which spectra scatter about the model, with amplitudes of variance 1.
+    """
+
+    priors: tuple[Prior, ...] = ()
+    noise_scale: Float[Array, ""] | float = 1.0
+    nuisance: Float[Array, "k n_pix"] | None = None
 
 
 class ForwardModel(eqx.Module):
@@ -105,6 +124,10 @@ class ForwardModel(eqx.Module):
             None from models that transfer nothing, as here.
         """
         return None
+
+    def observed_traits(self) -> ObservedTraits:
+        """What a fit should know of the observed stars; nothing from models of theory alone."""
+        return ObservedTraits()
 
     def low_rank(self) -> LowRankHead | None:
         """The linear end of the model, or None if it has none.

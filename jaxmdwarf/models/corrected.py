@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel, LowRankHead
+from jaxmdwarf.models.base import ForwardModel, LowRankHead, ObservedTraits
 from jaxmdwarf.models.emulator import Treatment
 from jaxmdwarf.models.priors import Prior, require_prior_labels
 from jaxmdwarf.wavelengths import PixelGrid
@@ -168,6 +168,10 @@ class CorrectedModel(ForwardModel):
                 self.features.evaluate(self.label_space, scaled),
             ]
         )
+
+    def observed_traits(self) -> ObservedTraits:
+        """Priors, noise and nuisance directions as they were learned."""
+        return ObservedTraits(self.priors, self.noise_scale, self.nuisance)
 
     def low_rank(self) -> LowRankHead:
         """Head of the base with the correction below it."""

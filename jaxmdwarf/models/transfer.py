@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.base import ForwardModel, ObservedTraits
 from jaxmdwarf.models.emulator import Treatment
 from jaxmdwarf.networks.cyclestar import (
     CycleStarSizes,
@@ -127,10 +127,9 @@ class CycleStarModel(ForwardModel):
         """That of the base model: both domains are treated alike."""
         return self.base.treatment  # type: ignore[attr-defined]
 
-    @property
-    def priors(self) -> tuple[Any, ...]:
-        """What the base model believes of labels."""
-        return getattr(self.base, "priors", ())
+    def observed_traits(self) -> ObservedTraits:
+        """Those of the base model: what it learned of the same stars holds here too."""
+        return self.base.observed_traits()
 
     def predict_scaled(
         self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None

@@ -160,7 +160,7 @@ class SpectrumFitter:
                 "train it on a normalised grid.",
             )
         settings = self.options.settings
-        believed = getattr(model, "priors", ()) if self.options.priors == "model" else ()
+        believed = model.observed_traits().priors if self.options.priors == "model" else ()
         self.settings = replace(
             settings,
             fit_velocity=self.options.velocity == "fit",
@@ -255,7 +255,7 @@ class SpectrumFitter:
             min_overlap=0.0,
         )
         # A model that has learned from the spectra knows by how much their errors fall short.
-        return _leave_out(batch, self._outside, getattr(self.model, "noise_scale", 1.0))
+        return _leave_out(batch, self._outside, self.model.observed_traits().noise_scale)
 
     def _first_velocities(self, raws, n_row):
         """Frames to fit in, labels to start from, and what is to be said of them."""
