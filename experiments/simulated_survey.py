@@ -75,7 +75,7 @@ class SimulatedSurvey:
         observed = read_table(products.transfer / "observed.parquet")
         tested = set(observed["path"][observed["part"] == "test"])
         # One set of priors for all, so that the table tells transfers apart and nothing else.
-        priors = getattr(load_model(products.transfer), "priors", ())
+        priors = load_model(products.transfer).observed_traits().priors
         found: dict[str, Any] = {}
         alone = products.root / "methods" / "none_with_priors.parquet"
         _fit(products.emulator, alone, tested, FitSettings(priors=priors), progress)
@@ -158,7 +158,10 @@ def _fit(
     model: Path, fit: Path, tested: set[str], settings: FitSettings, progress: Progress
 ) -> None:
     if not fit.is_file():
-        options = FittingOptions(settings=settings, chunk_size=256)
+        # Priors of the settings take the place of the model's own.
+        options = FittingOptions(
+            settings=settings, priors="none" if settings.priors else "model", chunk_size=256
+        )
         fit.parent.mkdir(parents=True, exist_ok=True)
         fit_files(sorted(tested), model, fit, options=options, progress=progress)
 
