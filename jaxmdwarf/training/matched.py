@@ -184,7 +184,7 @@ def train_matched(
             )
             common = np.isin(rows, np.asarray(reference.rows))
     population = _describe_population(space, labels, reference, config)
-    stars, validation = _Stars(observed, emulator, rows), _Stars(observed, emulator, held)
+    stars, validation = StarSample(observed, emulator, rows), StarSample(observed, emulator, held)
     began = time.perf_counter()
     models: list[CorrectedModel] = []
     trials: list[dict[str, Any]] = []
@@ -239,7 +239,7 @@ def _choose_trial(trials: list[dict[str, Any]], n_matched: int, n_reference: int
 
 
 def estimate_labels(
-    model: CorrectedModel, stars: _Stars, start: Float[np.ndarray, n_label]
+    model: CorrectedModel, stars: StarSample, start: Float[np.ndarray, n_label]
 ) -> Posterior:
     """Labels of all stars at rest, nuisance amplitudes integrated out."""
     parts = []
@@ -258,7 +258,7 @@ def estimate_labels(
     return Posterior(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-class _Stars:
+class StarSample:
     """Spectra to learn from, with the weights of a fit; cosmic rays are dropped as they are met."""
 
     def __init__(self, observed: ObservedDomain, emulator: ForwardModel, rows: np.ndarray) -> None:
@@ -304,7 +304,7 @@ class _Stars:
             found.append((away > _FAR_FLUX) & (away * np.sqrt(ivar) > _FAR_SIGMA))
         self._hit = np.concatenate(found)
 
-    def take(self, chosen: np.ndarray) -> _Stars:
+    def take(self, chosen: np.ndarray) -> StarSample:
         """Some of the stars."""
         part = copy.copy(self)
         part.rows, part.snr = self.rows[chosen], self.snr[chosen]
@@ -421,7 +421,7 @@ def _start_model(
 def _learn(
     model: CorrectedModel,
     found: Posterior,
-    stars: _Stars,
+    stars: StarSample,
     population: _Population,
     strength: float,
     config: MatchedTraining,
@@ -533,7 +533,7 @@ def _relate(relations, space: LabelSpace, scaled: np.ndarray):
 
 
 def _regress(
-    model: CorrectedModel, stars: _Stars, found: Posterior, kept: np.ndarray, strength: float
+    model: CorrectedModel, stars: StarSample, found: Posterior, kept: np.ndarray, strength: float
 ) -> np.ndarray:
     """Spectra of the features: weighted ridge regression in every pixel, labels being uncertain.
 
@@ -588,7 +588,7 @@ def _features_at(base, features: LabelFeatures, space: LabelSpace, scaled):
 
 def _learn_nuisance(
     model: CorrectedModel,
-    stars: _Stars,
+    stars: StarSample,
     start: np.ndarray,
     kept: np.ndarray,
     config: MatchedTraining,
@@ -614,7 +614,7 @@ def _learn_nuisance(
 
 
 def _residuals_of(
-    model: CorrectedModel, stars: _Stars, found: Posterior, *, without_nuisance: bool = False
+    model: CorrectedModel, stars: StarSample, found: Posterior, *, without_nuisance: bool = False
 ) -> Callable[[slice], np.ndarray]:
     nuisance = np.asarray(model.nuisance)
 

@@ -1,5 +1,7 @@
 """What a corrected model knows beside its flux enters the errors of a fit."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -7,6 +9,7 @@ from jaxmdwarf.inference.fit import FitSettings, fit_batch
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -61,3 +64,15 @@ def test_nuisance_directions_do_not_move_labels():
         for nuisance in (shape, np.zeros((0, 200)))
     )
     np.testing.assert_array_equal(one, other)
+
+
+def test_a_corrected_model_tells_all_that_it_learned_of_the_stars():
+    model = replace(
+        make_model(np.full((3, 200), 0.02)),
+        priors=(LabelPrior("teff", 3500.0, 150.0),),
+        noise_scale=jnp.asarray(1.2),
+    )
+    traits = model.observed_traits()
+    assert traits.priors == (LabelPrior("teff", 3500.0, 150.0),)
+    assert float(traits.noise_scale) == float(jnp.asarray(1.2))
+    np.testing.assert_array_equal(traits.nuisance, np.full((3, 200), 0.02, np.float32))

@@ -87,3 +87,10 @@ def test_second_derivatives_are_continuous():
 def test_arrays_that_do_not_fit_the_grid_are_refused(emulator, field):
     with pytest.raises((MismatchError, TypeError)):
         dataclasses.replace(emulator, **{field: getattr(emulator, field)[..., :-1]})
+
+
+def test_theory_alone_says_nothing_of_the_observed_stars(emulator):
+    priors, noise_scale, nuisance = emulator.observed_traits()
+    assert priors == ()
+    assert noise_scale == 1.0
+    assert nuisance is None

@@ -11,6 +11,8 @@ import pytest
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
+from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.models.transfer import CycleStarModel
 from jaxmdwarf.networks.cyclestar import (
     ConvLayers,
@@ -182,3 +184,20 @@ def test_spectra_on_other_pixels_are_refused(model):
         model.read_context(other)
     with pytest.raises(MismatchError):
         model.to_synthetic(other)
+
+
+def test_what_the_base_learned_of_the_stars_holds_behind_the_networks():
+    assert make_model().observed_traits() == BASE.observed_traits()
+    corrected = CorrectedModel(
+        BASE,
+        jnp.zeros((1, 80)),
+        jnp.full((2, 80), 0.01),
+        BASE.model_error,
+        LabelFeatures(("teff",), (3500.0,), (200.0,), 0),
+        (LabelPrior("mh", -0.1, 0.2),),
+        jnp.asarray(1.3),
+    )
+    traits = dataclasses.replace(make_model(), base=corrected).observed_traits()
+    assert traits.priors == (LabelPrior("mh", -0.1, 0.2),)
+    assert float(traits.noise_scale) == pytest.approx(1.3)
+    np.testing.assert_array_equal(traits.nuisance, corrected.nuisance)

@@ -11,8 +11,15 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.emulator import PayneEmulator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
+from jaxmdwarf.training import matched
 from jaxmdwarf.training.domains import ObservedDomain
-from jaxmdwarf.training.matched import MatchedTraining, ReferenceSample, train_matched
+from jaxmdwarf.training.matched import (
+    MatchedTraining,
+    ReferenceSample,
+    StarSample,
+    estimate_labels,
+    train_matched,
+)
 from jaxmdwarf.training.nuisance import learn_directions
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -71,8 +78,7 @@ def universe():
 def fit_at_rest(model, domain):
     from jaxmdwarf.inference.fit import FitSettings, fit_stars
 
-    priors = getattr(model, "priors", ())
-    settings = FitSettings(fit_velocity=False, priors=priors)
+    settings = FitSettings(fit_velocity=False, priors=model.observed_traits().priors)
     return fit_stars(model, domain.batch(), settings=settings).labels
 
 
@@ -173,6 +179,89 @@ def test_masked_pixels_do_not_matter(universe):
         train_matched(theory, d, draw_labels(2000, 6), quick).model for d in (domain, other)
     )
     np.testing.assert_array_equal(one.correction, two.correction)
+
+
+def correct_nothing(theory, **traits) -> CorrectedModel:
+    return CorrectedModel(
+        theory,
+        jnp.zeros((1, GRID.n_pix)),
+        jnp.zeros((0, GRID.n_pix)),
+        theory.model_error,
+        LabelFeatures(("teff", "mh"), (3600.0, -0.1), (200.0, 0.2), 0),
+        **traits,
+    )
+
+
+@pytest.mark.parametrize("true_scale", [1.0, 1.4])
+def test_evidence_tells_by_how_much_stated_errors_fall_short(true_scale):
+    theory, n = make_theory(), 200
+    rng = np.random.default_rng(4)
+    labels = draw_labels(n, 3)
+    flux = np.asarray(theory.predict_scaled_batch(SPACE.scale(jnp.asarray(labels, jnp.float32))))
+    snr = rng.uniform(20.0, 60.0, n)
+    stated = np.broadcast_to(1 / snr[:, None], flux.shape)
+    noisy = flux + true_scale * stated * rng.standard_normal(flux.shape)
+    ivar = (stated**-2).astype(np.float32)
+    ivar[:, 90:100] = 0.0
+    domain = ObservedDomain(noisy.astype(np.float32), ivar, ivar, GRID, np.zeros(n), snr)
+    stars = StarSample(domain, theory, np.arange(n))
+    evidence = {}
+    for wrong in (0.8, 1.0, 1.25):
+        model = correct_nothing(theory, noise_scale=jnp.asarray(wrong * true_scale, jnp.float32))
+        evidence[wrong] = np.mean(estimate_labels(model, stars, np.zeros(4)).evidence)
+    # A scale wrong by a factor f costs each of 190 pixels ln f + (1 / f^2 - 1) / 2: 5.5 and 8.2.
+    assert 3.0 < evidence[1.0] - evidence[1.25] < 9.0
+    assert 4.0 < evidence[1.0] - evidence[0.8] < 13.0
+
+
+def test_chosen_stars_keep_their_pixels_and_their_hits(universe, monkeypatch):
+    theory, domain, _, _ = universe
+    monkeypatch.setattr(matched, "_CHUNK", 100)
+    rows = np.arange(5, 255)
+    stars = StarSample(domain, theory, rows)
+    unhit = stars.pixels(slice(0, 100), 1.0)[1]
+    hits = [(3, 20), (120, 60), (249, 199)]
+    residual = np.zeros((rows.size, GRID.n_pix), np.float32)
+    for star, pixel in hits:
+        residual[star, pixel] = 0.9
+    stars.drop_hits(lambda chunk: residual[chunk], 1.0)
+    every = [
+        np.concatenate(parts)
+        for parts in zip(*(stars.pixels(chunk, 1.3) for chunk in stars.chunks()), strict=True)
+    ]
+    assert all(every[1][star, pixel] == every[2][star, pixel] == 0 for star, pixel in hits)
+    before = unhit > 0
+    before[3, 20] = False
+    np.testing.assert_array_equal(every[1][:100] > 0, before)
+    chosen = np.array([249, 120, 7, 3])
+    some = stars.take(chosen)
+    assert some.n_star == 4
+    np.testing.assert_array_equal(some.snr, domain.snr[rows[chosen]])
+    for taken, whole in zip(some.pixels(slice(0, 4), 1.3), every, strict=True):
+        np.testing.assert_array_equal(taken, whole[chosen])
+    # Nor does taking some change the others.
+    np.testing.assert_array_equal(stars.pixels(slice(200, 250), 1.3)[1], every[1][200:])
+
+
+def test_a_strength_gives_the_same_whatever_else_is_tried(universe):
+    theory, domain, _, _ = universe
+    flux = domain.flux.copy()
+    rng = np.random.default_rng(8)
+    # Cosmic rays, hundreds of them: which pixels are hits must not depend on what was tried.
+    flux[rng.integers(0, len(flux), 400), rng.integers(0, 200, 400)] += 0.5
+    hit = ObservedDomain(flux, domain.ivar, domain.information, GRID, domain.frame_kms, domain.snr)
+    alone, last = (
+        train_matched(
+            theory,
+            hit,
+            draw_labels(2000, 6),
+            MatchedTraining(strengths=strengths, n_passes=2, n_nuisance=1, order=1, min_snr=5.0),
+        ).report
+        for strengths in ((0.2,), (0.6, 0.2))
+    )
+    for name in ("evidence", "mismatch"):
+        assert last[name]["0.2"] == alone[name]["0.2"]
+        assert last[name]["0.2"] != last[name]["0.6"]
 
 
 def test_too_few_stars_other_grids_and_poor_references_are_refused(universe):
