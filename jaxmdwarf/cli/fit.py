@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxmdwarf.cli.options import (
+    JsonOutput,
+    ReaderProcesses,
+    SpectrumFiles,
+    VelocitySource,
+    require_files,
+)
+
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
 
@@ -21,16 +29,7 @@ class Command:
     Example: jaxmdwarf fit night1/ --model MODEL --out catalogue.fits
     """
 
-    files: Annotated[
-        tuple[str, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(
-            metavar="FILES [FILES ...]",
-            help="Spectra: files, folders (searched through), patterns, or @list.txt with one name "
-            "a line.",
-            help_behavior_hint="(required)",
-        ),
-    ]
+    files: SpectrumFiles
 
     model: Annotated[
         str, tyro.conf.arg(metavar="MODEL", help="Model directory, as train-emulator writes it.")
@@ -45,10 +44,7 @@ class Command:
         ),
     ]
 
-    velocity: Annotated[
-        Literal["fit", "header"],
-        tyro.conf.arg(help="Measure velocities, or take the redshift of the headers."),
-    ] = "fit"
+    velocity: VelocitySource = "fit"
 
     min_snr: Annotated[
         float,
@@ -92,26 +88,16 @@ class Command:
         tyro.conf.arg(help="Do not use what the model believes of labels beside the spectrum."),
     ] = False
 
-    processes: Annotated[
-        int | None,
-        tyro.conf.arg(
-            metavar="N", help="Reader processes.", help_behavior_hint="(default: all cores)"
-        ),
-    ] = None
+    processes: ReaderProcesses = None
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the result as JSON."""
+    json: JsonOutput = False
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Fit and write; returns the summary."""
-        from jaxmdwarf.errors import UsageError
         from jaxmdwarf.inference.fit import FitSettings
         from jaxmdwarf.pipeline.fitting import FittingOptions, fit_files
 
-        if not self.files:
-            raise UsageError(
-                "no spectra were given.", "name files, folders or patterns after 'fit'."
-            )
+        require_files(self.files, "fit")
         return fit_files(
             self.files,
             self.model,

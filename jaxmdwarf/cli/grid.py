@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxmdwarf.cli.options import JsonOutput, WorkerProcesses
+
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
 
@@ -67,15 +69,9 @@ class Command:
         tyro.conf.arg(help="Wavelength scale of the files, if not that of their format."),
     ] = "by-format"
 
-    processes: Annotated[
-        int | None,
-        tyro.conf.arg(
-            metavar="N", help="Worker processes.", help_behavior_hint="(default: all cores)"
-        ),
-    ] = None
+    processes: WorkerProcesses = None
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the result as JSON."""
+    json: JsonOutput = False
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Read, convolve and write; returns the summary."""

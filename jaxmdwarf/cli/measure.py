@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from jaxmdwarf.cli.options import (
+    SPECTRA_HELP,
+    JsonOutput,
+    WorkerProcesses,
+    describe_files,
+    require_files,
+)
+
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
 
@@ -24,12 +32,9 @@ class Command:
     files: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
-        tyro.conf.arg(
-            metavar="FILES [FILES ...]",
-            help="Spectra: files, folders (searched through), patterns, or @list.txt with one name "
-            "a line. Formats are told by content: LAMOST low resolution of all releases, SDSS and "
-            "BOSS spec files, and what specutils reads if it is installed.",
-            help_behavior_hint="(required)",
+        describe_files(
+            f"{SPECTRA_HELP} Formats are told by content: LAMOST low resolution of all releases, "
+            "SDSS and BOSS spec files, and what specutils reads if it is installed."
         ),
     ]
 
@@ -55,25 +60,15 @@ class Command:
         str, tyro.conf.arg(metavar="NAME", help="Column of the velocity table, km/s.")
     ] = "rv"
 
-    processes: Annotated[
-        int | None,
-        tyro.conf.arg(
-            metavar="N", help="Worker processes.", help_behavior_hint="(default: all cores)"
-        ),
-    ] = None
+    processes: WorkerProcesses = None
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the result as JSON."""
+    json: JsonOutput = False
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Measure and write; returns the summary."""
-        from jaxmdwarf.errors import UsageError
         from jaxmdwarf.pipeline.measuring import measure_files
 
-        if not self.files:
-            raise UsageError(
-                "no spectra were given.", "name files, folders or patterns after 'measure'."
-            )
+        require_files(self.files, "measure")
         return measure_files(
             self.files,
             self.out,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxmdwarf.cli.options import ReaderProcesses
+
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
 
@@ -59,12 +61,7 @@ class Command:
         ),
     ] = False
 
-    processes: Annotated[
-        int | None,
-        tyro.conf.arg(
-            metavar="N", help="Reader processes.", help_behavior_hint="(default: all cores)"
-        ),
-    ] = None
+    processes: ReaderProcesses = None
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the metrics as JSON."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from jaxmdwarf.cli.options import JsonOutput
+
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
 
@@ -68,8 +70,7 @@ class Command:
         bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Write the tables as CSV also.")
     ] = False
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the result as JSON."""
+    json: JsonOutput = False
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Simulate and write; returns the summary."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxmdwarf.cli.options import JsonOutput
+
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
 
@@ -71,8 +73,7 @@ class Command:
         bool, tyro.conf.arg(help="Go on from MODEL.training if it holds the same training.")
     ] = True
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the result as JSON."""
+    json: JsonOutput = False
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""

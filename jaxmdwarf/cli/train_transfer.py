@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxmdwarf.cli.options import JsonOutput, ReaderProcesses, SpectrumFiles, VelocitySource
+
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
 
@@ -24,16 +26,7 @@ class Command:
     --out transfer
     """
 
-    files: Annotated[
-        tuple[str, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(
-            metavar="FILES [FILES ...]",
-            help="Spectra: files, folders (searched through), patterns, or @list.txt with one name "
-            "a line.",
-            help_behavior_hint="(required)",
-        ),
-    ]
+    files: SpectrumFiles
 
     emulator: Annotated[
         str, tyro.conf.arg(metavar="MODEL", help="Model directory that train-emulator wrote.")
@@ -78,10 +71,7 @@ class Command:
         int | None, tyro.conf.arg(metavar="N", help="Batches; those of the preset by default.")
     ] = None
 
-    velocity: Annotated[
-        Literal["fit", "header"],
-        tyro.conf.arg(help="Measure velocities, or take the redshift of the headers."),
-    ] = "fit"
+    velocity: VelocitySource = "fit"
 
     min_snr: Annotated[
         float, tyro.conf.arg(metavar="S/N", help="Leave out spectra with a lower S/N in r or i.")
@@ -92,10 +82,7 @@ class Command:
         tyro.conf.arg(metavar="N", help="Spectra to train on, drawn at random if there are more."),
     ] = 110_000
 
-    processes: Annotated[
-        int | None,
-        tyro.conf.arg(metavar="N", help="Reader processes; all cores by default."),
-    ] = None
+    processes: ReaderProcesses = None
 
     seed: Annotated[
         int, tyro.conf.arg(metavar="SEED", help="Decides the split, the labels, the weights.")
@@ -105,8 +92,7 @@ class Command:
         bool, tyro.conf.arg(help="Go on from the checkpoints in MODEL.partial, if there are any.")
     ] = True
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the result as JSON."""
+    json: JsonOutput = False
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxmdwarf.cli.options import JsonOutput
+
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
 
@@ -69,8 +71,7 @@ class Command:
         ),
     ] = ""
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the result as JSON."""
+    json: JsonOutput = False
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Compare and write; returns the summary."""
