@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from results_io import name_device, save_result
 
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.training.emulator import (
@@ -137,13 +137,6 @@ def time_training(path):
     }
 
 
-def device_name():
-    kind = jax.devices()[0].device_kind
-    if jax.default_backend() == "cpu":
-        kind = f"cpu_{platform.machine()}_{os.cpu_count()}_cores"
-    return re.sub(r"\W+", "_", kind).lower()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are reported")
@@ -179,7 +172,7 @@ def main():
     steps_per_s = {name: statistics.median(values) for name, values in rates.items()}
     peer = next(name for name in ("PyTorch, pixels", "plain JAX, pixels") if name in cases)
     result = {
-        "device": device_name(),
+        "device": name_device(),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "rounds": options.rounds,
@@ -197,9 +190,7 @@ def main():
     }
     if options.grid:
         result["training"] = time_training(options.grid)
-    folder = Path(__file__).parent / "results" / result["device"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "emulator.json").write_text(json.dumps(result, indent=2) + "\n")
+    save_result("emulator", result)
     if options.json:
         print(json.dumps(result))
     else:

@@ -23,15 +23,14 @@ more. `--save` writes the result to benchmarks/results/<device>/fit.json.
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from results_io import save_result
 from scipy.optimize import curve_fit
 
 from jaxmdwarf.inference.fit import fit_stars
@@ -374,12 +373,7 @@ def main():
         summary[case]["load_average"] = round(os.getloadavg()[0], 2)
     print(json.dumps(summary, indent=1))
     if options.save:
-        name = summary["device"].lower().replace(" ", "_")
-        if name == "cpu":
-            name = f"cpu_{platform.machine()}_{os.cpu_count()}_cores"
-        target = Path(__file__).parent / "results" / name / "fit.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(summary, indent=1) + "\n")
+        save_result("fit", summary)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,13 @@ import argparse
 import json
 import os
 import platform
-import re
-import resource
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from results_io import count_cpu_seconds, find_peak_memory, name_device, save_result
 
 from jaxmdwarf.preprocess.batch import preprocess_batch, preprocess_stream
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
@@ -97,23 +94,11 @@ def run_continuum_fft(flux, good):
     return run
 
 
-def count_cpu_seconds():
-    """Processor time of this process: what load by others on the machine leaves mostly alone."""
-    return time.process_time()
-
-
 def stream_endlessly(raws, n):
     for k in range(n):
         raw = raws[k % len(raws)]
         # Fresh arrays, as a reader would make them.
         yield RawSpectrum(WAVE_AA, raw.flux.copy(), raw.ivar.copy())
-
-
-def device_name():
-    kind = jax.devices()[0].device_kind
-    if jax.default_backend() == "cpu":
-        kind = f"cpu_{platform.machine()}_{os.cpu_count()}_cores"
-    return re.sub(r"\W+", "_", kind).lower()
 
 
 def main():
@@ -161,7 +146,7 @@ def main():
             rates[name].append(n_done / (time.perf_counter() - clock))
             cpu_us[name].append(1e6 * (count_cpu_seconds() - cpu) / n_done)
     result = {
-        "device": device_name(),
+        "device": name_device(),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "numpy": np.__version__,
@@ -190,16 +175,13 @@ def main():
             jax.block_until_ready(part.batch)
             n_rows += len(part.raws)
         seconds = time.perf_counter() - clock
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         result["stream"] = {
             "spectra": n_rows,
             "spectra_per_s": n_rows / seconds,
             "cpu_us_per_spectrum": 1e6 * (count_cpu_seconds() - cpu) / n_rows,
-            "peak_memory_gib": peak / (2**30 if sys.platform == "darwin" else 2**20),
+            "peak_memory_gib": find_peak_memory() / 2**30,
         }
-    folder = Path(__file__).parent / "results" / result["device"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "preprocess.json").write_text(json.dumps(result, indent=2) + "\n")
+    save_result("preprocess", result)
     if options.json:
         print(json.dumps(result))
     else:

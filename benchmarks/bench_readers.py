@@ -21,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from results_io import count_cpu_seconds
 
 from jaxmdwarf.io.readers import stream_spectra
 from jaxmdwarf.io.rejects import Reject
@@ -57,12 +58,6 @@ def run_astropy(paths, processes):
         return sum(1 for path in paths if read_with_astropy(path))
     with get_context("spawn").Pool(processes) as pool:
         return sum(1 for _ in pool.imap(read_with_astropy, paths, chunksize=32))
-
-
-def count_cpu_seconds():
-    """Processor time of this process and its ended children: what load by others leaves alone."""
-    spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def main():

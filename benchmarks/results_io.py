@@ -1,0 +1,39 @@
+"""What benchmarks share: which device they ran on, what they spent, where results are kept."""
+
+import json
+import os
+import platform
+import re
+import resource
+import sys
+from pathlib import Path
+
+
+def name_device():
+    """The device as a folder name; a CPU, which has no telling name, with its kind and cores."""
+    import jax
+
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() == "cpu":
+        kind = f"cpu_{platform.machine()}_{os.cpu_count()}_cores"
+    return re.sub(r"\W+", "_", kind).lower()
+
+
+def save_result(stem, result):
+    """Keep a result as benchmarks/results/<device>/<stem>.json; returns where."""
+    target = Path(__file__).parent / "results" / name_device() / f"{stem}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    return target
+
+
+def count_cpu_seconds():
+    """Processor time of this process and its ended children: what load by others leaves alone."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def find_peak_memory():
+    """Most bytes of main memory that this process has held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
