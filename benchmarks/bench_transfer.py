@@ -14,14 +14,13 @@ benchmarks/results/<device>/transfer.json.
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from results_io import save_result
 
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.emulator import PayneEmulator
@@ -185,13 +184,8 @@ def main():
     summary["load_average"] = os.getloadavg()[0]
     print(json.dumps(summary, indent=1))
     if options.save:
-        name = summary["device"].lower().replace(" ", "_")
-        if name == "cpu":
-            name = f"cpu_{platform.machine()}_{os.cpu_count()}_cores"
         stem = "transfer" if options.sizes == "original" else f"transfer_{options.sizes}"
-        target = Path(__file__).parent / "results" / name / f"{stem}.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(summary, indent=1) + "\n")
+        save_result(stem, summary)
 
 
 if __name__ == "__main__":
