@@ -21,7 +21,7 @@ from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.base import ForwardModel, ObservedTraits
 from jaxmdwarf.models.emulator import PayneEmulator, Treatment
 from jaxmdwarf.models.priors import RelationPrior
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
@@ -289,6 +289,9 @@ class BorrowedPattern(ForwardModel):
     grid: PixelGrid = eqx.field(static=True)
     treatment: Treatment = eqx.field(static=True)
     priors: tuple = eqx.field(static=True, default=())
+
+    def observed_traits(self):
+        return ObservedTraits(self.priors)
 
     def predict_scaled(self, scaled, context=None):
         depth = 0.0 if context is None else context
