@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,18 +24,17 @@ from jaxmdwarf.inference.results import FitResult
 from jaxmdwarf.inference.settings import FitSettings, choose_batch_size
 from jaxmdwarf.inference.shift import combine_velocities
 from jaxmdwarf.inference.velocity import VelocityBank, bank_from_model, measure_velocity
-from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance, hash_files
-from jaxmdwarf.io.readers import DuplicateFinder, ReadTask, expand_inputs
-from jaxmdwarf.io.records import Requirements, build_spectrum
+from jaxmdwarf.io.readers import expand_inputs
+from jaxmdwarf.io.records import Requirements
 from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
-from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.io.tables import choose_format, write_table
 from jaxmdwarf.measure.snr import estimate_snr
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.emulator import Treatment
 from jaxmdwarf.models.priors import require_prior_labels
+from jaxmdwarf.pipeline.chunks import ChunkFolder, FinishedChunk
 from jaxmdwarf.pipeline.progress import Progress, Silent
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA
@@ -358,11 +357,12 @@ def fit_files(
     requirements = requirements or Requirements(
         window_aa=(float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1]))
     )
-    chunks = _Chunks(
+    chunks = ChunkFolder(
         partial,
         inputs.paths,
         options.chunk_size,
         fingerprint=_fingerprint(inputs.paths, hash_files(model_dir), options, requirements),
+        holds="partial catalogue",
     )
     n_done = chunks.open()
     # One compiled shape for the whole run, no larger than the run needs.
@@ -376,30 +376,21 @@ def fit_files(
     )
     if n_done:
         progress.say(f"resuming: {n_done} of {chunks.n_chunk} chunks are done.")
-    duplicates = DuplicateFinder()
     n_fitted, fit_seconds = 0, 0.0
     with progress.stage("fitting spectra", total=float(len(inputs.paths))) as stage:
         for number in range(n_done):
-            for path, content_hash in chunks.hashes(number):
-                duplicates.find(content_hash, path)
             stage.advance(float(len(chunks.paths_of(number))))
-        remaining = inputs.paths[n_done * options.chunk_size :]
-        results = stream_results(ReadTask(requirements), remaining, processes=processes)
-        for number in range(n_done, chunks.n_chunk):
-            n_path = len(chunks.paths_of(number))
-            raws, rejects, hashes = _gather(results, n_path, duplicates, fitter)
+        for read in chunks.read_rest(n_done, requirements, fitter.require, processes=processes):
             started = time.perf_counter()
             rows = _no_rows()
-            if raws:
-                rows = tabulate_fit(raws, (fit or fitter.fit)(raws, pad_to=n_row))
-            n_fitted, fit_seconds = (
-                n_fitted + len(raws),
-                fit_seconds + time.perf_counter() - started,
-            )
-            chunks.write(number, rows, rejects, hashes)
+            if read.raws:
+                rows = tabulate_fit(read.raws, (fit or fitter.fit)(read.raws, pad_to=n_row))
+            n_fitted += len(read.raws)
+            fit_seconds += time.perf_counter() - started
+            chunks.write(read.number, FinishedChunk(rows, read.rejects, read.hashes))
             rate = f"{n_fitted / fit_seconds:.0f} spectra/s" if n_fitted else ""
-            stage.advance(float(n_path), note=rate)
-    frame, chunk_rejects = chunks.collect()
+            stage.advance(float(len(chunks.paths_of(read.number))), note=rate)
+    frame, chunk_rejects = _collect(chunks)
     rejects = [*inputs.rejects, *chunk_rejects]
     check_accounts(inputs.n_in, len(frame), len(rejects))
     write_rejects(rejects_file, rejects)
@@ -479,111 +470,18 @@ def tabulate_fit(raws: Sequence[RawSpectrum], fitted: FittedSpectra) -> pd.DataF
     return pd.DataFrame(columns)
 
 
-class _Chunks:
-    """Finished parts of a run on disk: rows, then a note that says the part is complete."""
+def _collect(chunks: ChunkFolder) -> tuple[pd.DataFrame, list[Reject]]:
+    """All rows and rejects, in the order of the inputs."""
+    import pandas as pd
 
-    def __init__(
-        self, folder: Path, paths: Sequence[str], chunk_size: int, *, fingerprint: str
-    ) -> None:
-        self._folder, self._paths, self._size = folder, paths, chunk_size
-        self._fingerprint = fingerprint
-        self.n_chunk = -(-len(paths) // chunk_size)
-
-    def paths_of(self, number: int) -> Sequence[str]:
-        """Inputs of one chunk."""
-        return self._paths[number * self._size : (number + 1) * self._size]
-
-    def open(self) -> int:
-        """Number of chunks that an earlier run of the same command finished; others are removed."""
-        manifest = self._folder / "manifest.json"
-        try:
-            same = json.loads(manifest.read_text(encoding="utf-8"))["run"] == self._fingerprint
-        except (OSError, ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            if self._folder.exists() and any(self._folder.iterdir()) and not manifest.exists():
-                raise UsageError(
-                    f"{self._folder} exists and is not a partial catalogue.", "move it away."
-                )
-            shutil.rmtree(self._folder, ignore_errors=True)
-            with write_atomically(manifest) as temporary:
-                temporary.write_text(json.dumps({"run": self._fingerprint}), encoding="utf-8")
-            return 0
-        done = 0
-        while done < self.n_chunk and self._note(done).is_file():
-            done += 1
-        return done
-
-    def write(
-        self,
-        number: int,
-        rows: pd.DataFrame,
-        rejects: Sequence[Reject],
-        hashes: Sequence[tuple[str, int]],
-    ) -> None:
-        """Keep one chunk; the note comes last."""
-        with write_atomically(self._rows(number)) as temporary:
-            rows.to_parquet(temporary, index=False)
-        note = {"rejects": [list(reject) for reject in rejects], "hashes": list(hashes)}
-        with write_atomically(self._note(number)) as temporary:
-            temporary.write_text(json.dumps(note), encoding="ascii")
-
-    def hashes(self, number: int) -> list[tuple[str, int]]:
-        """Path and content hash of the spectra of a finished chunk."""
-        note = json.loads(self._note(number).read_text(encoding="ascii"))
-        return [(path, int(value)) for path, value in note["hashes"]]
-
-    def collect(self) -> tuple[pd.DataFrame, list[Reject]]:
-        """All rows and rejects, in the order of the inputs."""
-        import pandas as pd
-
-        frames = [_no_rows()]
-        rejects: list[Reject] = []
-        for number in range(self.n_chunk):
-            frame = pd.read_parquet(self._rows(number))
-            if len(frame):
-                frames.append(frame)
-            note = json.loads(self._note(number).read_text(encoding="ascii"))
-            rejects += [Reject(*reject) for reject in note["rejects"]]
-        kept = frames[1:] or frames
-        return pd.concat(kept, ignore_index=True), rejects
-
-    def _rows(self, number: int) -> Path:
-        return self._folder / f"chunk-{number:06d}.parquet"
-
-    def _note(self, number: int) -> Path:
-        return self._folder / f"chunk-{number:06d}.json"
-
-
-def _gather(
-    results: Iterator[tuple[str, Any]],
-    n_path: int,
-    duplicates: DuplicateFinder,
-    fitter: SpectrumFitter,
-) -> tuple[list[RawSpectrum], list[Reject], list[tuple[str, int]]]:
-    """The next `n_path` inputs: spectra to fit, rejects, and hashes of all that were read."""
-    raws: list[RawSpectrum] = []
+    frames: list[pd.DataFrame] = []
     rejects: list[Reject] = []
-    hashes: list[tuple[str, int]] = []
-    for _ in range(n_path):
-        path, result = next(results)
-        if isinstance(result, Reject):
-            rejects.append(result)
-            continue
-        record, content_hash = result
-        repeated = duplicates.find(content_hash, path)
-        if repeated is not None:
-            rejects.append(repeated)
-            continue
-        hashes.append((path, content_hash))
-        try:
-            raw = build_spectrum(record)
-            fitter.require(raw)
-        except RejectedInput as error:
-            rejects.append(Reject.from_error(path, error))
-            continue
-        raws.append(raw)
-    return raws, rejects, hashes
+    for number in range(chunks.n_chunk):
+        chunk = chunks.read(number)
+        rejects += chunk.rejects
+        if len(chunk.rows):
+            frames.append(chunk.rows)
+    return pd.concat(frames or [_no_rows()], ignore_index=True), rejects
 
 
 def _fingerprint(

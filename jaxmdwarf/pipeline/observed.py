@@ -5,28 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
+from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.inference.fit import FitSettings, choose_batch_size
-from jaxmdwarf.io.atomic import write_atomically
-from jaxmdwarf.io.readers import DuplicateFinder, ReadTask, expand_inputs
-from jaxmdwarf.io.records import Requirements, build_spectrum
+from jaxmdwarf.io.readers import expand_inputs
+from jaxmdwarf.io.records import Requirements
 from jaxmdwarf.io.rejects import Reject, check_accounts, write_rejects
-from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.pipeline.chunks import ChunkFolder, FinishedChunk, ReadChunk
 from jaxmdwarf.pipeline.fitting import FittedSpectra, FittingOptions, SpectrumFitter, tabulate_fit
 from jaxmdwarf.pipeline.progress import Progress, Silent
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.quality import QualityFlag, describe_flags
-from jaxmdwarf.spectra import RawSpectrum
 from jaxmdwarf.training.domains import ObservedDomain
 
 if TYPE_CHECKING:
@@ -162,113 +159,36 @@ def prepare_observed(
     paths, not_drawn = _draw(inputs.paths, options)
     window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
     requirements = Requirements(window_aa=window)
-    chunks = [
-        paths[first : first + options.chunk_size]
-        for first in range(0, len(paths), options.chunk_size)
-    ]
-    folder = _ChunkFolder(
-        None if cache is None else Path(cache), _fingerprint(paths, model, options)
+    chunks = ChunkFolder(
+        None if cache is None else Path(cache),
+        paths,
+        options.chunk_size,
+        fingerprint=_fingerprint(paths, model, options),
+        holds="spectra at rest",
     )
-    n_done = folder.count_done(len(chunks))
+    n_done = chunks.open()
     if n_done:
-        progress.say(f"resuming: {n_done} of {len(chunks)} chunks of spectra are at rest.")
+        progress.say(f"resuming: {n_done} of {chunks.n_chunk} chunks of spectra are at rest.")
     n_row = min(options.chunk_size, -(-max(len(paths), 1) // 32) * 32)
     fitter.settings = replace(
         fitter.settings, batch_size=min(choose_batch_size(fitter.settings), n_row)
     )
-    duplicates = DuplicateFinder()
-    parts: list[_Chunk] = []
+    parts: list[FinishedChunk] = []
     with progress.stage("bringing spectra to rest", total=float(len(paths))) as stage:
         for number in range(n_done):
-            part = folder.read(number)
-            for path, content_hash in part.hashes:
-                duplicates.find(content_hash, path)
+            parts.append(chunks.read(number))
+            stage.advance(float(len(chunks.paths_of(number))))
+        for read in chunks.read_rest(n_done, requirements, fitter.require, processes=processes):
+            part = _prepare_chunk(read, fitter, options, n_row)
+            chunks.write(read.number, part)
             parts.append(part)
-            stage.advance(float(len(chunks[number])))
-        remaining = [path for chunk in chunks[n_done:] for path in chunk]
-        results = stream_results(ReadTask(requirements), remaining, processes=processes)
-        for number in range(n_done, len(chunks)):
-            raws, rejects, hashes = _gather(results, len(chunks[number]), duplicates, fitter)
-            part = _prepare_chunk(raws, rejects, hashes, fitter, options, n_row)
-            folder.write(number, part)
-            parts.append(part)
-            stage.advance(float(len(chunks[number])))
+            stage.advance(float(len(chunks.paths_of(read.number))))
     rejects = [*inputs.rejects, *not_drawn]
     for part in parts:
         rejects += part.rejects
     if rejects_file is not None:
         write_rejects(rejects_file, rejects)
     return _join(parts, rejects, fitter, n_in=inputs.n_in, rejects_file=rejects_file)
-
-
-class _Chunk(NamedTuple):
-    """Spectra at rest, and what became of the other files of the chunk."""
-
-    arrays: dict[str, np.ndarray]
-    rows: pd.DataFrame
-    rejects: list[Reject]
-    hashes: list[tuple[str, int]]
-
-
-class _ChunkFolder:
-    """Finished chunks on disk; a note that says what they belong to comes first."""
-
-    def __init__(self, folder: Path | None, fingerprint: str) -> None:
-        self._folder, self._fingerprint = folder, fingerprint
-
-    def count_done(self, n_chunk: int) -> int:
-        """Chunks that an earlier run of the same call finished; those of others are removed."""
-        if self._folder is None:
-            return 0
-        manifest = self._folder / "manifest.json"
-        try:
-            same = json.loads(manifest.read_text(encoding="utf-8"))["run"] == self._fingerprint
-        except (OSError, ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            if self._folder.exists() and any(self._folder.iterdir()) and not manifest.exists():
-                raise UsageError(f"{self._folder} exists and holds no spectra.", "move it away.")
-            shutil.rmtree(self._folder, ignore_errors=True)
-            with write_atomically(manifest) as temporary:
-                temporary.write_text(json.dumps({"run": self._fingerprint}), encoding="utf-8")
-            return 0
-        done = 0
-        while done < n_chunk and self._path(done, "json").is_file():
-            done += 1
-        return done
-
-    def write(self, number: int, chunk: _Chunk) -> None:
-        """Keep one chunk; the note comes last."""
-        if self._folder is None:
-            return
-        with (
-            write_atomically(self._path(number, "npz")) as temporary,
-            open(temporary, "wb") as file,
-        ):
-            np.savez(file, **chunk.arrays)  # type: ignore[arg-type]
-        with write_atomically(self._path(number, "parquet")) as temporary:
-            chunk.rows.to_parquet(temporary, index=False)
-        note = {"rejects": [list(reject) for reject in chunk.rejects], "hashes": chunk.hashes}
-        with write_atomically(self._path(number, "json")) as temporary:
-            temporary.write_text(json.dumps(note), encoding="ascii")
-
-    def read(self, number: int) -> _Chunk:
-        """A chunk that was written."""
-        import pandas as pd
-
-        note = json.loads(self._path(number, "json").read_text(encoding="ascii"))
-        with np.load(self._path(number, "npz"), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        return _Chunk(
-            arrays,
-            pd.read_parquet(self._path(number, "parquet")),
-            [Reject(*reject) for reject in note["rejects"]],
-            [(path, int(value)) for path, value in note["hashes"]],
-        )
-
-    def _path(self, number: int, suffix: str) -> Path:
-        assert self._folder is not None
-        return self._folder / f"chunk-{number:06d}.{suffix}"
 
 
 def _draw(paths: Sequence[str], options: ObservedOptions) -> tuple[list[str], list[Reject]]:
@@ -286,62 +206,27 @@ def _draw(paths: Sequence[str], options: ObservedOptions) -> tuple[list[str], li
     return [path for row, path in enumerate(paths) if row in drawn], left
 
 
-def _gather(
-    results: Iterator[tuple[str, Any]],
-    n_path: int,
-    duplicates: DuplicateFinder,
-    fitter: SpectrumFitter,
-) -> tuple[list[RawSpectrum], list[Reject], list[tuple[str, int]]]:
-    """The next `n_path` inputs: spectra to use, rejects, and hashes of all that were read."""
-    raws: list[RawSpectrum] = []
-    rejects: list[Reject] = []
-    hashes: list[tuple[str, int]] = []
-    for _ in range(n_path):
-        path, result = next(results)
-        if isinstance(result, Reject):
-            rejects.append(result)
-            continue
-        record, content_hash = result
-        repeated = duplicates.find(content_hash, path)
-        if repeated is not None:
-            rejects.append(repeated)
-            continue
-        hashes.append((path, content_hash))
-        try:
-            raw = build_spectrum(record)
-            fitter.require(raw)
-        except RejectedInput as error:
-            rejects.append(Reject.from_error(path, error))
-            continue
-        raws.append(raw)
-    return raws, rejects, hashes
-
-
 def _prepare_chunk(
-    raws: list[RawSpectrum],
-    rejects: list[Reject],
-    hashes: list[tuple[str, int]],
-    fitter: SpectrumFitter,
-    options: ObservedOptions,
-    n_row: int,
-) -> _Chunk:
+    read: ReadChunk, fitter: SpectrumFitter, options: ObservedOptions, n_row: int
+) -> FinishedChunk:
     import pandas as pd
 
     kept: list[int] = []
+    rejects = list(read.rejects)
     rows = pd.DataFrame()
-    if raws:
-        fitted = fitter.fit(raws, pad_to=n_row)
-        rows = tabulate_fit(raws, fitted)
-        for row, raw in enumerate(raws):
+    if read.raws:
+        fitted = fitter.fit(read.raws, pad_to=n_row)
+        rows = tabulate_fit(read.raws, fitted)
+        for row, raw in enumerate(read.raws):
             reason = _refuse(fitted, row, options)
             if reason is None:
                 kept.append(row)
             else:
                 rejects.append(Reject(raw.meta.path, *reason))
     if not kept:
-        return _Chunk({}, rows.iloc[:0], rejects, hashes)
+        return FinishedChunk(rows.iloc[:0], rejects, read.hashes, {})
     batch = preprocess_batch(
-        [raws[row] for row in kept],
+        [read.raws[row] for row in kept],
         fitter.grid,
         rv_kms=rows["RV"].to_numpy()[kept],
         masks=fitter.treatment.masks_aa,
@@ -355,7 +240,7 @@ def _prepare_chunk(
     arrays = {
         name: np.where(wild, np.float32(name == "flux"), values) for name, values in arrays.items()
     }
-    return _Chunk(arrays, rows.iloc[kept].reset_index(drop=True), rejects, hashes)
+    return FinishedChunk(rows.iloc[kept].reset_index(drop=True), rejects, read.hashes, arrays)
 
 
 def _refuse(fitted: FittedSpectra, row: int, options: ObservedOptions) -> tuple[str, str] | None:
@@ -375,7 +260,7 @@ def _refuse(fitted: FittedSpectra, row: int, options: ObservedOptions) -> tuple[
 
 
 def _join(
-    parts: Sequence[_Chunk],
+    parts: Sequence[FinishedChunk],
     rejects: list[Reject],
     fitter: SpectrumFitter,
     *,
@@ -396,8 +281,9 @@ def _join(
     for part in parts:
         # Chunk by chunk, each let go once it is copied: the domain is in memory only once.
         last_row = first_row + len(part.rows)
-        for name in list(part.arrays):
-            arrays[name][first_row:last_row] = part.arrays.pop(name)
+        stored = part.arrays or {}
+        for name in list(stored):
+            arrays[name][first_row:last_row] = stored.pop(name)
         first_row = last_row
     table = pd.concat([part.rows for part in parts if len(part.rows)], ignore_index=True)
     domain = ObservedDomain(
