@@ -12,7 +12,7 @@ from jaxmdwarf.pipeline.fitting import FittingOptions, fit_files
 from jaxmdwarf.pipeline.observed import ObservedOptions
 from jaxmdwarf.pipeline.progress import Progress, Silent
 from jaxmdwarf.pipeline.transfer import TransferOptions, train_transfer_files
-from jaxmdwarf.training.transfer import CycleStarTraining
+from jaxmdwarf.training.transfer_settings import CycleStarTraining
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jaxmdwarf.pipeline.validating import clean_numbers, recovery_metrics, valid
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.training.codistribution import perturb_reference
 from jaxmdwarf.training.matched import MatchedTraining
-from jaxmdwarf.training.transfer import CycleStarTraining
+from jaxmdwarf.training.transfer_settings import CycleStarTraining
 
 WRONG_REFERENCES = {
     "50 K too hot": {"shift_teff": 50.0},

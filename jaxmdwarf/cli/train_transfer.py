@@ -102,7 +102,7 @@ class Command:
             TransferOptions,
             train_transfer_files,
         )
-        from jaxmdwarf.training.transfer import CycleStarTraining
+        from jaxmdwarf.training.transfer_settings import CycleStarTraining
 
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed} is negative.", "give a number from 0 on.")

@@ -35,14 +35,10 @@ from jaxmdwarf.training.codistribution import check_overlap
 from jaxmdwarf.training.domains import ObservedDomain, split_domain
 from jaxmdwarf.training.matched import MatchedTraining, ReferenceSample, train_matched
 from jaxmdwarf.training.training_labels import TrainingSetConfig, draw_training_labels
-from jaxmdwarf.training.transfer import (
-    CycleStarTraining,
-    TrainedTransfer,
-    TransferRecord,
-    TransferState,
-    split_for_training,
-    train_cyclestar,
-)
+from jaxmdwarf.training.transfer import TrainedTransfer, TransferRecord, train_cyclestar
+from jaxmdwarf.training.transfer_data import split_for_training
+from jaxmdwarf.training.transfer_settings import CycleStarTraining
+from jaxmdwarf.training.transfer_steps import TransferState
 from jaxmdwarf.validate.matching import match_by_position
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from jaxmdwarf.pipeline.transfer import (
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.training.label_mixture import MixtureConfig
 from jaxmdwarf.training.training_labels import TrainingSetConfig, draw_training_labels
-from jaxmdwarf.training.transfer import CycleStarTraining
+from jaxmdwarf.training.transfer_settings import CycleStarTraining
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6500.0, 1.0)

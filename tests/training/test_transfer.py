@@ -24,17 +24,17 @@ from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.training import transfer
 from jaxmdwarf.training.domains import ObservedDomain
-from jaxmdwarf.training.transfer import (
-    CycleStarTraining,
-    _normalise_critics,
+from jaxmdwarf.training.spectral_norm import normalise_critics
+from jaxmdwarf.training.transfer import train_cyclestar
+from jaxmdwarf.training.transfer_data import prepare_transfer
+from jaxmdwarf.training.transfer_settings import CycleStarTraining
+from jaxmdwarf.training.transfer_steps import (
     _schedule,
     continue_transfer,
-    prepare_transfer,
     require_same_shapes,
     start_transfer,
-    train_cyclestar,
-    validate_transfer,
 )
+from jaxmdwarf.training.transfer_validation import validate_transfer
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(7000.0, 7047.0, 1.0)
@@ -197,7 +197,7 @@ EVERYTHING = {
 def test_all_options_together_train_and_hold_every_kernel_at_unit_spectral_norm():
     state, losses = advance(configure(**EVERYTHING), n_step=20)
     assert np.isfinite([float(value) for value in losses.values()]).all()
-    normalised, _, _ = _normalise_critics(state.critics, state.singular)
+    normalised, _, _ = normalise_critics(state.critics, state.singular)
     kernels = [leaf for leaf in leaves_of(normalised) if leaf.ndim > 1]
     assert len(kernels) == 8
     for kernel in kernels:
