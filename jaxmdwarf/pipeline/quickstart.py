@@ -198,6 +198,17 @@ def run_quickstart(
     sources = _Sources(config, progress)
     spectra = products.survey / "spectra"
 
+    def fit_all(model: Path, table: Path) -> dict[str, Any]:
+        return fit_files(
+            [spectra],
+            model,
+            table,
+            options=config.fitting,
+            processes=processes,
+            command=command,
+            progress=progress,
+        )
+
     steps.run("survey", lambda: _simulate(products, config, sources, progress))
     steps.run("theory grid", lambda: _grid(products.theory_grid, config, sources, progress))
     training = replace(config.training, seed=config.seed)
@@ -207,18 +218,7 @@ def run_quickstart(
             products.theory_grid, products.emulator, config=training, progress=progress
         ),
     )
-    fitted = steps.run(
-        "fit",
-        lambda: fit_files(
-            [spectra],
-            products.emulator,
-            products.fit,
-            options=config.fitting,
-            processes=processes,
-            command=command,
-            progress=progress,
-        ),
-    )
+    fitted = steps.run("fit", lambda: fit_all(products.emulator, products.fit))
     steps.run(
         "measure",
         lambda: measure_files(
@@ -236,19 +236,11 @@ def run_quickstart(
             "transfer", lambda: _train_transfer(products, config, processes, command, progress)
         )
         fitted = steps.run(
-            "transfer fit",
-            lambda: fit_files(
-                [spectra],
-                products.transfer,
-                products.transfer_fit,
-                options=config.fitting,
-                processes=processes,
-                command=command,
-                progress=progress,
-            ),
+            "transfer fit", lambda: fit_all(products.transfer, products.transfer_fit)
         )
     if config.oracle:
-        _run_oracle(steps, products, config, sources, spectra, processes, progress)
+        _train_oracle(steps, products, config, sources, progress)
+        steps.run("oracle fit", lambda: fit_all(products.oracle_emulator, products.oracle_fit))
     counts = steps.run("catalogue", lambda: _merge(products, config, command))
 
     began = time.perf_counter()
@@ -490,13 +482,11 @@ def _transfer_metrics(products: Products, judged: dict[str, Judgement]) -> dict[
     return metrics
 
 
-def _run_oracle(
+def _train_oracle(
     steps: _Steps,
     products: Products,
     config: QuickstartConfig,
     sources: _Sources,
-    spectra: Path,
-    processes: int | None,
     progress: Progress,
 ) -> None:
     steps.run(
@@ -508,17 +498,6 @@ def _run_oracle(
         "oracle emulator",
         lambda: train_emulator_files(
             products.oracle_grid, products.oracle_emulator, config=training, progress=progress
-        ),
-    )
-    steps.run(
-        "oracle fit",
-        lambda: fit_files(
-            [spectra],
-            products.oracle_emulator,
-            products.oracle_fit,
-            options=config.fitting,
-            processes=processes,
-            progress=progress,
         ),
     )
 
