@@ -59,6 +59,8 @@ class Landscape(NamedTuple):
         Velocity there, relative to the frame of the spectra.
     converged : (n_star, *n_grid) bool
         Whether the minimisation did; in a slice, whether there is a number.
+    label_names : tuple of str
+        Of the last axis of `labels`.
     """
 
     kind: Literal["slice", "profile"]
@@ -72,6 +74,7 @@ class Landscape(NamedTuple):
     labels: Float[np.ndarray, "n_star ... n_label"]
     residual_kms: Float[np.ndarray, "n_star ..."]
     converged: Bool[np.ndarray, "n_star ..."]
+    label_names: tuple[str, ...]
 
 
 def slice_objective(
@@ -423,6 +426,7 @@ class _Work:
             labels=labels.reshape(*shape, -1),
             residual_kms=speed.astype(np.float64).reshape(shape),
             converged=converged.reshape(shape),
+            label_names=self._space.names,
         )
 
     def _minimise(self, rows, first, second, held):

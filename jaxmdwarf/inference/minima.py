@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
+from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fit import Start, fit_stars
-from jaxmdwarf.inference.landscape import Landscape
+from jaxmdwarf.inference.landscape import RV, Landscape
 from jaxmdwarf.inference.results import AT_BOUND, FitResult
 from jaxmdwarf.inference.settings import FitSettings
 from jaxmdwarf.models.base import ForwardModel
@@ -39,6 +40,8 @@ class Minima(NamedTuple):
     at_edge : (n,) bool
         Whether it lies at the edge of the grid, and might go on beyond; after `refine_minima`,
         whether a label lies at a bound of the model.
+    label_names : tuple of str
+        Columns of `labels`.
     """
 
     star: Int[np.ndarray, n]
@@ -47,6 +50,15 @@ class Minima(NamedTuple):
     delta_chi2: Float[np.ndarray, n]
     barrier: Float[np.ndarray, n]
     at_edge: Bool[np.ndarray, n]
+    label_names: tuple[str, ...]
+
+    def column(self, name: str) -> Float[np.ndarray, n]:
+        """Values of a label, or of the velocity as "rv"."""
+        if name == RV:
+            return self.residual_kms
+        if name not in self.label_names:
+            raise UsageError(f"label {name!r} is unknown.", f"use {', '.join(self.label_names)}.")
+        return self.labels[:, self.label_names.index(name)]
 
 
 def find_minima(
@@ -82,9 +94,9 @@ def find_minima(
     >>> chi2 = np.array([[9.0, 0.0, 4.0, 1.0, 6.0]])
     >>> grid = np.arange(5.0)[None]
     >>> landscape = Landscape("profile", ("teff",), (grid,), np.array([7]), chi2, np.zeros(1),
-    ...     np.zeros(1), np.ones((1, 1)), grid[..., None], 0 * grid, grid > -1)
+    ...     np.zeros(1), np.ones((1, 1)), grid[..., None], 0 * grid, grid > -1, ("teff",))
     >>> found = find_minima(landscape)
-    >>> found.labels[:, 0].tolist(), found.delta_chi2.tolist(), found.barrier.tolist()
+    >>> found.column("teff").tolist(), found.delta_chi2.tolist(), found.barrier.tolist()
     ([1.0, 3.0], [0.0, 1.0], [inf, 3.0])
     """
     found = [
@@ -104,6 +116,7 @@ def find_minima(
         delta_chi2=landscape.delta_chi2[where],
         barrier=np.array([barrier for _, _, barrier in found], float),
         at_edge=((cells == 0) | (cells == np.array(shape) - 1)).any(axis=1),
+        label_names=landscape.label_names,
     )
 
 
@@ -170,6 +183,7 @@ def refine_minima(
         delta_chi2=chi2 - np.array([deepest[row] for row in star]),
         barrier=barrier,
         at_edge=(np.abs(scaled) > 0.5 - AT_BOUND).any(axis=1),
+        label_names=minima.label_names,
     )
 
 

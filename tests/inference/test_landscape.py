@@ -224,6 +224,9 @@ def test_the_second_of_two_minima_is_found_refined_and_measured(folded):
     assert (found.barrier[1::2] > 10).all()
     assert np.isinf(found.barrier[::2]).all()
     assert not found.at_edge.any()
+    np.testing.assert_array_equal(found.column("teff"), found.labels[:, 0])
+    with pytest.raises(UsageError, match="teff, logg, mh"):
+        found.column("vsini")
     fine = refine_minima(model, batch, found, settings=AT_REST)
     assert fine.star.tolist() == found.star.tolist()
     assert (fine.delta_chi2[::2] == 0).all()
@@ -239,7 +242,9 @@ def test_dips_that_lead_to_one_minimum_are_counted_once(folded):
     everything = find_minima(
         slice_objective(model, batch, fit, axes, settings=AT_REST), least_barrier=0.0
     )
-    twice = type(everything)(*(np.concatenate([column, column]) for column in everything))
+    twice = type(everything)(
+        *(np.concatenate([column, column]) for column in everything[:-1]), everything.label_names
+    )
     fine = refine_minima(model, batch, twice, settings=AT_REST)
     assert fine.star.tolist() == [0, 0, 1, 1]
 

@@ -1,0 +1,92 @@
+"""Figures of landscapes show what they are given, where it is."""
+
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.landscape import Landscape
+from jaxmdwarf.inference.minima import find_minima
+from jaxmdwarf.plots.landscape import PAIR_LEVELS, draw_cut, draw_pair, draw_pair_beside
+from jaxmdwarf.plots.style import render_png
+
+NAMES = ("logg", "mh")
+COVARIANCE = np.array([[0.04, 0.01], [0.01, 0.02]])
+
+
+def make_landscape(n_axis=2, *, kind="profile", second_valley=False):
+    """One star's parabola about log g 5, [M/H] 0, on a grid; and a second valley on demand."""
+    axes = (np.linspace(4.0, 6.0, 41)[None], np.linspace(-1.0, 1.0, 41)[None])[:n_axis]
+    mesh = np.stack(np.meshgrid(*(axis[0] for axis in axes), indexing="ij"), axis=-1)
+    centre = np.array([5.0, 0.0])[:n_axis]
+    inverse = np.linalg.inv(COVARIANCE[:n_axis, :n_axis])
+    away = mesh - centre
+    chi2 = np.einsum("...i,ij,...j", away, inverse, away)
+    if second_valley:
+        away = mesh - centre - 0.8 * np.array([-1.0, 1.0])[:n_axis]
+        chi2 = np.minimum(chi2, 3 + 4 * np.einsum("...i,ij,...j", away, inverse, away))
+    labels = np.zeros((1, *chi2.shape, 2))
+    labels[0, ..., :n_axis] = mesh
+    return Landscape(
+        kind=kind,
+        names=NAMES[:n_axis],
+        axes=axes,
+        stars=np.array([4]),
+        delta_chi2=chi2[None],
+        chi2_min=np.array([100.0]),
+        chi2_point=np.array([100.0]),
+        point=centre[None],
+        labels=labels,
+        residual_kms=np.zeros((1, *chi2.shape)),
+        converged=np.ones((1, *chi2.shape), bool),
+        label_names=NAMES,
+    )
+
+
+def test_the_contours_of_a_parabola_are_the_ellipses_of_its_covariance():
+    figure = draw_pair(make_landscape(), covariance=COVARIANCE)
+    axis = figure.axes[0]
+    ellipses = [line for line in axis.lines if len(line.get_xdata()) == 181]
+    assert len(ellipses) == len(PAIR_LEVELS)
+    (contours,) = [item for item in axis.collections if hasattr(item, "levels")]
+    for path, ellipse in zip(contours.get_paths(), ellipses, strict=True):
+        width = np.ptp(path.vertices[:, 0])
+        assert width == pytest.approx(np.ptp(ellipse.get_xdata()), rel=0.02)
+    assert axis.get_xlabel() == "log g (dex)"
+    assert axis.get_ylabel() == "[M/H] (dex)"
+
+
+def test_minima_are_numbered_and_their_barriers_told():
+    pair = make_landscape(second_valley=True)
+    minima = find_minima(pair)
+    figure = draw_pair(pair, minima=minima, marks={"truth": (5.0, 0.1)})
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2"]
+    line = make_landscape(1, second_valley=True)
+    figure = draw_cut(line, minima=find_minima(line), error=0.2, samples=np.full(50, 5.1))
+    written = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert any(text.startswith("2: Δχ² = 3.0, behind a barrier of") for text in written)
+    assert any("0.200 dex" in text for text in written)
+
+
+def test_maps_stand_beside_each_other_on_common_axes():
+    figure = draw_pair_beside(make_landscape(kind="slice"), make_landscape())
+    left, right = figure.axes[:2]
+    assert (left.get_title(), right.get_title()) == ("slice", "profile")
+    assert left.get_xlim() == right.get_xlim()
+    assert render_png(figure).startswith(b"\x89PNG")
+
+
+def test_stars_without_numbers_are_drawn_empty():
+    nothing = make_landscape()
+    nothing = nothing._replace(delta_chi2=np.full_like(nothing.delta_chi2, np.nan))
+    figure = draw_pair(nothing, covariance=np.full((2, 2), np.nan))
+    assert render_png(figure).startswith(b"\x89PNG")
+
+
+def test_landscapes_of_the_wrong_number_of_axes_are_refused():
+    with pytest.raises(UsageError, match="draw_pair"):
+        draw_cut(make_landscape())
+    with pytest.raises(UsageError, match="draw_cut"):
+        draw_pair(make_landscape(1))
+    other = make_landscape()._replace(names=("teff", "mh"))
+    with pytest.raises(UsageError, match="share no axes"):
+        draw_pair_beside(make_landscape(), other)
