@@ -5,7 +5,8 @@
 Labels and velocity of noisy spectra (2901 pixels) with the emulator of bench_fit.py. Spectra are
 made chunk by chunk, as a survey would be read, and forgotten once they are fitted. Each size runs
 in a process of its own, which compiles and fits one chunk before the clock starts. Time is that of
-the fits alone; memory is the most that the process ever held, the making of spectra included.
+the fits alone (on a busy machine, processor seconds say more); memory is the most that the process
+ever held, the making of spectra included.
 `--save` writes the result to benchmarks/results/<device>/scaling.json.
 """
 
@@ -37,7 +38,7 @@ def fit_streamed(n_star, chunk, rank):
         fit_stars(model, observe(model, size, seed=1)[0], settings=settings)
     first_s = time.perf_counter() - clock
     wall_s = cpu_s = made_s = 0.0
-    n_converged = n_right = 0
+    n_converged = n_right = half_way = 0
     for number, size in enumerate(sizes):
         clock = time.perf_counter()
         batch, scaled, _ = observe(model, size, seed=2 + number)
@@ -50,6 +51,8 @@ def fit_streamed(n_star, chunk, rank):
         n_converged += int(result.converged.sum())
         pull = (result.labels - model.label_space.unscale(scaled)) / result.errors
         n_right += int((np.abs(pull) < 5).all(axis=1).sum())
+        if number == len(sizes) // 2:
+            half_way = find_peak_memory()
     device = jax.devices()[0].memory_stats() or {}
     return {
         "stars": n_star,
@@ -62,6 +65,7 @@ def fit_streamed(n_star, chunk, rank):
         "converged_fraction": round(n_converged / n_star, 5),
         "within_5_sigma_fraction": round(n_right / n_star, 5),
         "peak_memory_mib": round(find_peak_memory() / 2**20, 1),
+        "peak_memory_half_way_mib": round(half_way / 2**20, 1),
         "peak_device_memory_mib": round(device.get("peak_bytes_in_use", 0) / 2**20, 1) or None,
         "load_average": round(os.getloadavg()[0], 2),
     }
@@ -97,6 +101,7 @@ def summarise(runs, options):
         "memory_ratio": round(most["peak_memory_mib"] / fewest["peak_memory_mib"], 3),
         "survey_stars": SURVEY,
         "survey_s": round(SURVEY / most["spectra_per_s"], 1),
+        "survey_cpu_s": round(SURVEY / most["spectra_per_cpu_s"], 1),
     }
 
 
