@@ -6,8 +6,8 @@ Labels and velocity of noisy spectra (2901 pixels) with the emulator of bench_fi
 made chunk by chunk, as a survey would be read, and forgotten once they are fitted. Each size runs
 in a process of its own, which compiles and fits one chunk before the clock starts. Time is that of
 the fits alone (on a busy machine, processor seconds say more); memory is the most that the process
-ever held, the making of spectra included.
-`--save` writes the result to benchmarks/results/<device>/scaling.json.
+ever held, the making of spectra included. `--save` writes the result to
+benchmarks/results/<device>/scaling.json.
 """
 
 import argparse
