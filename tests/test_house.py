@@ -9,7 +9,7 @@ import jaxmdwarf
 
 PACKAGE = Path(jaxmdwarf.__file__).parent
 ROOMS = (
-    ("errors", "wavelengths", "quality", "labels", "spectra", "lsf"),
+    ("errors", "precision", "wavelengths", "quality", "labels", "spectra", "lsf"),
     ("simulate",),
     ("preprocess",),
     ("networks",),

@@ -23,6 +23,7 @@ from jaxmdwarf.inference.objective import NormalEquations, Objective, fitted_mar
 from jaxmdwarf.inference.shift import REACH, with_margins
 from jaxmdwarf.models.base import ForwardModel, LowRankHead
 from jaxmdwarf.models.priors import whiten_priors
+from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.wavelengths import PixelGrid
 
 MOST_SHAPES = 96
@@ -101,8 +102,8 @@ def choose_node(
 ) -> Float[Array, "n n_label"]:
     """Scaled labels of the node with the lowest cost, for systems anchored at zero."""
     first, second, _ = list_pairs(system.matrix.shape[-1])
-    bent = _matmul(system.matrix[:, first, second], nodes.squares)
-    pulled = _matmul(system.force, nodes.coefficients.T)
+    bent = multiply_exactly(system.matrix[:, first, second], nodes.squares)
+    pulled = multiply_exactly(system.force, nodes.coefficients.T)
     believed = whiten_priors(objective.priors, objective.model.label_space, nodes.scaled)
     cost = bent - 2 * pulled + jnp.sum(believed**2, axis=-1)
     return nodes.scaled[jnp.argmin(cost, axis=-1)]
@@ -124,7 +125,7 @@ def reduce_stars(objective: Objective, products: Float[Array, "n_pair n_pix"]) -
     """
     head = _fitted_head(objective.model, *objective.margins)
     k = head.basis.shape[0]
-    sums = _matmul(objective.weight, products.T)
+    sums = multiply_exactly(objective.weight, products.T)
     anchor = jnp.zeros((objective.flux.shape[0], k), sums.dtype)
     matrix = jnp.take(sums, list_pairs(k).place.ravel(), axis=1).reshape(-1, k, k)
     return GramSystem(matrix, *_look_at_pixels(objective, head, anchor)[:3])
@@ -218,12 +219,12 @@ def _fitted_head(model: ForwardModel, left: int, right: int) -> LowRankHead:
 
 def _look_at_pixels(objective: Objective, head: LowRankHead, coefficients):
     """Anchor, ``V W r``, ``r W r`` and chi-square of single pixels, at given coefficients."""
-    flux = head.mean + _matmul(coefficients, head.basis)
+    flux = head.mean + multiply_exactly(coefficients, head.basis)
     residual = jnp.where(objective.weight > 0, objective.flux - flux, 0)
     pulled = objective.weight * residual
     return (
         coefficients,
-        _matmul(pulled, head.basis.T),
+        multiply_exactly(pulled, head.basis.T),
         jnp.sum(pulled * residual, axis=-1),
         jnp.sum(objective.pixel_weight * residual * residual, axis=-1),
     )
@@ -262,7 +263,3 @@ def _gather(objective, parameters, matrix, slopes, force, cost, pixel_chi2) -> N
         0.5 * (curvature + jnp.swapaxes(curvature, -1, -2)) + prior_curvature,
         pixel_chi2,
     )
-
-
-def _matmul(left, right):
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

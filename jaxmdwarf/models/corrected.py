@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -13,6 +12,7 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, LowRankHead, ObservedTraits
 from jaxmdwarf.models.emulator import Treatment
 from jaxmdwarf.models.priors import Prior, require_prior_labels
+from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.wavelengths import PixelGrid
 
 FEATURE_LIMIT = 3.0
@@ -184,15 +184,15 @@ class CorrectedModel(ForwardModel):
     ) -> Float[Array, "n_pix"]:
         """Flux of one star."""
         features = self.features.evaluate(self.label_space, scaled)
-        return self.base.predict_scaled(scaled, context) + _matmul(features, self.correction)
+        return self.base.predict_scaled(scaled, context) + multiply_exactly(
+            features, self.correction
+        )
 
     def predict_scaled_batch(
         self, scaled: Float[Array, "n_spec n_label"], context: PyTree[Any] | None = None
     ) -> Float[Array, "n_spec n_pix"]:
         """Flux of many stars, as matrix products."""
         features = self.features.evaluate(self.label_space, scaled)
-        return self.base.predict_scaled_batch(scaled, context) + _matmul(features, self.correction)
-
-
-def _matmul(left, right):
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+        return self.base.predict_scaled_batch(scaled, context) + multiply_exactly(
+            features, self.correction
+        )

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, LowRankHead
 from jaxmdwarf.networks.payne import PayneNetwork, apply_payne
+from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.wavelengths import PixelGrid
 
 
@@ -122,5 +121,4 @@ class PayneEmulator(ForwardModel):
         return LowRankHead(self.basis, self.mean)
 
     def _flux(self, coefficients):
-        # The default of some accelerators, 10-bit mantissas, would add errors of 1e-3.
-        return self.mean + jnp.matmul(coefficients, self.basis, precision=jax.lax.Precision.HIGHEST)
+        return self.mean + multiply_exactly(coefficients, self.basis)

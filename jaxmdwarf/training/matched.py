@@ -30,6 +30,7 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.priors import LabelPrior, Prior, RelationPrior, linearise_priors
+from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.training.domains import ObservedDomain, split_domain
 from jaxmdwarf.training.nuisance import learn_directions
 from jaxmdwarf.training.training_labels import fit_main_sequence_relation
@@ -651,8 +652,8 @@ def _estimate(model: CorrectedModel, products, flux, weight, ivar, start) -> Pos
     shapes = jnp.concatenate([head.basis, model.nuisance])
     n_shape, n_model = shapes.shape[0], head.basis.shape[0]
     away = jnp.where(weight > 0, flux - head.mean, 0)
-    gram = _matmul(weight, products.T)[:, list_pairs(n_shape).place]
-    force = _matmul(weight * away, shapes.T)
+    gram = multiply_exactly(weight, products.T)[:, list_pairs(n_shape).place]
+    force = multiply_exactly(weight * away, shapes.T)
     cost = jnp.sum(weight * away * away, axis=-1)
     n_nuisance = n_shape - n_model
     inner = gram[:, n_model:, n_model:] + jnp.eye(n_nuisance)
@@ -694,7 +695,9 @@ def _estimate(model: CorrectedModel, products, flux, weight, ivar, start) -> Pos
     amplitudes = _each(
         inverse, force[:, n_model:] - _each(gram[:, n_model:, :n_model], coefficients)
     )
-    fitted = head.mean + _matmul(jnp.concatenate([coefficients, amplitudes], axis=-1), shapes)
+    fitted = head.mean + multiply_exactly(
+        jnp.concatenate([coefficients, amplitudes], axis=-1), shapes
+    )
     residual = jnp.where(ivar > 0, flux - fitted, 0)
     n_good = jnp.maximum(jnp.sum(ivar > 0, axis=-1), 1)
     stated = ivar * model.noise_scale**2
@@ -718,10 +721,6 @@ def _estimate(model: CorrectedModel, products, flux, weight, ivar, start) -> Pos
 
 def _each(matrices, vectors):
     return jnp.einsum("nij,nj->ni", matrices, vectors)
-
-
-def _matmul(left, right):
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def _choose_rows(

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxmdwarf.networks.cyclestar import encode_obs, encode_synth
+from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.training.domain_scores import (
     discriminant_accuracy,
     explained_fraction,
@@ -158,7 +159,6 @@ def _validate(state: TransferState, data: TransferData, config: CycleStarTrainin
         "latents": {name: flatten(values) for name, values in latents.items()},
         "spectra": spectra,
         "coefficients": {
-            name: jnp.matmul(flux - data.mean, data.basis.T, precision=jax.lax.Precision.HIGHEST)
-            for name, flux in spectra.items()
+            name: multiply_exactly(flux - data.mean, data.basis.T) for name, flux in spectra.items()
         },
     }
