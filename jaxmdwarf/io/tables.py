@@ -108,9 +108,16 @@ def write_table(
     Raises
     ------
     UsageError
-        If the extension is unknown or the folder cannot be written to.
+        If the extension is unknown, the folder cannot be written to, or the journal format is
+        asked for a table without rows.
     """
     kind = choose_format(path)
+    if kind == "mrt" and not len(table):
+        # Its columns get their widths from what they hold.
+        raise UsageError(
+            f"{os.fspath(path)} would have no rows, which the journal format does not know.",
+            "choose another format: .fits, say.",
+        )
     described = _describe(table, columns)
     metadata = provenance.as_text() if provenance is not None else {}
     with write_atomically(path) as temporary, warnings.catch_warnings():
