@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.inference.fit import FitSettings
-from jaxmdwarf.io.lamost_writer import LamostHeader, write_lamost_files
 from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
@@ -69,7 +68,7 @@ def model_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def survey(tmp_path_factory):
+def survey(tmp_path_factory, write_stars):
     """LAMOST files of stars with known labels and velocities, and three inputs that are not."""
     folder = tmp_path_factory.mktemp("survey")
     rng = np.random.default_rng(9)
@@ -77,52 +76,18 @@ def survey(tmp_path_factory):
     scaled = rng.uniform(-0.35, 0.35, (N_STAR, 4)).astype(np.float32)
     rv_kms = rng.uniform(-250, 250, N_STAR)
     rest = np.asarray(emulator.predict_scaled_batch(jnp.asarray(scaled)))
-    wave = 10 ** (3.75 + 1e-4 * np.arange(1150))
     snr = rng.uniform(15, 40, N_STAR)
-    clean = np.stack(
-        [
-            np.interp(wave / (1 + speed / 299_792.458), GRID.wave_aa, row, left=1.0, right=1.0)
-            for row, speed in zip(rest, rv_kms, strict=True)
-        ]
-    ) * (500 * (wave / 6500.0) ** 2)
-    flux = clean * (1 + rng.normal(size=clean.shape) / snr[:, None])
-    ivar = (snr[:, None] / clean) ** 2
-    ivar[:, 300:304] = 0
-    header = LamostHeader(
-        obsid=0,
-        file_name="",
-        plan_id="TEST",
-        ra_deg=150.0,
-        dec_deg=20.0,
-        lmjd=58000,
-        spectrograph=1,
-        fibre=1,
-        exposure_s=1800.0,
-        helio_kms=0.0,
-        subclass="M1",
-        z=0.0,
-        snr_r=50.0,
-        snr_i=60.0,
-    )
-    headers = [
-        replace(
-            header,
-            obsid=1000 + i,
-            file_name=f"star-{i:03d}.fits.gz",
-            z=float(np.round(rv_kms[i] / 299_792.458, 8)),
-            snr_r=4.0 if i == 7 else 50.0,
-        )
-        for i in range(N_STAR)
-    ]
-    write_lamost_files(
+    write_stars(
         folder,
-        flux.astype(np.float32),
-        ivar.astype(np.float32),
-        np.zeros(flux.shape, np.int32),
-        headers,
-        layouts=["lamost-wavelength"] * N_STAR,
+        GRID,
+        rest,
+        rv_kms,
+        snr,
+        rng,
         log10_start=3.75,
-        log10_step=1e-4,
+        n_pix=1150,
+        bad=slice(300, 304),
+        snr_r=np.where(np.arange(N_STAR) == 7, 4.0, 50.0),
     )
     (folder / "star-010-empty.fits").write_bytes(b"")
     (folder / "star-020-text.fits").write_text("no spectrum")

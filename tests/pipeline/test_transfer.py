@@ -13,7 +13,6 @@ import pytest
 from jaxmdwarf.cli import main
 from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
 from jaxmdwarf.inference.fit import FitSettings
-from jaxmdwarf.io.lamost_writer import LamostHeader, write_lamost_files
 from jaxmdwarf.io.models import describe_model, load_model, save_model
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.labels import LabelSpace
@@ -97,7 +96,7 @@ def model_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def survey(tmp_path_factory):
+def survey(tmp_path_factory, write_stars):
     """LAMOST files of moving stars, one empty file and one spectrum twice."""
     folder = tmp_path_factory.mktemp("survey")
     rng = np.random.default_rng(9)
@@ -107,50 +106,7 @@ def survey(tmp_path_factory):
         emulator.predict_scaled_batch(emulator.label_space.scale(jnp.asarray(labels)))
     )
     rv_kms = rng.uniform(-150, 150, N_STAR)
-    wave = 10 ** (3.765 + 1e-4 * np.arange(620))
-    clean = np.stack(
-        [
-            np.interp(wave / (1 + speed / 299_792.458), GRID.wave_aa, row, left=1.0, right=1.0)
-            for row, speed in zip(rest, rv_kms, strict=True)
-        ]
-    ) * (500 * (wave / 6500.0) ** 2)
-    flux = clean * (1 + rng.normal(size=clean.shape) / 30.0)
-    ivar = np.broadcast_to((30.0 / clean) ** 2, clean.shape)
-    header = LamostHeader(
-        obsid=0,
-        file_name="",
-        plan_id="TEST",
-        ra_deg=150.0,
-        dec_deg=20.0,
-        lmjd=58000,
-        spectrograph=1,
-        fibre=1,
-        exposure_s=1800.0,
-        helio_kms=0.0,
-        subclass="M1",
-        z=0.0,
-        snr_r=30.0,
-        snr_i=30.0,
-    )
-    headers = [
-        replace(
-            header,
-            obsid=1000 + row,
-            file_name=f"star-{row:03d}.fits.gz",
-            z=float(np.round(speed / 299_792.458, 8)),
-        )
-        for row, speed in enumerate(rv_kms)
-    ]
-    write_lamost_files(
-        folder,
-        flux.astype(np.float32),
-        ivar.astype(np.float32),
-        np.zeros(flux.shape, np.int32),
-        headers,
-        layouts=["lamost-wavelength"] * N_STAR,
-        log10_start=3.765,
-        log10_step=1e-4,
-    )
+    write_stars(folder, GRID, rest, rv_kms, 30.0, rng, log10_start=3.765, n_pix=620, snr_r=30.0)
     (folder / "star-010-empty.fits").write_bytes(b"")
     shutil.copy(folder / "star-005.fits.gz", folder / "star-070-again.fits.gz")
     return folder, rest, rv_kms
