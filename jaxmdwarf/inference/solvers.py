@@ -18,8 +18,10 @@ from jaxmdwarf.inference.objective import Objective, squash_to_bounds, unsquash_
 from jaxmdwarf.inference.settings import SolverName
 from jaxmdwarf.models.priors import whiten_priors
 
-_TRUSTED_SIGMA = 0.1
 _LIBRARY_ITER = 60
+
+FitOne = Callable[[Any, Any], tuple[Any, Any]]
+"""One star's share of an objective and its start to its end and the number of iterations."""
 
 
 def find_solver(name: SolverName) -> Callable[..., LmState]:
@@ -115,7 +117,8 @@ def solve_lbfgs(
     )
 
 
-def solve_jaxopt(
+def solve_by_library(
+    take_up: Callable[[Objective], FitOne],
     objective: Objective,
     parameters: Float[Array, "n n_par"],
     *,
@@ -124,7 +127,28 @@ def solve_jaxopt(
     tol_sigma: float,
     initial_damping: float | Float[Array, ""] | Float[Array, n],
 ) -> LmState:
-    """jaxopt's L-BFGS mapped over stars: a reference. It stops by itself, not at `max_iter`."""
+    """A library's solver mapped over stars: a reference. It stops by itself, not at `max_iter`.
+
+    Parameters
+    ----------
+    take_up : callable
+        Makes of an objective what fits one star: its share of the objective and where it starts
+        (unbounded) to where it ends and the number of iterations.
+    objective, parameters, active, max_iter, tol_sigma, initial_damping
+        As for `solve_lm`.
+    """
+    free, n_iter = jax.vmap(take_up(objective))(_stars(objective), _free(objective, parameters))
+    return finish_fit(
+        objective,
+        _bound(objective, free),
+        n_iter=jnp.asarray(n_iter, jnp.int32),
+        active=active,
+        damping=initial_damping,
+        tol_sigma=tol_sigma,
+    )
+
+
+def _take_up_jaxopt(objective: Objective) -> FitOne:
     import jaxopt
 
     def fit_one(star, start):
@@ -137,19 +161,11 @@ def solve_jaxopt(
         found = solver.run(start)
         return found.params, found.state.iter_num
 
-    return _fit_free_mapped(objective, parameters, fit_one, active, initial_damping, tol_sigma)
+    return fit_one
 
 
-def solve_optimistix(
-    objective: Objective,
-    parameters: Float[Array, "n n_par"],
-    *,
-    active: Bool[Array, n],
-    max_iter: int | Int[Array, ""],
-    tol_sigma: float,
-    initial_damping: float | Float[Array, ""] | Float[Array, n],
-) -> LmState:
-    """optimistix's Levenberg-Marquardt mapped over stars: a reference, as `solve_jaxopt` is."""
+def _take_up_optimistix(objective: Objective) -> FitOne:
+    """Levenberg-Marquardt."""
     import optimistix
 
     solver: Any = optimistix.LevenbergMarquardt(rtol=1e-4, atol=1e-4)
@@ -163,19 +179,10 @@ def solve_optimistix(
         )
         return found.value, found.stats["num_steps"]
 
-    return _fit_free_mapped(objective, parameters, fit_one, active, initial_damping, tol_sigma)
+    return fit_one
 
 
-def solve_optimistix_lbfgs(
-    objective: Objective,
-    parameters: Float[Array, "n n_par"],
-    *,
-    active: Bool[Array, n],
-    max_iter: int | Int[Array, ""],
-    tol_sigma: float,
-    initial_damping: float | Float[Array, ""] | Float[Array, n],
-) -> LmState:
-    """optimistix's L-BFGS mapped over stars: a reference, as `solve_jaxopt` is."""
+def _take_up_optimistix_lbfgs(objective: Objective) -> FitOne:
     import optimistix
 
     solver: Any = optimistix.LBFGS(rtol=1e-4, atol=1e-6)
@@ -189,7 +196,7 @@ def solve_optimistix_lbfgs(
         )
         return found.value, found.stats["num_steps"]
 
-    return _fit_free_mapped(objective, parameters, fit_one, active, initial_damping, tol_sigma)
+    return fit_one
 
 
 def finish_fit(
@@ -238,18 +245,6 @@ def _bound(objective: Objective, free):
     return jnp.concatenate([squash_to_bounds(bounded), others], axis=-1)
 
 
-def _fit_free_mapped(objective, parameters, fit_one, active, damping, tol_sigma):
-    free, n_iter = jax.vmap(fit_one)(_stars(objective), _free(objective, parameters))
-    return finish_fit(
-        objective,
-        _bound(objective, free),
-        n_iter=jnp.asarray(n_iter, jnp.int32),
-        active=active,
-        damping=damping,
-        tol_sigma=tol_sigma,
-    )
-
-
 def _stars(objective: Objective):
     """What differs from star to star."""
     return (
@@ -286,7 +281,7 @@ def _whitened_of_one(objective: Objective, star, free):
 _SOLVERS: dict[str, Any] = {
     "lm": solve_lm,
     "lbfgs": solve_lbfgs,
-    "jaxopt": solve_jaxopt,
-    "optimistix": solve_optimistix,
-    "optimistix-lbfgs": solve_optimistix_lbfgs,
+    "jaxopt": partial(solve_by_library, _take_up_jaxopt),
+    "optimistix": partial(solve_by_library, _take_up_optimistix),
+    "optimistix-lbfgs": partial(solve_by_library, _take_up_optimistix_lbfgs),
 }
