@@ -115,7 +115,9 @@ class CycleStarSizes:
     slope : float
         Of the leaky ReLU below zero.
     latent_norm : bool
-        Instance norm of the latents: zero mean, unit variance along the length, per channel.
+        Instance norm of the latents: zero mean, unit variance along the length, per channel. Not
+        for `centred` networks: it would forget how far a spectrum is from the centre, and turn
+        around at once where labels pass it.
     centred : bool
         Whether encoders, decoders and critics hold a spectrum of their own (see `set_centres`)
         around which they work, and which decoders learn; otherwise they work around flux 1.
@@ -191,6 +193,7 @@ class CycleStarSizes:
             critic_latents=(32, 32),
             pointwise_flux=False,
             centred=True,
+            latent_norm=False,
         )
 
     @cached_property
