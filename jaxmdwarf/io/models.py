@@ -23,6 +23,7 @@ from jaxmdwarf.errors import FormatError, MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.models.distilled import Distillate
 from jaxmdwarf.models.emulator import PayneEmulator, Treatment
 from jaxmdwarf.models.priors import LabelPrior, Prior, RelationPrior
 from jaxmdwarf.models.transfer import CycleStarModel
@@ -309,6 +310,8 @@ def _nest_names(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]
 
 
 _BASE = "base."
+_DISTILLATE = "distillate."
+_DISTILLATE_ARRAYS = ("basis", "mean", "split_mean", "projection")
 _PARAMS = "params."
 
 
@@ -323,6 +326,13 @@ def _pack_cyclestar(model: CycleStarModel) -> tuple[dict[str, Any], dict[str, np
         "sizes": asdict(model.sizes),
         "base": base_about,
     }
+    head = model.distillate
+    if head is not None:
+        about["distillate"] = {"network": asdict(head.network)}
+        arrays |= _flatten_names(head.params, f"{_DISTILLATE}{_PARAMS}")
+        arrays |= {
+            f"{_DISTILLATE}{name}": np.asarray(getattr(head, name)) for name in _DISTILLATE_ARRAYS
+        }
     return about, arrays
 
 
@@ -391,6 +401,25 @@ def _unpack_cyclestar(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
         mean_split=jnp.asarray(arrays["mean_split"]),
         sizes=_read_sizes(about["sizes"]),
         residual=bool(about["residual"]),
+        distillate=_unpack_distillate(about.get("distillate"), arrays),
+    )
+
+
+def _unpack_distillate(about: Mapping[str, Any] | None, arrays) -> Distillate | None:
+    import jax.numpy as jnp
+
+    if about is None:
+        return None
+    return Distillate(  # type: ignore[call-arg]
+        params=_nest_names(arrays, f"{_DISTILLATE}{_PARAMS}"),
+        network=_read_network(about["network"]),
+        **{name: jnp.asarray(arrays[f"{_DISTILLATE}{name}"]) for name in _DISTILLATE_ARRAYS},
+    )
+
+
+def _read_network(about: Mapping[str, Any]) -> PayneNetwork:
+    return PayneNetwork(
+        hidden=tuple(about["hidden"]), n_out=about["n_out"], activation=about["activation"]
     )
 
 
@@ -430,17 +459,13 @@ def _unpack_payne(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Payne
         if key.startswith("params."):
             _, layer, name = key.split(".")
             params.setdefault(layer, {})[name] = jnp.asarray(values)
-    pixels, spectra, network = about["pixels"], about["spectra"], about["network"]
+    pixels, spectra = about["pixels"], about["spectra"]
     return PayneEmulator(
         params=params,
         basis=jnp.asarray(arrays["basis"]),
         mean=jnp.asarray(arrays["mean"]),
         model_error=jnp.asarray(arrays["model_error"]),
-        network=PayneNetwork(
-            hidden=tuple(network["hidden"]),
-            n_out=network["n_out"],
-            activation=network["activation"],
-        ),
+        network=_read_network(about["network"]),
         label_space=_read_space(about["labels"]),
         grid=PixelGrid(**{key: value for key, value in pixels.items() if key != "wavelengths"}),
         treatment=Treatment(

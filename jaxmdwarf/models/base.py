@@ -129,6 +129,46 @@ class ForwardModel(eqx.Module):
         """What a fit should know of the observed stars; nothing from models of theory alone."""
         return ObservedTraits()
 
+    def shortcut(self) -> "ForwardModel | None":
+        """A model that is nearly this one, far cheaper, and takes the same context.
+
+        A fit descends under it and lets the model itself have the last word.
+
+        Returns
+        -------
+        ForwardModel or None
+            None where the model itself is cheap, as here.
+        """
+        return None
+
+    def guide(self) -> "ForwardModel | None":
+        """A model far cheaper than this one whose derivatives are near enough to follow.
+
+        Returns
+        -------
+        ForwardModel or None
+            None where the model itself is cheap, as here.
+        """
+        return None
+
+    def predict_centre(self, context: PyTree[Any] | None, n_spec: int) -> Float[Array, "n n_pix"]:
+        """Flux at the centre of the label space, to which the model's fractional error is applied.
+
+        Parameters
+        ----------
+        context : pytree or None
+            As for `predict_scaled_batch`.
+        n_spec : int
+
+        Returns
+        -------
+        (1, n_pix) or (n_spec, n_pix)
+            One row for all stars where they have no context, else one for each.
+        """
+        n_row = 1 if context is None else n_spec
+        centre = jnp.zeros((n_row, self.label_space.n_label), self.model_error.dtype)
+        return self.predict_scaled_batch(centre, context)
+
     def low_rank(self) -> LowRankHead | None:
         """The linear end of the model, or None if it has none.
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, ObservedTraits
+from jaxmdwarf.models.distilled import Distillate, DistilledModel
 from jaxmdwarf.models.emulator import Treatment
 from jaxmdwarf.networks.cyclestar import (
     CycleStarSizes,
@@ -47,6 +48,8 @@ class CycleStarModel(ForwardModel):
     residual : bool
         Whether flux is ``F_s + D_obs(z_sh, z_sp) - D_synth(z_sh)``: theory's own flux wherever the
         decoders agree, so that errors which both make cancel.
+    distillate : Distillate, optional
+        A small network that does nearly what the large ones do, for the descent of fits.
 
     Notes
     -----
@@ -75,6 +78,7 @@ class CycleStarModel(ForwardModel):
     mean_split: Float[Array, "length c_split"]
     sizes: CycleStarSizes = eqx.field(static=True)
     residual: bool = eqx.field(static=True, default=False)
+    distillate: Distillate | None = None
 
     def __check_init__(self) -> None:
         sizes = self.sizes
@@ -130,6 +134,21 @@ class CycleStarModel(ForwardModel):
     def observed_traits(self) -> ObservedTraits:
         """Those of the base model: what it learned of the same stars holds here too."""
         return self.base.observed_traits()
+
+    def shortcut(self) -> DistilledModel | None:
+        """The base model with what was distilled from the networks."""
+        if self.distillate is None:
+            return None
+        return DistilledModel(base=self.base, head=self.distillate)  # type: ignore[call-arg]
+
+    def guide(self) -> ForwardModel:
+        """The shortcut, or theory where there is none."""
+        return self.shortcut() or self.base
+
+    def predict_centre(self, context: PyTree[Any] | None, n_spec: int) -> Float[Array, "1 n_pix"]:
+        """Flux at the centre with mean split latents: the same whatever star is fitted."""
+        centre = jnp.zeros((1, self.label_space.n_label), self.model_error.dtype)
+        return self.predict_scaled_batch(centre)
 
     def predict_scaled(
         self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None

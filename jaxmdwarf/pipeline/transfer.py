@@ -24,6 +24,7 @@ from jaxmdwarf.io.provenance import gather_provenance, hash_files
 from jaxmdwarf.io.references import read_references
 from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.transfer import CycleStarModel
 from jaxmdwarf.pipeline.observed import (
     ObservedOptions,
     PreparedSpectra,
@@ -32,6 +33,7 @@ from jaxmdwarf.pipeline.observed import (
 )
 from jaxmdwarf.pipeline.progress import Progress, Silent
 from jaxmdwarf.training.codistribution import check_overlap
+from jaxmdwarf.training.distillation import Distillation, distil_transfer
 from jaxmdwarf.training.domains import ObservedDomain, split_domain
 from jaxmdwarf.training.matched import MatchedTraining, ReferenceSample, train_matched
 from jaxmdwarf.training.training_labels import TrainingSetConfig, draw_training_labels
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 METHODS = ("matched", "cyclestar", "matched+cyclestar")
 LOG_NAME = "metrics.jsonl"
+_DISTILLED_STARS = 4096
 TRAINING_LABELS = ("teff", "logg", "mh", "alpha_m")
 
 __all__ = [
@@ -74,6 +77,8 @@ class TransferOptions:
     cyclestar : CycleStarTraining
     matched : MatchedTraining, optional
         See `jaxmdwarf.training.matched`; its defaults if left out.
+    distillation : Distillation or None
+        How a shortcut for fits is made of the networks, None for none.
     labels : TrainingSetConfig
         How labels of the synthetic domain are drawn.
     n_draws : int
@@ -89,6 +94,7 @@ class TransferOptions:
     observed: ObservedOptions = field(default_factory=ObservedOptions)
     cyclestar: CycleStarTraining = field(default_factory=CycleStarTraining.compact)
     matched: MatchedTraining | None = None
+    distillation: Distillation | None = field(default_factory=Distillation)
     labels: TrainingSetConfig = field(default_factory=TrainingSetConfig)
     n_draws: int = 1_000_000
     min_overlap: float = 0.25
@@ -339,6 +345,8 @@ def train_by_method(
         metrics = _numbers_of(trained.report)
         if matched:
             metrics["matched"] = matched
+        if config.distillation is not None:
+            trained, metrics["distillation"] = _distil(trained, observed, labels, config, progress)
     assert trained is not None
     return trained, metrics
 
@@ -411,6 +419,38 @@ def _train_networks(
             f"step {trained.report.kept_step}."
         )
     return trained
+
+
+def _distil(
+    trained: TrainedTransfer,
+    observed: ObservedDomain,
+    labels: np.ndarray,
+    config: TransferOptions,
+    progress: Progress,
+) -> tuple[TrainedTransfer, dict[str, Any]]:
+    """The transfer with a shortcut for fits, and how good that is."""
+    model, settings = trained.model, config.distillation
+    assert isinstance(model, CycleStarModel)
+    assert settings is not None
+    order = np.random.default_rng(settings.seed).permutation(observed.n_spec)
+    splits = model.read_context(observed.batch(np.sort(order[:_DISTILLED_STARS])))
+    total = float(settings.training.steps)
+    with progress.stage("distilling the networks", total=total) as task:
+        done = 0
+
+        def report(step: int, loss: float) -> None:
+            nonlocal done
+            task.advance(float(step - done), note=f"held-out error {loss:.3f}")
+            done = step
+
+        distilled = distil_transfer(
+            model,
+            np.asarray(model.label_space.scale(labels), np.float32),
+            np.asarray(splits),
+            settings,
+            on_report=report,
+        )
+    return trained._replace(model=distilled.model), distilled.report
 
 
 def choose_reference(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,6 +26,7 @@ from jaxmdwarf.training.losses import mean_distance, mean_square_error, reconstr
 from jaxmdwarf.wavelengths import PixelGrid
 
 _EVALUATION_ROWS = 512
+_COMPONENT_ROWS = 3000
 
 
 @dataclass(frozen=True)
@@ -323,15 +324,34 @@ def prepare_training_set(
             "labels or flux of the grid are not finite, or flux is not positive.",
             "drop these spectra from the grid.",
         )
-    train_rows, held_rows = split_rows(len(flux), config.validation_fraction, seed=config.seed)
-    mean = flux[train_rows].mean(axis=0, dtype=np.float64)
+    scaled = np.asarray(label_space.scale(labels.astype(np.float64)), dtype=np.float32)
+    return project_vectors(scaled, flux, config)
+
+
+def project_vectors(
+    scaled: Float[np.ndarray, "n n_input"],
+    vectors: Float[np.ndarray, "n n_pix"],
+    config: EmulatorTraining,
+) -> TrainingSet:
+    """Vectors on their principal components, as functions of whatever inputs of order one.
+
+    Components are those of at most 3,000 rows: more tell no more of a few dozen.
+
+    Raises
+    ------
+    MismatchError
+        If there are too few rows to split.
+    """
+    train_rows, held_rows = split_rows(len(vectors), config.validation_fraction, seed=config.seed)
+    mean = vectors[train_rows].mean(axis=0, dtype=np.float64)
     # The plain Payne's last layer lies in the span of the training spectra, so all their
     # components stand for it exactly, at a third of the arithmetic.
     rank = len(train_rows) if config.rank is None else config.rank
-    basis = _principal_components(flux[train_rows] - mean, rank)
-    coefficients = (flux - mean) @ basis.T
+    every = 1 if config.rank is None else -(-len(train_rows) // _COMPONENT_ROWS)
+    basis = _principal_components(vectors[train_rows[::every]] - mean, rank)
+    coefficients = (vectors - mean) @ basis.T
     unit = math.sqrt(float(np.mean(np.sum(coefficients[train_rows] ** 2, axis=1)))) or 1.0
-    scaled = np.asarray(label_space.scale(labels.astype(np.float64)), dtype=np.float32)
+    scaled = np.asarray(scaled, dtype=np.float32)
     coefficients = np.asarray(coefficients / unit, dtype=np.float32)
     return TrainingSet(
         scaled=jnp.asarray(scaled[train_rows]),
@@ -430,6 +450,23 @@ def build_emulator(
     treatment: Treatment | None = None,
 ) -> PayneEmulator:
     """The forward model of the best parameters; its `model_error` is still zero."""
+    network, params, basis, mean = fold_head(training_set, config, state)
+    return PayneEmulator(
+        params=params,
+        basis=basis,
+        mean=mean,
+        model_error=jnp.zeros_like(mean),
+        network=network,
+        label_space=label_space,
+        grid=grid,
+        treatment=treatment or Treatment(),
+    )
+
+
+def fold_head(
+    training_set: TrainingSet, config: EmulatorTraining, state: TrainingState
+) -> tuple[PayneNetwork, dict[str, Any], Float[Array, "k n_pix"], Float[Array, "n_pix"]]:
+    """Network, best parameters, basis and mean: ``mean + network(scaled) @ basis``, no scales."""
     network = _training_network(training_set, config)
     params = dict(state.best_params)
     basis, mean = training_set.basis, training_set.mean
@@ -443,16 +480,7 @@ def build_emulator(
         network = replace(network, n_out=None)
     else:
         params["out"] = {"kernel": kernel, "bias": bias}
-    return PayneEmulator(
-        params=params,
-        basis=basis,
-        mean=mean,
-        model_error=jnp.zeros_like(mean),
-        network=network,
-        label_space=label_space,
-        grid=grid,
-        treatment=treatment or Treatment(),
-    )
+    return network, params, basis, mean
 
 
 def reconstruct(

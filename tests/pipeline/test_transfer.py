@@ -29,6 +29,8 @@ from jaxmdwarf.pipeline.transfer import (
     train_transfer_files,
 )
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
+from jaxmdwarf.training.distillation import Distillation
+from jaxmdwarf.training.emulator import EmulatorTraining
 from jaxmdwarf.training.label_mixture import MixtureConfig
 from jaxmdwarf.training.training_labels import TrainingSetConfig, draw_training_labels
 from jaxmdwarf.training.transfer_settings import CycleStarTraining
@@ -53,6 +55,9 @@ OPTIONS = TransferOptions(
         velocity="header", chunk_size=32, max_teff=None, settings=FitSettings(batch_size=32)
     ),
     cyclestar=CycleStarTraining(sizes=TINY, batch_size=8, steps=30, report_every=10),
+    distillation=Distillation(
+        n_spectra=64, training=EmulatorTraining(hidden=(8,), rank=4, steps=40, report_every=20)
+    ),
     labels=TrainingSetConfig(mixture=MixtureConfig(n_components=(2,))),
     n_draws=4000,
     min_overlap=0.0,
@@ -196,6 +201,9 @@ def test_the_model_directory_holds_the_transfer_and_its_history(trained):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["counts"] == {"input": N_STAR + 2, "used": N_STAR, "rejected": 2}
     assert metrics["transfer"]["steps"] == summary["steps"] == 30
+    distilled = metrics["transfer"]["distillation"]
+    assert 0 < distilled["rms"] < distilled["untouched_rms"]
+    assert model.shortcut() is not None
     assert set(metrics["transfer"]["classifier_accuracy"]) == {"none", "transfer"}
     assert metrics["training_labels"]["n_training"] > 100
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
