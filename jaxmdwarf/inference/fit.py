@@ -18,6 +18,7 @@ from jaxmdwarf.inference.gram import (
     multiply_shapes,
     place_nodes,
 )
+from jaxmdwarf.inference.lm import LmState, measure_step
 from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.results import (
     FitResult,
@@ -30,6 +31,7 @@ from jaxmdwarf.inference.settings import FitSettings, choose_batch_size, compile
 from jaxmdwarf.inference.shift import largest_shift_kms
 from jaxmdwarf.inference.solvers import find_solver
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 
 FIRST_DAMPING = 1e-2
@@ -134,6 +136,9 @@ def fit_stars(
 
     All stars get a few steps; those that have not converged are gathered into full batches and go
     on. Stars that do not converge at all are started again from other points of the label space.
+    Under a model that has a shortcut, stars descend there; then the model itself, evaluated once
+    for each, takes the last step. Where that step is longer than ``settings.trusted_sigma`` the
+    star goes on under the model itself, and is flagged.
 
     Parameters
     ----------
@@ -146,10 +151,22 @@ def fit_stars(
         numpy arrays.
     """
     settings = settings or FitSettings()
+    shortcut = model.shortcut() if settings.may_descend else None
+    n_spec, dtype = batch.n_spec, batch.flux.dtype
+    frame = np.zeros(n_spec, dtype) if frame_kms is None else np.asarray(frame_kms, dtype)
+    if shortcut is None:
+        return _fit_under(model, batch, start, frame, context, settings)
+    found = _fit_under(shortcut, batch, start, frame, context, settings)
+    if not settings.check_shortcut:
+        return found
+    return _finish_under(model, shortcut, batch, found, frame, context, settings)
+
+
+def _fit_under(model, batch, start, frame, context, settings: FitSettings) -> FitResult:
+    """Fit all stars under one model, with second starts for those that do not converge."""
     n_spec, dtype = batch.n_spec, batch.flux.dtype
     searching = start is None
     start = start or centre_start(model, n_spec, dtype)
-    frame = np.zeros(n_spec, dtype) if frame_kms is None else np.asarray(frame_kms, dtype)
     _require_shapes(model, n_spec, start, frame)
     starting = np.asarray(_start_parameters(model, batch, start, settings))
     passes = _Passes(model, batch, frame, context, settings)
@@ -172,10 +189,44 @@ def fit_stars(
     return result
 
 
+def _finish_under(
+    model, shortcut, batch, found: FitResult, frame, context, settings: FitSettings
+) -> FitResult:
+    """The last step under the model itself, and the whole way for stars whom a step is not enough.
+
+    Rows without a fit stay as they are.
+    """
+    passes = _Passes(model, batch, frame, context, settings, shortcut=shortcut)
+    rows = np.flatnonzero(np.isfinite(found.chi2))
+    start = Start(found.labels, found.residual_kms)
+    parameters = np.asarray(_start_parameters(model, batch, start, settings))[rows]
+    if not rows.size:
+        return found
+    checked, at, near = passes.check(rows, parameters)
+    # A star that had not converged under the shortcut has not by a step under the model.
+    settled = near & found.converged[rows]
+    put_rows(found, rows[settled], FitResult(*(column[settled] for column in checked)))
+    left = rows[~settled]
+    if left.size:
+        exact = passes.descend(left, at[~settled])
+        exact.flags[~near[~settled]] |= int(QualityFlag.FAST_PATH_DISAGREED)
+        put_rows(found, left, exact)
+    return found
+
+
 class _Passes:
     """The stars of a run and the compiled programs that take them a few steps further."""
 
-    def __init__(self, model, batch, frame_kms, context, settings: FitSettings) -> None:
+    def __init__(
+        self,
+        model,
+        batch,
+        frame_kms,
+        context,
+        settings: FitSettings,
+        *,
+        shortcut: ForwardModel | None = None,
+    ) -> None:
         self._settings, self._structure = settings, compiled_settings(settings)
         self._n_label, self._dtype = model.label_space.n_label, batch.flux.dtype
         self._frame = frame_kms
@@ -191,9 +242,10 @@ class _Passes:
         shapes = nodes = None
         if fast:
             shapes = multiply_shapes(model, batch.grid)
-            nodes = place_nodes(model) if context is None else None
+            nodes = place_nodes(model)
         self._fast, self._can_search = fast, nodes is not None
         self._held = replicate((model, batch, context, shapes, nodes), self._mesh)
+        self._shortcut = replicate(shortcut, self._mesh)
 
     def descend(
         self, rows: np.ndarray, parameters: np.ndarray, *, searching: bool = False
@@ -228,35 +280,43 @@ class _Passes:
             waiting = waiting[unfinished_rows(part)]
         return found
 
+    def check(self, rows: np.ndarray, parameters: np.ndarray):
+        """One step under the model with the shortcut's slopes: results, points, who was near."""
+        model, batch, context, _, _ = self._held
+        step = partial(
+            _check_rows,
+            (model, self._shortcut, batch, context, self._settings.trusted_sigma),
+            settings=self._structure,
+            mesh=self._mesh,
+        )
+        return self._in_parts(step, rows, self._sizes[False], parameters, self._frame[rows])
+
     def _run(self, rows, parameters, damping, max_iter, *, reduced, searching):
         """Fit `rows` from given points: results, last points, last damping."""
         few = not reduced and len(rows) <= 2 * self._few
         size = self._few if few else self._sizes[reduced]
-        size *= 1 if self._mesh is None else self._mesh.size
         model, batch, context, shapes, nodes = self._held
+        reduction = (shapes, nodes, np.asarray(searching)) if reduced else None
+        fit = partial(
+            _fit_rows,
+            (model, batch, context, reduction, max_iter),
+            settings=self._structure,
+            mesh=self._mesh,
+        )
+        return self._in_parts(fit, rows, size, parameters, self._frame[rows], damping)
 
-        def fit_part(first: int):
+    def _in_parts(self, work, rows, size, *columns):
+        """What `work` returns of all rows, given them and their columns in batches of one shape."""
+        size *= 1 if self._mesh is None else self._mesh.size
+
+        def do_part(first: int):
             chosen = np.arange(first, min(first + size, len(rows)))
             padded = np.resize(chosen, size)
-            part = _fit_rows(
-                model,
-                batch,
-                context,
-                (shapes, nodes, np.asarray(searching)) if reduced else None,
-                max_iter,
-                (
-                    rows[padded],
-                    parameters[padded],
-                    damping[padded],
-                    self._frame[rows[padded]],
-                    np.arange(size) < chosen.size,
-                ),
-                settings=self._structure,
-                mesh=self._mesh,
-            )
+            real = np.arange(size) < chosen.size
+            part = work((rows[padded], *(column[padded] for column in columns), real))
             return jax.tree.map(lambda leaf: np.asarray(leaf)[: chosen.size], part)
 
-        parts = [fit_part(first) for first in range(0, len(rows), size)]
+        parts = [do_part(first) for first in range(0, len(rows), size)]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
@@ -292,27 +352,58 @@ def _fit(model, batch, parameters, damping, frame_kms, context, max_iter, *, set
 
 
 @partial(jax.jit, static_argnames=("settings", "mesh"))
-def _fit_rows(model, batch, context, reduction, max_iter, stars, *, settings, mesh):
+def _fit_rows(shared, stars, *, settings, mesh):
     """Fit some rows of a batch; gathering inside keeps one compiled shape whatever they are."""
 
     def fit_here(shared, stars):
         model, batch, context, reduction, max_iter = shared
-        rows, parameters, damping, frame_kms, real = stars
-        flux, ivar, information = batch.flux[rows], batch.ivar[rows], batch.information[rows]
-        chosen = SpectrumBatch(flux, ivar, information, batch.grid)
-        context = jax.tree.map(lambda leaf: leaf[rows], context)
+        rows, parameters, frame_kms, damping, real = stars
+        chosen, context = _take_rows(batch, context, rows)
         return _fit_traced(
             model, chosen, parameters, damping, frame_kms, context, reduction, max_iter, real,
             settings,
         )  # fmt: skip
 
-    return divide_stars(fit_here, mesh)((model, batch, context, reduction, max_iter), stars)
+    return divide_stars(fit_here, mesh)(shared, stars)
 
 
-def _fit_traced(
-    model, batch, parameters, damping, frame_kms, context, reduction, max_iter, real, settings
-):
-    objective = build_objective(
+@partial(jax.jit, static_argnames=("settings", "mesh"))
+def _check_rows(shared, stars, *, settings, mesh):
+    """One step of some rows under the model, with slopes and weights of its shortcut."""
+
+    def check_here(shared, stars):
+        model, shortcut, batch, context, trusted_sigma = shared
+        rows, parameters, frame_kms, real = stars
+        chosen, context = _take_rows(batch, context, rows)
+        objective = _build(shortcut, chosen, context, settings)
+        active = (objective.n_good > objective.layout.n_par) & real
+        slopes, _ = objective.linearise(parameters)
+        residual = objective.under(model).residuals(parameters)
+        equations = objective.accumulate(slopes, residual, parameters)
+        lower = jnp.asarray(objective.layout.lower, parameters.dtype)
+        step, sigmas = measure_step(equations, parameters, lower, -lower)
+        near = active & (sigmas < trusted_sigma)
+        state = LmState(
+            parameters=jnp.where(near[:, None], parameters + step, parameters),
+            equations=equations,
+            damping=jnp.full(sigmas.shape, FIRST_DAMPING, sigmas.dtype),
+            converged=near,
+            stopped=near,
+            n_iter=active.astype(jnp.int32),
+        )
+        result = _summarise(objective, state, frame_kms, active, settings)
+        return result, state.parameters, near
+
+    return divide_stars(check_here, mesh)(shared, stars)
+
+
+def _take_rows(batch, context, rows):
+    chosen = SpectrumBatch(batch.flux[rows], batch.ivar[rows], batch.information[rows], batch.grid)
+    return chosen, jax.tree.map(lambda leaf: leaf[rows], context)
+
+
+def _build(model, batch, context, settings):
+    return build_objective(
         model,
         batch,
         context=context,
@@ -320,6 +411,18 @@ def _fit_traced(
         priors=settings.priors,
         poly_order=settings.poly_order,
     )
+
+
+def _summarise(objective, state, frame_kms, active, settings) -> FitResult:
+    return summarise_fit(
+        objective, state, frame_kms, active=active, continuum_sigma_aa=settings.continuum_sigma_aa
+    )
+
+
+def _fit_traced(
+    model, batch, parameters, damping, frame_kms, context, reduction, max_iter, real, settings
+):
+    objective = _build(model, batch, context, settings)
     active = objective.n_good > objective.layout.n_par
     how = {
         "active": active & real,
@@ -332,9 +435,7 @@ def _fit_traced(
     else:
         shapes, nodes, searching = reduction
         state = fit_by_gram(objective, shapes, parameters, nodes=nodes, searching=searching, **how)
-    result = summarise_fit(
-        objective, state, frame_kms, active=active, continuum_sigma_aa=settings.continuum_sigma_aa
-    )
+    result = _summarise(objective, state, frame_kms, active, settings)
     return result, state.parameters, state.damping
 
 

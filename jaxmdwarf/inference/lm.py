@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmdwarf.inference.linear import solve_in_box
 from jaxmdwarf.inference.objective import NormalEquations
 
-_LEAST_DAMPING = 1e-5
+LEAST_DAMPING = 1e-5
 _MOST_DAMPING = 1e8
 # A first rejection goes straight to where damping begins to tell.
 _DAMPING_THAT_TELLS = 1e-2
@@ -118,13 +118,13 @@ def minimise_lm(
     def one_iteration(state: LmState) -> LmState:
         current = state.equations
         begins = state.n_iter == 0
-        step = _damped_step(current, state.parameters, lower, upper, state.damping)
+        step = damped_step(current, state.parameters, lower, upper, state.damping)
         _, sigmas_left = measure_step(current, state.parameters, lower, upper)
         solved = jnp.isfinite(step).all(axis=-1)
         step = jnp.where(solved[:, None], step, 0)
         longest = jnp.max(jnp.abs(step), axis=-1, keepdims=True)
         step = step * jnp.minimum(1, longest_step / jnp.maximum(longest, longest_step))
-        bent = _square(current.curvature, step)
+        bent = square(current.curvature, step)
         predicted = 2 * jnp.sum(current.gradient * step, axis=-1) - bent
         trial_point = jnp.where(
             state.stopped[:, None],
@@ -149,7 +149,7 @@ def minimise_lm(
             state.damping * jnp.where(as_foretold, 0.1, jnp.where(gained > 0.25 * predicted, 1, 3)),
             jnp.where(accepted, state.damping, raised),
         )
-        damping = jnp.clip(damping, _LEAST_DAMPING, 2 * _MOST_DAMPING)
+        damping = jnp.clip(damping, LEAST_DAMPING, 2 * _MOST_DAMPING)
         return LmState(
             parameters=jnp.where(accepted[:, None], trial_point, state.parameters),
             equations=jax.tree.map(
@@ -187,11 +187,11 @@ def measure_step(
 
     NaN, or infinite, for stars whose curvature is not positive.
     """
-    step = _damped_step(equations, point, lower, upper, jnp.full(point.shape[0], _LEAST_DAMPING))
-    return step, jnp.sqrt(_square(equations.curvature, step))
+    step = damped_step(equations, point, lower, upper, jnp.full(point.shape[0], LEAST_DAMPING))
+    return step, jnp.sqrt(square(equations.curvature, step))
 
 
-def _damped_step(equations, point, lower, upper, damping):
+def damped_step(equations, point, lower, upper, damping):
     diagonal = jnp.diagonal(equations.curvature, axis1=-2, axis2=-1)
     # A parameter that the data do not see must not make the matrix singular.
     floor = 1e-6 * jnp.max(diagonal, axis=-1, keepdims=True)
@@ -201,5 +201,5 @@ def _damped_step(equations, point, lower, upper, damping):
     return solve_in_box(matrix, equations.gradient, point, lower, upper)
 
 
-def _square(matrix: Float[Array, "n k k"], step: Float[Array, "n k"]) -> Float[Array, n]:
+def square(matrix: Float[Array, "n k k"], step: Float[Array, "n k"]) -> Float[Array, n]:
     return jnp.sum(step * jnp.sum(matrix * step[:, None, :], axis=-1), axis=-1)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.objective import linearise_flux
 from jaxmdwarf.inference.settings import FitSettings, choose_batch_size
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.spectra import SpectrumBatch
@@ -41,6 +42,9 @@ def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, settings: FitSetti
     n_par = n_label + int(settings.fit_velocity)
     n_par += 0 if settings.poly_order is None else settings.poly_order + 1
     per_pixel = 10 + 2 * n_label + 3 * n_par
+    if model.guide() is not None:
+        # Flux and slopes of the guide, and of how the model differs from it, old and new.
+        per_pixel += 12 + 6 * n_par
     weights = sum(
         leaf.size * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(model)
@@ -138,17 +142,19 @@ def _model_bytes(model: ForwardModel, size: int) -> int:
     arrays, rest = eqx.partition(model, eqx.is_array)
 
     def linearised(arrays, scaled, context):
-        whole = eqx.combine(arrays, rest)
-        flux, push = jax.linearize(lambda at: whole.predict_scaled_batch(at, context), scaled)
-        return flux, jax.vmap(push)(jnp.ones((n_label, *scaled.shape), scaled.dtype))
+        return linearise_flux(eqx.combine(arrays, rest), scaled, context)
 
     def read(pixels):
         return model.read_context(SpectrumBatch(pixels, pixels, pixels, model.grid))
 
     context = eqx.filter_eval_shape(read, pixels)
-    program = jax.make_jaxpr(linearised)(arrays, labels, context)
+
+    def predicted(arrays, scaled, context):
+        return eqx.combine(arrays, rest).predict_scaled_batch(scaled, context)
+
+    programs = [jax.make_jaxpr(work)(arrays, labels, context) for work in (linearised, predicted)]
     # Compilers copy what matrix products want in another order.
-    return 2 * _peak_bytes(program.jaxpr)
+    return 2 * max(_peak_bytes(program.jaxpr) for program in programs)
 
 
 def _peak_bytes(program) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -27,6 +27,9 @@ from jaxmdwarf.models.priors import Prior, linearise_priors, require_prior_label
 from jaxmdwarf.preprocess.continuum import transpose_noise
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
+
+LINEARISED_ROWS = 128
+"""Stars under a dear model whose derivatives are held at once."""
 
 _LANES = 16
 
@@ -150,6 +153,10 @@ class Objective(eqx.Module):
         """Pixels that enter, per star."""
         return jnp.sum(self.weight > 0, axis=-1).astype(self.flux.dtype)
 
+    def under(self, model: ForwardModel) -> Objective:
+        """The same residuals and weights with the flux of another model of the same labels."""
+        return replace(self, model=model)
+
     def predict(self, parameters: Float[Array, "n_spec n_par"]) -> Float[Array, "n_spec n_pix"]:
         """Model flux in the frame of the data."""
         layout = self.layout
@@ -165,15 +172,20 @@ class Objective(eqx.Module):
 
     def cost(self, parameters: Float[Array, "n_spec n_par"]) -> Float[Array, n_spec]:
         """Sum of ``weight * residual**2``, priors included: what is minimised."""
-        residual = self.residuals(parameters)
+        return self.cost_of(self.residuals(parameters), parameters)
+
+    def cost_of(
+        self, residual: Float[Array, "n_spec n_pix"], parameters: Float[Array, "n_spec n_par"]
+    ) -> Float[Array, n_spec]:
+        """What `cost` is, of residuals that are known already."""
         from_pixels = _sum_over_pixels(self.weight * residual * residual)
         return from_pixels + self.prior_equations(parameters)[0]
 
     def normal_equations(self, parameters: Float[Array, "n_spec n_par"]) -> NormalEquations:
         """Cost, gradient and curvature at `parameters`, from one linearisation of the model."""
-        slopes, flux = self._linearise(parameters)
+        slopes, flux = self.linearise(parameters)
         residual = jnp.where(self.weight > 0, self.flux - flux, 0)
-        return self._accumulate(slopes, residual, parameters)
+        return self.accumulate(slopes, residual, parameters)
 
     def noise_curvature(
         self, parameters: Float[Array, "n_spec n_par"], *, continuum_sigma_aa: float
@@ -185,7 +197,7 @@ class Objective(eqx.Module):
         features only. The covariance of the solution is ``A^-1 B A^-1``, A being the curvature and
         B this matrix (least squares with approximate weights). Priors count as data.
         """
-        slopes, flux = self._linearise(parameters)
+        slopes, flux = self.linearise(parameters)
         good = self.weight > 0
         pulls = jnp.stack([self.weight * slope for slope in slopes])
         before = transpose_noise(pulls, flux, good, self.grid, sigma_aa=continuum_sigma_aa)
@@ -232,17 +244,11 @@ class Objective(eqx.Module):
         along = jnp.einsum("inp,kp->ink", pulls, shapes)
         return jnp.einsum("ink,jnk->nij", along, along)
 
-    def _linearise(self, parameters):
+    def linearise(self, parameters):
         """Slopes of the model flux with respect to each parameter, and that flux."""
         layout = self.layout
         scaled = parameters[:, : layout.n_label]
-        rest, pushforward = jax.linearize(
-            lambda labels: self.model.predict_scaled_batch(labels, self.context), scaled
-        )
-        directions = jnp.broadcast_to(
-            jnp.eye(layout.n_label, dtype=scaled.dtype)[:, None, :], (layout.n_label, *scaled.shape)
-        )
-        rest_slopes = jax.vmap(pushforward)(directions)
+        rest, rest_slopes = linearise_flux(self.model, scaled, self.context)
         slopes = list(self._to_data_frame(rest_slopes, parameters))
         if layout.fit_velocity:
             offset, offset_slope = self._offsets(parameters)
@@ -260,7 +266,7 @@ class Objective(eqx.Module):
             flux = flux * factor
         return slopes, flux
 
-    def _accumulate(self, slopes, residual, parameters) -> NormalEquations:
+    def accumulate(self, slopes, residual, parameters) -> NormalEquations:
         n_par = self.layout.n_par
         pairs = [(i, j) for i in range(n_par) for j in range(i, n_par + 1)]
 
@@ -295,6 +301,32 @@ class Objective(eqx.Module):
         if not self.layout.fit_velocity:
             return wide[..., REACH:-REACH]
         return shift_by_slices(wide, self._offsets(parameters)[0])
+
+
+def linearise_flux(
+    model: ForwardModel, scaled: Float[Array, "n n_label"], context: PyTree[Any] | None
+) -> tuple[Float[Array, "n n_pix"], Float[Array, "n_label n n_pix"]]:
+    """Flux of a model and its derivatives by the scaled labels.
+
+    Dear models, which hold many numbers a pixel while they are linearised, are so in groups of
+    `LINEARISED_ROWS` stars: memory then hardly grows with the batch.
+    """
+    n, n_label = scaled.shape
+
+    def linearise(scaled, context):
+        flux, push = jax.linearize(lambda at: model.predict_scaled_batch(at, context), scaled)
+        directions = jnp.eye(n_label, dtype=scaled.dtype)[:, None, :]
+        directions = jnp.broadcast_to(directions, (n_label, *scaled.shape))
+        return flux, jax.vmap(push)(directions)
+
+    if model.guide() is None or n <= LINEARISED_ROWS:
+        return linearise(scaled, context)
+    n_group = -(-n // LINEARISED_ROWS)
+    rows = np.arange(n_group * LINEARISED_ROWS).reshape(n_group, LINEARISED_ROWS) % n
+    groups = jax.tree.map(lambda leaf: leaf[rows], (scaled, context))
+    flux, slopes = jax.lax.map(lambda group: linearise(*group), groups)
+    slopes = jnp.moveaxis(slopes, 1, 0).reshape(n_label, -1, flux.shape[-1])
+    return flux.reshape(-1, flux.shape[-1])[:n], slopes[:, :n]
 
 
 def build_objective(
@@ -347,8 +379,7 @@ def build_objective(
         velocity_limit,
     )
     # With a context each star has a centre of its own: whose neighbour it is must not matter.
-    n_centre = 1 if context is None else batch.n_spec
-    centre = model.predict_scaled_batch(jnp.zeros((n_centre, n_label), dtype), context)
+    centre = model.predict_centre(context, batch.n_spec)
     model_variance = jnp.square(jnp.asarray(model.model_error, dtype) * centre)
     model_variance = with_margins(model_variance, left, right)[..., REACH:-REACH]
     good = (batch.ivar > 0) & (batch.information > 0) & jnp.isfinite(batch.flux)

@@ -26,7 +26,14 @@ class FitSettings:
         reference, L-BFGS-B of jaxopt, Levenberg-Marquardt and L-BFGS of optimistix.
     fast_path : bool
         Iterate "lm" on Gram systems where the model has a low-rank head and neither velocity nor
-        polynomial is fitted (`jaxmdwarf.inference.gram`): the same solution, sooner.
+        polynomial is fitted (`jaxmdwarf.inference.gram`): the same solution, sooner. And descend
+        under a model's shortcut where it has one.
+    check_shortcut : bool
+        Whether the model itself takes the last step after a descent under its shortcut. Without,
+        labels are those of the shortcut.
+    trusted_sigma : float
+        Longest last step, in standard deviations, of a star that is not sent the whole way under
+        the model itself.
     fit_velocity : bool
         Fit a residual velocity (within one pixel's shift) jointly with the labels.
     priors : tuple of LabelPrior or RelationPrior
@@ -54,6 +61,8 @@ class FitSettings:
     solver: SolverName = "lm"
     fit_velocity: bool = True
     fast_path: bool = True
+    check_shortcut: bool = True
+    trusted_sigma: float = 0.1
     priors: tuple[Prior, ...] = ()
     poly_order: int | None = None
     continuum_sigma_aa: float | None = None
@@ -70,8 +79,15 @@ class FitSettings:
         sizes = (self.max_iter, self.first_pass_iter, self.batch_size or 1)
         if min(sizes) < 1 or self.batch_size == 0 or self.restarts < 0:
             raise UsageError(f"iterations and batch size must be positive, got {self}.")
+        if not self.trusted_sigma > 0:
+            raise UsageError(f"trusted_sigma must be positive, got {self.trusted_sigma}.")
         if self.poly_order is not None and not 0 <= self.poly_order <= 10:
             raise UsageError(f"poly_order {self.poly_order} is not within 0 and 10.")
+
+    @property
+    def may_descend(self) -> bool:
+        """Whether a star may descend under the shortcut of a model that has one."""
+        return self.fast_path and self.solver == "lm"
 
     @property
     def may_reduce(self) -> bool:
@@ -111,4 +127,6 @@ def compiled_settings(settings: FitSettings) -> FitSettings:
         batch_size=default.batch_size,
         restarts=default.restarts,
         fast_path=default.fast_path,
+        check_shortcut=default.check_shortcut,
+        trusted_sigma=default.trusted_sigma,
     )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmdwarf.inference.guided import minimise_guided
 from jaxmdwarf.inference.lbfgs import minimise_lbfgs
 from jaxmdwarf.inference.linear import invert_positive
 from jaxmdwarf.inference.lm import LmState, measure_step, minimise_lm
@@ -38,7 +39,7 @@ def solve_lm(
     tol_sigma: float,
     initial_damping: float | Float[Array, ""] | Float[Array, n],
 ) -> LmState:
-    """Levenberg-Marquardt on the pixels; see `minimise_lm`.
+    """Levenberg-Marquardt on the pixels: `minimise_lm`, or `minimise_guided` for dear models.
 
     Parameters
     ----------
@@ -54,6 +55,17 @@ def solve_lm(
     LmState
         With the normal equations at (or one last step before) its parameters.
     """
+    guide = objective.model.guide()
+    if guide is not None:
+        return minimise_guided(
+            objective,
+            guide,
+            parameters,
+            active=active,
+            max_iter=max_iter,
+            tol_sigma=tol_sigma,
+            initial_damping=initial_damping,
+        )
     lower = jnp.asarray(objective.layout.lower, parameters.dtype)
     return minimise_lm(
         objective.normal_equations,

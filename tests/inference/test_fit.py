@@ -276,7 +276,7 @@ def test_the_gradients_scatter_is_that_of_resampled_and_normalised_noise(band_mo
     model = objective.predict(centre)[:, : band_grid.n_pix]
     good = jnp.ones((1, band_grid.n_pix), bool)
     noise = pairs - model * pseudo_continuum(pairs, good, band_grid, sigma_aa=sigma_aa)
-    slopes = jnp.stack(objective._linearise(centre)[0])[:, 0, : band_grid.n_pix]
+    slopes = jnp.stack(objective.linearise(centre)[0])[:, 0, : band_grid.n_pix]
     pulls = np.asarray(noise @ (objective.weight[0, : band_grid.n_pix] * slopes).T)
     stated = np.asarray(objective.noise_curvature(centre, continuum_sigma_aa=sigma_aa)[0])
     seen = np.cov(pulls.T)
