@@ -29,9 +29,6 @@ WRONG_REFERENCES = {
 }
 """References that are not what the observed stars are, to see what becomes of the labels."""
 
-NETWORK_FIT = FitSettings(max_iter=12, restarts=0, tol_sigma=0.05)
-"""Networks are a hundred times slower to fit than a correction: no second starts for them."""
-
 
 @dataclass(frozen=True)
 class SimulatedSurvey:
@@ -95,7 +92,7 @@ class SimulatedSurvey:
                     products, name, options, tested, progress, reference=reference
                 )
         for name, options in self._choose_methods().items():
-            fitting = replace(NETWORK_FIT, priors=priors) if "cyclestar" in name else FitSettings()
+            fitting = FitSettings(priors=priors if "cyclestar" in name else ())
             found[name] = _train_and_judge(
                 products, name, options, tested, progress, fitting=fitting
             )
