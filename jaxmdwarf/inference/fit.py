@@ -19,6 +19,7 @@ from jaxmdwarf.inference.gram import (
     place_nodes,
 )
 from jaxmdwarf.inference.lm import LmState, measure_step
+from jaxmdwarf.inference.nodes import choose_by_pixels, predict_nodes
 from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.results import (
     FitResult,
@@ -38,6 +39,8 @@ FIRST_DAMPING = 1e-2
 """Damping that a fit starts with, relative to the diagonal of the curvature."""
 
 _FAST_ITER, _FAST_PASSES = 5, 3
+# Chi-squares of two minima that compete, and of two ways to one minimum, differ by less than these.
+_RIVAL_DELTA_CHI2, _SAME_CHI2 = 9.0, 0.01
 
 
 class Start(NamedTuple):
@@ -186,7 +189,39 @@ def _fit_under(model, batch, start, frame, context, settings: FitSettings) -> Fi
         other = other._replace(n_iter=other.n_iter + result.n_iter[unfinished])
         result.n_iter[unfinished] = other.n_iter
         put_rows(result, unfinished[better], FitResult(*(column[better] for column in other)))
+    # Of a dear model, another descent costs more than a false minimum in ten thousand stars.
+    if settings.rival_distance is not None and model.guide() is None:
+        _try_rivals(passes, model, batch, result, seen, settings)
     return result
+
+
+def _try_rivals(passes, model, batch, result: FitResult, seen, settings: FitSettings) -> None:
+    """Fit stars again that ended far from where their spectra fit best on a coarse grid, in place.
+
+    The lower minimum wins. Two that are apart and about as low are told by a flag.
+    """
+    space, before = model.label_space, result.labels
+    nodes = passes.choose_nodes(seen)
+    away = np.abs(nodes - np.asarray(space.scale(before[seen])))
+    far = np.nan_to_num(away).max(axis=-1) > settings.rival_distance
+    rows = seen[far]
+    if not rows.size:
+        return
+    labels = before.copy()
+    labels[rows] = np.asarray(space.unscale(nodes[far]))
+    start = Start(labels, np.nan_to_num(result.residual_kms))
+    parameters = np.asarray(_start_parameters(model, batch, start, settings))
+    other = passes.descend(rows, parameters[rows])
+    first = FitResult(*(column[rows] for column in result))
+    both = first.converged & other.converged
+    errors = np.fmax(first.errors, other.errors)
+    apart = (np.abs(first.labels - other.labels) > errors).any(axis=-1)
+    rivals = both & apart & (np.abs(first.chi2 - other.chi2) < _RIVAL_DELTA_CHI2)
+    better = other.converged & ~(first.converged & (first.chi2 <= other.chi2 + _SAME_CHI2))
+    result.n_iter[rows] += other.n_iter
+    other = other._replace(n_iter=result.n_iter[rows])
+    put_rows(result, rows[better], FitResult(*(column[better] for column in other)))
+    result.flags[rows[rivals]] |= int(QualityFlag.MULTIPLE_MINIMA)
 
 
 def _finish_under(
@@ -279,6 +314,17 @@ class _Passes:
             left, fast_left, searching = left - steps, fast_left - 1, False
             waiting = waiting[unfinished_rows(part)]
         return found
+
+    def choose_nodes(self, rows: np.ndarray) -> np.ndarray:
+        """Scaled labels at which each spectrum fits best, of the nodes of the label space."""
+        model, batch, _, _, _ = self._held
+        choose = partial(
+            _choose_rows,
+            (model, batch, predict_nodes(model)),
+            settings=self._structure,
+            mesh=self._mesh,
+        )
+        return self._in_parts(choose, rows, self._sizes[False])
 
     def check(self, rows: np.ndarray, parameters: np.ndarray):
         """One step under the model with the shortcut's slopes: results, points, who was near."""
@@ -395,6 +441,18 @@ def _check_rows(shared, stars, *, settings, mesh):
         return result, state.parameters, near
 
     return divide_stars(check_here, mesh)(shared, stars)
+
+
+@partial(jax.jit, static_argnames=("settings", "mesh"))
+def _choose_rows(shared, stars, *, settings, mesh):
+    """The best node of some rows; weights are those of a star without a context."""
+
+    def choose_here(shared, stars):
+        model, batch, nodes = shared
+        chosen, _ = _take_rows(batch, None, stars[0])
+        return choose_by_pixels(_build(model, chosen, None, settings), *nodes)
+
+    return divide_stars(choose_here, mesh)(shared, stars)
 
 
 def _take_rows(batch, context, rows):

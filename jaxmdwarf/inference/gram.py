@@ -19,8 +19,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmdwarf.inference.linear import list_pairs
 from jaxmdwarf.inference.lm import LmState, minimise_lm
+from jaxmdwarf.inference.nodes import NODES_PER_LABEL, node_points
 from jaxmdwarf.inference.objective import NormalEquations, Objective, fitted_margins
-from jaxmdwarf.inference.shift import REACH, with_margins
+from jaxmdwarf.inference.shift import on_fitted_pixels
 from jaxmdwarf.models.base import ForwardModel, LowRankHead
 from jaxmdwarf.models.priors import whiten_priors
 from jaxmdwarf.precision import multiply_exactly
@@ -28,9 +29,6 @@ from jaxmdwarf.wavelengths import PixelGrid
 
 MOST_SHAPES = 96
 """Shapes above which the reduction, which grows with their square, is no gain."""
-
-NODES_PER_LABEL = 4
-"""Nodes along each label at which a star looks for a start."""
 
 
 class GramSystem(NamedTuple):
@@ -88,9 +86,7 @@ def multiply_shapes(model: ForwardModel, grid: PixelGrid) -> Float[Array, "n_pai
 def place_nodes(model: ForwardModel, per_label: int = NODES_PER_LABEL) -> LabelNodes:
     """Nodes at the centres of equal cells of the label space, for models without context."""
     dtype, n_label = model.model_error.dtype, model.label_space.n_label
-    axis = (np.arange(per_label) + 0.5) / per_label - 0.5
-    scaled = np.stack(np.meshgrid(*[axis] * n_label, indexing="ij"), axis=-1).reshape(-1, n_label)
-    nodes = jnp.asarray(scaled, dtype)
+    nodes = jnp.asarray(node_points(n_label, per_label), dtype)
     coefficients = jax.vmap(model.coefficients)(nodes)
     first, second, _ = list_pairs(coefficients.shape[-1])
     squares = coefficients[:, first] * coefficients[:, second] * np.where(first == second, 1, 2)
@@ -213,7 +209,7 @@ def _fitted_head(model: ForwardModel, left: int, right: int) -> LowRankHead:
     """The linear head on the fitted pixels."""
     head = model.low_rank()
     assert head is not None
-    basis, mean = (with_margins(part, left, right)[..., REACH:-REACH] for part in head)
+    basis, mean = (on_fitted_pixels(part, (left, right)) for part in head)
     return LowRankHead(basis, mean)
 
 

@@ -16,6 +16,7 @@ from jaxmdwarf.inference.shift import (
     align_grids,
     edge_pixels,
     largest_shift_kms,
+    on_fitted_pixels,
     pixel_offset,
     shift_by_slices,
     widen_grid,
@@ -240,7 +241,7 @@ class Objective(eqx.Module):
         nuisance = self.model.observed_traits().nuisance
         if nuisance is None or nuisance.shape[0] == 0:
             return jnp.zeros((), pulls.dtype)
-        shapes = with_margins(nuisance, *self.margins)[..., REACH:-REACH]
+        shapes = on_fitted_pixels(nuisance, self.margins)
         along = jnp.einsum("inp,kp->ink", pulls, shapes)
         return jnp.einsum("ink,jnk->nij", along, along)
 
@@ -381,7 +382,7 @@ def build_objective(
     # With a context each star has a centre of its own: whose neighbour it is must not matter.
     centre = model.predict_centre(context, batch.n_spec)
     model_variance = jnp.square(jnp.asarray(model.model_error, dtype) * centre)
-    model_variance = with_margins(model_variance, left, right)[..., REACH:-REACH]
+    model_variance = on_fitted_pixels(model_variance, (left, right))
     good = (batch.ivar > 0) & (batch.information > 0) & jnp.isfinite(batch.flux)
     good = good & jnp.isfinite(batch.ivar) & jnp.isfinite(batch.information)
     if fit_velocity:

@@ -54,6 +54,9 @@ class FitSettings:
         models without a linear head.
     restarts : int
         Other starting points that a star is given which does not converge.
+    rival_distance : float or None
+        How far from the best of a coarse grid of labels (in any scaled label) a solution may lie
+        before the star is fitted again from there, and the lower minimum taken; None never does.
     tol_sigma : float
         See `jaxmdwarf.inference.lm.minimise_lm`.
     """
@@ -70,6 +73,7 @@ class FitSettings:
     first_pass_iter: int = 7
     batch_size: int | None = None
     restarts: int = 2
+    rival_distance: float | None = 0.4
     tol_sigma: float = 0.01
 
     def __post_init__(self) -> None:
@@ -126,6 +130,7 @@ def compiled_settings(settings: FitSettings) -> FitSettings:
         first_pass_iter=default.first_pass_iter,
         batch_size=default.batch_size,
         restarts=default.restarts,
+        rival_distance=default.rival_distance,
         fast_path=default.fast_path,
         check_shortcut=default.check_shortcut,
         trusted_sigma=default.trusted_sigma,

@@ -125,6 +125,13 @@ def with_margins(
     return jnp.pad(flux, [(0, 0)] * (flux.ndim - 1) + [lacking], mode="edge")
 
 
+def on_fitted_pixels(
+    values: Float[Array, "*batch n_model"], margins: tuple[int, int]
+) -> Float[Array, "*batch n_pix"]:
+    """Values on a model's pixels on those that are fitted, at rest; see `with_margins`."""
+    return with_margins(values, *margins)[..., REACH:-REACH]
+
+
 def edge_pixels(grid: PixelGrid, n_left: int, n_right: int) -> np.ndarray:
     """Fitted pixels whose shifted flux would need pixels that the model lacks, (n_pix,) bool."""
     pixel = np.arange(grid.n_pix)
