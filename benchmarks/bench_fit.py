@@ -14,7 +14,8 @@ solvers
     4 labels and velocity by L-BFGS, beside other libraries' solvers mapped over stars.
 observed
     4 labels through Cycle-StarNet's original networks (untrained: rates hold, labels are those of
-    a toy), beside the fits of benchmarks/peers/fit_torch.py.
+    a toy): exact; by what was distilled from them, with the networks' last word and without; and
+    the fits of benchmarks/peers/fit_torch.py.
 
 Rates exclude compilation, which is given apart; on a busy machine those per processor second say
 more. `--save` writes the result to benchmarks/results/<device>/fit.json.
@@ -40,6 +41,7 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.emulator import PayneEmulator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.resample import shift_spectra
+from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PAPER_GRID, SPEED_OF_LIGHT_KMS
 
@@ -296,47 +298,82 @@ def compare_solvers(options, model):
     return summary
 
 
-def compare_observed(options, model):
-    """The observed domain through the original networks, untrained: ours beside PyTorch."""
-    import torch
-    from peers.fit_torch import PEERS, ObservedModel
-
+def make_transfer(options, model):
+    """The original networks, untrained but distilled, and stars seen through them."""
     from jaxmdwarf.models.transfer import CycleStarModel
     from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
+    from jaxmdwarf.training.distillation import Distillation, distil_transfer
 
     sizes = CycleStarSizes.original(PAPER_GRID.n_pix)
     latents = jnp.zeros((sizes.latent_length, sizes.split_latents))
     params = init_generator(sizes, jax.random.key(0))
     transfer = CycleStarModel(model, params, latents, sizes, True)
-    seen, scaled, _ = observe(model, options.observed)
+    seen, scaled, _ = observe(model, options.fast)
     split = transfer.read_context(seen)
-    batch = add_noise(transfer.predict_scaled_batch(jnp.asarray(scaled), split), seen)
-    settings = FitSettings(fit_velocity=False, restarts=0)
-    objective = build_objective(transfer, batch, context=split, fit_velocity=False)
+    others, labels, _ = observe(model, 512, seed=7)
+    distilled = distil_transfer(
+        transfer,
+        labels,
+        np.asarray(transfer.read_context(others)),
+        replace(Distillation(), n_spectra=options.distil),
+    )
+    rows = range(0, options.fast, 64)
+    clean = [
+        transfer.predict_scaled_batch(jnp.asarray(scaled[row : row + 64]), split[row : row + 64])
+        for row in rows
+    ]
+    batch = add_noise(np.concatenate(clean), seen)
+    return distilled, batch, split
+
+
+def compare_observed(options, model):
+    """The observed domain through the original networks: exact, by shortcut, and PyTorch."""
+    import torch
+    from peers.fit_torch import PEERS, ObservedModel
+
+    (transfer, report), whole, split = make_transfer(options, model)
+    n = options.observed
+    batch = take(whole, n)
+    exact = FitSettings(fit_velocity=False, fast_path=False)
+    checked = FitSettings(fit_velocity=False)
+    unchecked = replace(checked, check_shortcut=False)
+    objective = build_objective(transfer, batch, context=split[:n], fit_velocity=False)
     flux, weight = (
         torch.from_numpy(np.array(a)[:, : PAPER_GRID.n_pix])
         for a in (objective.flux, objective.weight)
     )
     peer = ObservedModel(transfer)
-    latents = torch.from_numpy(np.array(split).transpose(0, 2, 1).copy())
+    latents = torch.from_numpy(np.array(split[:n]).transpose(0, 2, 1).copy())
     centre = peer(torch.zeros(2, 4), latents[:2]).numpy()
     ours = np.asarray(transfer.predict_scaled_batch(jnp.zeros((2, 4)), split[:2]))
     assert np.abs(centre - ours).max() < 1e-3
-    works = {
-        name: lambda name=name: PEERS[name](peer, flux, weight, latents) for name in options.torch
-    }
+
+    def fit(spectra, settings):
+        context = split[: spectra.n_spec]
+        return lambda: fit_stars(transfer, spectra, context=context, settings=settings)
+
     results, spent, compile_s = alternate(
         options.rounds,
-        ours=lambda: fit_stars(transfer, batch, context=split, settings=settings),
-        **works,
+        exact=fit(batch, exact),
+        checked=fit(whole, checked),
+        shortcut=fit(whole, unchecked),
+        **{
+            name: lambda name=name: PEERS[name](peer, flux, weight, latents)
+            for name in options.torch
+        },
     )
-    found = results.pop("ours")
-    summary = {"ours": describe(options.observed, spent["ours"], compile_s["ours"], found)}
-    errors = found.errors / np.subtract(model.label_space.upper, model.label_space.lower)
-    for name, labels in results.items():
-        away = np.abs(labels - model.label_space.scale(found.labels))[found.converged]
-        summary[name] = describe(options.observed, spent[name], 0.0)
-        summary[name]["distance_sigma"] = summarise_distance(away / errors[found.converged])
+    found = results["exact"]
+    good, errors = found.converged, found.errors
+    summary = {"distilled": report}
+    for name, result in results.items():
+        own = name not in options.torch
+        size = len(result.converged) if own else n
+        summary[name] = describe(size, spent[name], compile_s[name], result if own else None)
+        labels = result.labels[:n] if own else model.label_space.unscale(result)
+        away = np.abs(labels - found.labels)[good] / errors[good]
+        summary[name]["distance_sigma"] = summarise_distance(away)
+    told = (results["checked"].flags & int(QualityFlag.FAST_PATH_DISAGREED)) > 0
+    summary["checked"]["disagreed_fraction"] = round(float(told.mean()), 4)
     return summary
 
 
@@ -356,6 +393,8 @@ def main():
     parser.add_argument("--mapped", type=int, default=64, help="stars of mapped solvers")
     parser.add_argument("--solvers", nargs="*", default=["optimistix-lbfgs"])
     parser.add_argument("--observed", type=int, default=64, help="stars in the observed domain")
+    parser.add_argument("--fast", type=int, default=512, help="stars by the shortcut")
+    parser.add_argument("--distil", type=int, default=6144, help="spectra to distil from")
     parser.add_argument("--torch", nargs="*", default=["torch_vmap_jacfwd_lm"])
     parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are reported")
     parser.add_argument("--rank", type=int, default=40, help="shapes of the emulator's head")

@@ -39,6 +39,7 @@ FIRST_DAMPING = 1e-2
 """Damping that a fit starts with, relative to the diagonal of the curvature."""
 
 _FAST_ITER, _FAST_PASSES = 5, 3
+_SECOND_SIGMA = 0.5
 # Chi-squares of two minima that compete, and of two ways to one minimum, differ by less than these.
 _RIVAL_DELTA_CHI2, _SAME_CHI2 = 9.0, 0.01
 
@@ -140,8 +141,8 @@ def fit_stars(
     All stars get a few steps; those that have not converged are gathered into full batches and go
     on. Stars that do not converge at all are started again from other points of the label space.
     Under a model that has a shortcut, stars descend there; then the model itself, evaluated once
-    for each, takes the last step. Where that step is longer than ``settings.trusted_sigma`` the
-    star goes on under the model itself, and is flagged.
+    or twice for each, takes the last steps. Stars whose first such step is longer than
+    ``settings.trusted_sigma`` are flagged; those whose second is too go on under the model itself.
 
     Parameters
     ----------
@@ -237,15 +238,22 @@ def _finish_under(
     parameters = np.asarray(_start_parameters(model, batch, start, settings))[rows]
     if not rows.size:
         return found
-    checked, at, near = passes.check(rows, parameters)
-    # A star that had not converged under the shortcut has not by a step under the model.
-    settled = near & found.converged[rows]
-    put_rows(found, rows[settled], FitResult(*(column[settled] for column in checked)))
-    left = rows[~settled]
+    left, agreed = rows, np.ones(len(rows), bool)
+    for attempt in range(2):
+        checked, parameters, sigmas = passes.check(left, parameters)
+        near = sigmas < settings.trusted_sigma
+        if attempt == 0:
+            agreed = near
+        # A star that had not converged under the shortcut has not by a step under the model.
+        settled = near & found.converged[left]
+        put_rows(found, left[settled], FitResult(*(column[settled] for column in checked)))
+        found.n_iter[left] = checked.n_iter + attempt
+        left, parameters = left[~settled], parameters[~settled]
+        if not left.size or not (sigmas[~settled] < _SECOND_SIGMA).any():
+            break
     if left.size:
-        exact = passes.descend(left, at[~settled])
-        exact.flags[~near[~settled]] |= int(QualityFlag.FAST_PATH_DISAGREED)
-        put_rows(found, left, exact)
+        put_rows(found, left, passes.descend(left, parameters))
+    found.flags[rows[~agreed]] |= int(QualityFlag.FAST_PATH_DISAGREED)
     return found
 
 
@@ -327,7 +335,7 @@ class _Passes:
         return self._in_parts(choose, rows, self._sizes[False])
 
     def check(self, rows: np.ndarray, parameters: np.ndarray):
-        """One step under the model with the shortcut's slopes: results, points, who was near."""
+        """One step under the model with the shortcut's slopes: results, points, how far it led."""
         model, batch, context, _, _ = self._held
         step = partial(
             _check_rows,
@@ -429,8 +437,10 @@ def _check_rows(shared, stars, *, settings, mesh):
         lower = jnp.asarray(objective.layout.lower, parameters.dtype)
         step, sigmas = measure_step(equations, parameters, lower, -lower)
         near = active & (sigmas < trusted_sigma)
+        # Further than that, slopes of the shortcut are no guide to the model's own minimum.
+        taken = active & (sigmas < _SECOND_SIGMA)
         state = LmState(
-            parameters=jnp.where(near[:, None], parameters + step, parameters),
+            parameters=jnp.where(taken[:, None], parameters + step, parameters),
             equations=equations,
             damping=jnp.full(sigmas.shape, FIRST_DAMPING, sigmas.dtype),
             converged=near,
@@ -438,7 +448,7 @@ def _check_rows(shared, stars, *, settings, mesh):
             n_iter=active.astype(jnp.int32),
         )
         result = _summarise(objective, state, frame_kms, active, settings)
-        return result, state.parameters, near
+        return result, state.parameters, jnp.where(active, sigmas, jnp.inf)
 
     return divide_stars(check_here, mesh)(shared, stars)
 
