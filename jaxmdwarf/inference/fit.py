@@ -190,8 +190,10 @@ def _fit_under(model, batch, start, frame, context, settings: FitSettings) -> Fi
         other = other._replace(n_iter=other.n_iter + result.n_iter[unfinished])
         result.n_iter[unfinished] = other.n_iter
         put_rows(result, unfinished[better], FitResult(*(column[better] for column in other)))
-    # Of a dear model, another descent costs more than a false minimum in ten thousand stars.
-    if settings.rival_distance is not None and model.guide() is None:
+    # Stars that began at their best node have been there; of a dear model, another descent costs
+    # more than a false minimum in a thousand stars.
+    began_there = searching and passes.can_search
+    if settings.rival_distance is not None and model.guide() is None and not began_there:
         _try_rivals(passes, model, batch, result, seen, settings)
     return result
 
@@ -286,7 +288,7 @@ class _Passes:
         if fast:
             shapes = multiply_shapes(model, batch.grid)
             nodes = place_nodes(model)
-        self._fast, self._can_search = fast, nodes is not None
+        self._fast, self.can_search = fast, nodes is not None
         self._held = replicate((model, batch, context, shapes, nodes), self._mesh)
         self._shortcut = replicate(shortcut, self._mesh)
 
@@ -314,7 +316,7 @@ class _Passes:
                 damping[waiting],
                 steps,
                 reduced=reduced,
-                searching=searching and self._can_search,
+                searching=searching and self.can_search,
             )
             part = part._replace(n_iter=part.n_iter + found.n_iter[waiting])
             put_rows(found, waiting, part)
