@@ -93,11 +93,12 @@ def minimise_guided(
     upper = -lower
     n, k = start.shape
     guided = objective.under(guide)
-    observed = jnp.where(objective.weight > 0, objective.flux, 0)
 
-    def equations_at(walk, slopes, flux, parameters) -> NormalEquations:
-        residual = jnp.where(objective.weight > 0, observed - flux, 0)
-        return objective.accumulate(list(slopes), residual, parameters)
+    def residual_of(flux):
+        return jnp.where(objective.weight > 0, objective.flux - flux, 0)
+
+    def equations_at(slopes, flux, parameters) -> NormalEquations:
+        return objective.accumulate(list(slopes), residual_of(flux), parameters)
 
     def surrogate(walk: _Walk):
         """Normal equations of guide, offset and slopes, held to the anchor by the damping."""
@@ -109,7 +110,7 @@ def minimise_guided(
             away = parameters - walk.point
             flux = flux + (walk.flux - walk.guide_flux)
             flux = flux + jnp.sum(walk.slopes * away.T[:, :, None], axis=0)
-            found = equations_at(walk, jnp.stack(slopes) + walk.slopes, flux, parameters)
+            found = equations_at(jnp.stack(slopes) + walk.slopes, flux, parameters)
             return found._replace(
                 cost=found.cost + jnp.sum(pull * away * away, axis=-1),
                 gradient=found.gradient - pull * away,
@@ -121,7 +122,7 @@ def minimise_guided(
     def stand(walk: _Walk) -> _Walk:
         """Equations at the point itself."""
         slopes, guide_flux = guided.linearise(walk.point)
-        equations = equations_at(walk, jnp.stack(slopes) + walk.slopes, walk.flux, walk.point)
+        equations = equations_at(jnp.stack(slopes) + walk.slopes, walk.flux, walk.point)
         return walk._replace(guide_flux=guide_flux, equations=equations)
 
     def linearise(walk: _Walk) -> _Walk:
@@ -166,8 +167,7 @@ def minimise_guided(
         length = jnp.sum(step * step, axis=-1)
         share = jnp.where(telling[:, None], step / jnp.maximum(length, 1e-30)[:, None], 0)
         slopes = walk.slopes + share.T[:, :, None] * learned
-        residual = jnp.where(objective.weight > 0, observed - flux, 0)
-        cost = objective.cost_of(residual, trial)
+        cost = objective.cost_of(residual_of(flux), trial)
         gained = current.cost - cost
         blur = 64 * jnp.finfo(flux.dtype).eps
         accepted = going & jnp.isfinite(cost) & (gained >= -blur * current.cost)

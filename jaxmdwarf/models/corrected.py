@@ -10,10 +10,9 @@ from jaxtyping import Array, Float, PyTree
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, LowRankHead, ObservedTraits
-from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.models.layered import LayeredModel
 from jaxmdwarf.models.priors import Prior, require_prior_labels
 from jaxmdwarf.precision import multiply_exactly
-from jaxmdwarf.wavelengths import PixelGrid
 
 FEATURE_LIMIT = 3.0
 """Features saturate smoothly this many standard deviations from the centre of the training set."""
@@ -89,7 +88,7 @@ def _as_scalar(value: Any) -> Float[Array, ""]:
     return jnp.asarray(value, jnp.float32)
 
 
-class CorrectedModel(ForwardModel):
+class CorrectedModel(LayeredModel):
     """A base model plus features of the labels times learned spectra; still linear at its end.
 
     ``flux = base(labels) + features(labels) @ correction``. Observed stars scatter about it along
@@ -142,21 +141,6 @@ class CorrectedModel(ForwardModel):
         if self.base.low_rank() is None:
             raise MismatchError("a correction needs a base model with a linear head.")
         require_prior_labels(self.priors, self.base.label_space)
-
-    @property  # type: ignore[misc]
-    def label_space(self) -> LabelSpace:  # type: ignore[override]
-        """Labels of the base."""
-        return self.base.label_space
-
-    @property  # type: ignore[misc]
-    def grid(self) -> PixelGrid:  # type: ignore[override]
-        """Pixels of the base."""
-        return self.base.grid
-
-    @property
-    def treatment(self) -> Treatment:
-        """What was done to the spectra of both domains."""
-        return getattr(self.base, "treatment", Treatment())
 
     def coefficients(
         self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None

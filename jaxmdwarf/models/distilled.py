@@ -3,16 +3,14 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxmdwarf.errors import MismatchError
-from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel, LowRankHead, ObservedTraits
-from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.models.base import ForwardModel, LowRankHead
+from jaxmdwarf.models.layered import LayeredModel
 from jaxmdwarf.networks.payne import PayneNetwork, apply_payne
-from jaxmdwarf.wavelengths import PixelGrid
+from jaxmdwarf.precision import multiply_exactly
 
 
 class Distillate(eqx.Module):
@@ -61,7 +59,7 @@ class Distillate(eqx.Module):
         """Components of split latents, within -0.5 and 0.5."""
         away = split - self.split_mean
         away = away.reshape(*away.shape[:-2], -1)
-        found = jnp.matmul(away, self.projection, precision=jax.lax.Precision.HIGHEST)
+        found = multiply_exactly(away, self.projection)
         return jnp.clip(found, -0.5, 0.5)
 
     def coefficients(
@@ -72,7 +70,7 @@ class Distillate(eqx.Module):
         return apply_payne(self.network, self.params, inputs)
 
 
-class DistilledModel(ForwardModel):
+class DistilledModel(LayeredModel):
     """Theory and a `Distillate`: linear at its end, so that stars can be fitted on Gram systems.
 
     It takes the context of the transfer that it stands for, and is close to it where that was
@@ -97,28 +95,9 @@ class DistilledModel(ForwardModel):
             )
 
     @property  # type: ignore[misc]
-    def label_space(self) -> LabelSpace:  # type: ignore[override]
-        """That of the base model."""
-        return self.base.label_space
-
-    @property  # type: ignore[misc]
-    def grid(self) -> PixelGrid:  # type: ignore[override]
-        """That of the base model."""
-        return self.base.grid
-
-    @property  # type: ignore[misc]
     def model_error(self) -> Float[Array, "n_pix"]:  # type: ignore[override]
         """That of the base model."""
         return self.base.model_error
-
-    @property
-    def treatment(self) -> Treatment:
-        """That of the base model."""
-        return self.base.treatment  # type: ignore[attr-defined]
-
-    def observed_traits(self) -> ObservedTraits:
-        """Those of the base model."""
-        return self.base.observed_traits()
 
     def low_rank(self) -> LowRankHead:
         """Shapes of the base, then those of the difference."""
@@ -160,5 +139,4 @@ class DistilledModel(ForwardModel):
         return self.head.compress(self.head.split_mean if context is None else context)
 
     def _spread(self, coefficients):
-        spread = jnp.matmul(coefficients, self.head.basis, precision=jax.lax.Precision.HIGHEST)
-        return self.head.mean + spread
+        return self.head.mean + multiply_exactly(coefficients, self.head.basis)

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxmdwarf.errors import MismatchError
-from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel, ObservedTraits
+from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.distilled import Distillate, DistilledModel
-from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.models.layered import LayeredModel
 from jaxmdwarf.networks.cyclestar import (
     CycleStarSizes,
     encode_obs,
@@ -25,12 +24,11 @@ from jaxmdwarf.networks.cyclestar import (
     render_synth,
 )
 from jaxmdwarf.spectra import SpectrumBatch
-from jaxmdwarf.wavelengths import PixelGrid
 
 _ROWS_AT_ONCE = 128
 
 
-class CycleStarModel(ForwardModel):
+class CycleStarModel(LayeredModel):
     """Labels to observed flux: a model of theory, then Cycle-StarNet (paper, section 3.5).
 
     Theory's flux is encoded to shared latents, and decoded to the observed domain together with
@@ -112,28 +110,9 @@ class CycleStarModel(ForwardModel):
             )
 
     @property  # type: ignore[misc]
-    def label_space(self) -> LabelSpace:  # type: ignore[override]
-        """That of the base model."""
-        return self.base.label_space
-
-    @property  # type: ignore[misc]
-    def grid(self) -> PixelGrid:  # type: ignore[override]
-        """That of the base model."""
-        return self.base.grid
-
-    @property  # type: ignore[misc]
     def model_error(self) -> Float[Array, "n_pix"]:  # type: ignore[override]
         """That of the base model."""
         return self.base.model_error
-
-    @property
-    def treatment(self) -> Treatment:
-        """That of the base model: both domains are treated alike."""
-        return self.base.treatment  # type: ignore[attr-defined]
-
-    def observed_traits(self) -> ObservedTraits:
-        """Those of the base model: what it learned of the same stars holds here too."""
-        return self.base.observed_traits()
 
     def shortcut(self) -> DistilledModel | None:
         """The base model with what was distilled from the networks."""
