@@ -120,6 +120,7 @@ def test_a_star_is_sampled_alike_in_whatever_company(sampled):
     assert not alone.trusted.any()
 
 
+@pytest.mark.slow
 def test_velocity_polynomial_context_and_priors_are_sampled(sampled):
     model, _, _, _ = sampled
     batch = observe(model, np.full((2, 2), 0.1), snr=300.0)

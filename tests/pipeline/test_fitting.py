@@ -178,6 +178,7 @@ def test_a_killed_run_resumes_to_the_same_catalogue(catalogue, survey, model_dir
         np.testing.assert_array_equal(resumed[name].to_numpy(), whole[name].to_numpy())
 
 
+@pytest.mark.slow
 def test_a_run_killed_without_warning_resumes_to_the_same_catalogue(survey, model_dir, tmp_path):
     options = replace(OPTIONS, chunk_size=4, settings=FitSettings())
     whole = tmp_path / "whole.parquet"
