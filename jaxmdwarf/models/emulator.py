@@ -65,7 +65,7 @@ class PayneEmulator(ForwardModel):
 
     Examples
     --------
-    >>> import jax
+    >>> import jax, jax.numpy as jnp
     >>> from jaxmdwarf.networks.payne import init_payne
     >>> network, space = PayneNetwork(hidden=(16,), n_out=3), LabelSpace.mdwarf()
     >>> grid = PixelGrid.linear(6000.0, 6099.0, 1.0)

@@ -60,7 +60,9 @@ class CycleStarModel(LayeredModel):
 
     Examples
     --------
+    >>> from jaxmdwarf.labels import LabelSpace
     >>> from jaxmdwarf.models.base import TableModel
+    >>> from jaxmdwarf.wavelengths import PixelGrid
     >>> grid = PixelGrid.linear(6000.0, 6399.0, 1.0)
     >>> space = LabelSpace(("teff",), ("K",), (3000.0,), (4000.0,))
     >>> base = TableModel(jnp.ones((2, 400)), jnp.zeros(400), space, grid)
