@@ -125,7 +125,7 @@ def torch_steps(scaled, flux, *, n_step):
 
 def time_training(path):
     """A whole training, from the table to the model directory."""
-    from jaxmdwarf.pipeline.emulator import train_emulator_files
+    from jaxmdwarf.workflows.emulator import train_emulator_files
 
     with tempfile.TemporaryDirectory() as folder:
         clock, cpu = time.perf_counter(), time.process_time()

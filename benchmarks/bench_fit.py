@@ -34,8 +34,8 @@ import numpy as np
 from results_io import save_result
 from scipy.optimize import curve_fit
 
-from jaxmdwarf.inference.fit import fit_stars
 from jaxmdwarf.inference.objective import build_objective
+from jaxmdwarf.inference.schedule import fit_stars
 from jaxmdwarf.inference.settings import FitSettings, choose_batch_size
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.emulator import PayneEmulator
@@ -300,9 +300,9 @@ def compare_solvers(options, model):
 
 def make_transfer(options, model):
     """The original networks, untrained but distilled, and stars seen through them."""
-    from jaxmdwarf.models.transfer import CycleStarModel
+    from jaxmdwarf.models.cyclestar import CycleStarModel
     from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
-    from jaxmdwarf.training.distillation import Distillation, distil_transfer
+    from jaxmdwarf.training.transfer.distil import Distillation, distil_transfer
 
     sizes = CycleStarSizes.original(PAPER_GRID.n_pix)
     latents = jnp.zeros((sizes.latent_length, sizes.split_latents))

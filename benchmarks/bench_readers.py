@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from results_io import count_cpu_seconds
 
-from jaxmdwarf.io.readers import stream_spectra
 from jaxmdwarf.io.rejects import Reject
+from jaxmdwarf.io.spectra.readers import stream_spectra
 
 KEYWORDS = ("OBSID", "RA", "DEC", "Z", "SNRR", "SNRI", "CLASS", "SUBCLASS")
 

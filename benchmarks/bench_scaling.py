@@ -22,7 +22,7 @@ import numpy as np
 from bench_fit import make_emulator, observe
 from results_io import find_peak_memory, name_device, save_result
 
-from jaxmdwarf.inference.fit import fit_stars
+from jaxmdwarf.inference.schedule import fit_stars
 from jaxmdwarf.inference.settings import FitSettings
 
 SURVEY = 507_513

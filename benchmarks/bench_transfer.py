@@ -26,10 +26,10 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.emulator import PayneEmulator
 from jaxmdwarf.networks.cyclestar import count_parameters
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
-from jaxmdwarf.training.transfer_data import TransferData
-from jaxmdwarf.training.transfer_losses import Domains, transfer_gradients
-from jaxmdwarf.training.transfer_settings import CycleStarTraining
-from jaxmdwarf.training.transfer_steps import continue_transfer, start_transfer
+from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.data import TransferData
+from jaxmdwarf.training.cyclestar.losses import Domains, transfer_gradients
+from jaxmdwarf.training.cyclestar.steps import continue_transfer, start_transfer
 from jaxmdwarf.wavelengths import PAPER_GRID
 
 PAPER_STEPS = 500_000

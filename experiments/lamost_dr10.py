@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.pipeline.emulator import train_emulator_files
-from jaxmdwarf.pipeline.fitting import FittingOptions, fit_files
-from jaxmdwarf.pipeline.observed import ObservedOptions
-from jaxmdwarf.pipeline.progress import Progress, Silent
-from jaxmdwarf.pipeline.transfer import TransferOptions, train_transfer_files
-from jaxmdwarf.training.transfer_settings import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.workflows.emulator import train_emulator_files
+from jaxmdwarf.workflows.fitting import FittingOptions, fit_files
+from jaxmdwarf.workflows.observed import ObservedOptions
+from jaxmdwarf.workflows.progress import Progress, Silent
+from jaxmdwarf.workflows.transfer import TransferOptions, train_transfer_files
 
 
 @dataclass(frozen=True)

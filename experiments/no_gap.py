@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jaxmdwarf.pipeline.progress import Progress, Silent
-from jaxmdwarf.pipeline.quickstart import QuickstartConfig, run_quickstart
+from jaxmdwarf.quickstart.run import QuickstartConfig, run_quickstart
 from jaxmdwarf.simulate.gap import DomainGap
+from jaxmdwarf.workflows.progress import Progress, Silent
 
 
 @dataclass(frozen=True)

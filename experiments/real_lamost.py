@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.pipeline.progress import Progress, Silent
+from jaxmdwarf.workflows.progress import Progress, Silent
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class RealLamost:
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Numbers of the run; the scatter of velocities is against those of the headers."""
         from jaxmdwarf.io.models import load_model
-        from jaxmdwarf.io.readers import read_spectrum
+        from jaxmdwarf.io.spectra.readers import read_spectrum
         from jaxmdwarf.io.tables import read_table
-        from jaxmdwarf.pipeline.fitting import SpectrumFitter, fit_files
+        from jaxmdwarf.workflows.fitting import SpectrumFitter, fit_files
 
         data = self.data or os.path.join(os.environ.get("JAXMDWARF_TEST_DATA", ""), "lamost")
         if not Path(data).is_dir():
@@ -57,14 +57,14 @@ class RealLamost:
         chosen = next(
             int(i) for i in order if not self.shown or self.shown in table["path"].iloc[i]
         )
-        figure = draw_star(SpectrumFitter(load_model(self.model)), raws[chosen])
+        figure = plot_star(SpectrumFitter(load_model(self.model)), raws[chosen])
         figure.savefig(out / "fit.png", dpi=110)
         return {**summary, "rv_median_kms": median, "rv_scatter_kms": scatter, "n_rv": header.size}
 
 
-def draw_star(fitter, raw):
+def plot_star(fitter, raw):
     """Fit one spectrum and draw it with its best model."""
-    from jaxmdwarf.plots.spectra import draw_fit
+    from jaxmdwarf.plots.spectra import plot_fit
     from jaxmdwarf.preprocess.batch import preprocess_batch
     from jaxmdwarf.preprocess.masks import mask_for
 
@@ -85,7 +85,7 @@ def draw_star(fitter, raw):
         f"{raw.meta.snr_r:.0f}): Teff {labels[0]:.0f} ± {errors[0]:.0f} K, log g {labels[1]:.2f} ± "
         f"{errors[1]:.2f}, [M/H] {labels[2]:+.2f} ± {errors[2]:.2f}"
     )
-    return draw_fit(
+    return plot_fit(
         fitter.grid.wave_aa,
         np.asarray(batch.flux[0], dtype=float),
         sigma,

@@ -7,20 +7,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxmdwarf.inference.fit import FitSettings
+from jaxmdwarf.inference.schedule import FitSettings
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.tables import read_table, write_table
-from jaxmdwarf.pipeline.fitting import FittingOptions, fit_files
-from jaxmdwarf.pipeline.judging import judge_fitted, predict_fitted
-from jaxmdwarf.pipeline.progress import Progress, Silent
-from jaxmdwarf.pipeline.quickstart import Products, QuickstartConfig, keep_paths, run_quickstart
-from jaxmdwarf.pipeline.transfer import TransferOptions, train_transfer_files
-from jaxmdwarf.pipeline.validating import clean_numbers, recovery_metrics, validate_tables
+from jaxmdwarf.quickstart.run import Products, QuickstartConfig, keep_paths, run_quickstart
 from jaxmdwarf.simulate.gap import DomainGap
-from jaxmdwarf.training.codistribution import perturb_reference
-from jaxmdwarf.training.matched import MatchedTraining
-from jaxmdwarf.training.transfer_settings import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.labels.codistribution import perturb_reference
+from jaxmdwarf.training.transfer.matched import MatchedTraining
+from jaxmdwarf.workflows.fitting import FittingOptions, fit_files
+from jaxmdwarf.workflows.judging import judge_fitted, predict_fitted
+from jaxmdwarf.workflows.progress import Progress, Silent
+from jaxmdwarf.workflows.transfer import TransferOptions, train_transfer_files
+from jaxmdwarf.workflows.validating import clean_numbers, recovery_metrics, validate_tables
 
 WRONG_REFERENCES = {
     "50 K too hot": {"shift_teff": 50.0},

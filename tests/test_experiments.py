@@ -6,7 +6,7 @@ import pytest
 
 from jaxmdwarf.inference.settings import FitSettings
 from jaxmdwarf.models.priors import LabelPrior
-from jaxmdwarf.pipeline.progress import Silent
+from jaxmdwarf.workflows.progress import Silent
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(

@@ -11,17 +11,19 @@ PACKAGE = Path(jaxmdwarf.__file__).parent
 ROOMS = (
     ("errors", "precision", "wavelengths", "quality", "labels", "spectra", "lsf"),
     ("simulate",),
+    ("measure",),
     ("preprocess",),
     ("networks",),
     ("models",),
     ("inference",),
+    ("diagnostics",),
     ("training",),
-    ("measure",),
     ("catalogue",),
-    ("validate",),
-    ("plots",),
     ("io",),
-    ("pipeline",),
+    ("plots",),
+    ("report",),
+    ("workflows",),
+    ("quickstart",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Terminal:
-    """A `jaxmdwarf.pipeline.progress.Progress` on the terminal.
+    """A `jaxmdwarf.workflows.progress.Progress` on the terminal.
 
     Bars and messages go to standard error; standard output carries only the result, so that
     ``--json`` can be piped.

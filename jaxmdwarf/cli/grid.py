@@ -76,8 +76,8 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Read, convolve and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
-        from jaxmdwarf.pipeline.gridding import make_grid
         from jaxmdwarf.wavelengths import PixelGrid
+        from jaxmdwarf.workflows.gridding import make_grid
 
         if not self.inputs:
             raise UsageError("no model files were given.", "name folders or files after 'grid'.")

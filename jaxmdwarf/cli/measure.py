@@ -66,7 +66,7 @@ class Command:
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Measure and write; returns the summary."""
-        from jaxmdwarf.pipeline.measuring import measure_files
+        from jaxmdwarf.workflows.measuring import measure_files
 
         require_files(self.files, "measure")
         return measure_files(

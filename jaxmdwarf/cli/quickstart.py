@@ -68,7 +68,7 @@ class Command:
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Run everything; returns the metrics, or the lines that a person wants to see."""
-        from jaxmdwarf.pipeline.quickstart import QuickstartConfig, run_quickstart, summarise
+        from jaxmdwarf.quickstart.run import QuickstartConfig, run_quickstart, summarise
         from jaxmdwarf.simulate.gap import DomainGap
 
         metrics = run_quickstart(

@@ -75,9 +75,9 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Simulate and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
-        from jaxmdwarf.pipeline.simulation import simulate_files
         from jaxmdwarf.simulate.gap import DomainGap
         from jaxmdwarf.simulate.survey import SurveyConfig
+        from jaxmdwarf.workflows.simulation import simulate_files
 
         if self.n < 1 or self.grid < 0 or self.seed < 0:
             raise UsageError(

@@ -78,8 +78,8 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
-        from jaxmdwarf.pipeline.emulator import train_emulator_files
         from jaxmdwarf.training.emulator import EmulatorTraining
+        from jaxmdwarf.workflows.emulator import train_emulator_files
 
         if self.rank < 0 or self.sigma < 0 or self.seed < 0:
             raise UsageError(

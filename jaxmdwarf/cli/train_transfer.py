@@ -97,12 +97,12 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
-        from jaxmdwarf.pipeline.transfer import (
+        from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+        from jaxmdwarf.workflows.transfer import (
             ObservedOptions,
             TransferOptions,
             train_transfer_files,
         )
-        from jaxmdwarf.training.transfer_settings import CycleStarTraining
 
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed} is negative.", "give a number from 0 on.")

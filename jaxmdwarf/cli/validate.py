@@ -76,7 +76,7 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Compare and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
-        from jaxmdwarf.pipeline.validating import ValidationOptions, validate_files
+        from jaxmdwarf.workflows.validating import ValidationOptions, validate_files
 
         pairs = [tuple(text.split("=", 1)) for text in self.columns]
         wrong = [text for text, pair in zip(self.columns, pairs, strict=True) if len(pair) != 2]

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmdwarf.inference.linear import invert_positive
-from jaxmdwarf.inference.lm import LmState
 from jaxmdwarf.inference.objective import Objective
 from jaxmdwarf.inference.shift import combine_velocities
+from jaxmdwarf.inference.solvers.lm import LmState
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
 

@@ -26,7 +26,7 @@ class FitSettings:
         reference, L-BFGS-B of jaxopt, Levenberg-Marquardt and L-BFGS of optimistix.
     fast_path : bool
         Iterate "lm" on Gram systems where the model has a low-rank head and neither velocity nor
-        polynomial is fitted (`jaxmdwarf.inference.gram`): the same solution, sooner. And descend
+        polynomial is fitted (`inference.solvers.gram`): the same solution, sooner. And descend
         under a model's shortcut where it has one.
     check_shortcut : bool
         Whether the model itself takes the last step after a descent under its shortcut. Without,
@@ -58,7 +58,7 @@ class FitSettings:
         How far from the best of a coarse grid of labels (in any scaled label) a solution may lie
         before the star is fitted again from there, and the lower minimum taken; None never does.
     tol_sigma : float
-        See `jaxmdwarf.inference.lm.minimise_lm`.
+        See `jaxmdwarf.inference.solvers.lm.minimise_lm`.
     """
 
     solver: SolverName = "lm"

@@ -62,7 +62,7 @@ def read_isochrones(
     -------
     dict of arrays (n,)
         The columns of `COLUMNS`, one row a point: what `isochrone_relation` and
-        `jaxmdwarf.training.isochrones.isochrone_points` take. ``feh`` is [M/H]: where a table
+        `training.labels.isochrones.isochrone_points` take. ``feh`` is [M/H]: where a table
         gives [Fe/H] and [alpha/Fe], [M/H] follows from both (Salaris et al. 1993, ApJ 414 580);
         where it gives only Z, from Y = 0.2485 + 1.78 Z and (Z/X)sun = 0.0207 (PARSEC; Bressan et
         al. 2012, MNRAS 427 127).

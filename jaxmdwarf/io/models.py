@@ -23,10 +23,10 @@ from jaxmdwarf.errors import FormatError, MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.distilled import Distillate
 from jaxmdwarf.models.emulator import PayneEmulator, Treatment
 from jaxmdwarf.models.priors import LabelPrior, Prior, RelationPrior
-from jaxmdwarf.models.transfer import CycleStarModel
 from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork
 from jaxmdwarf.wavelengths import PixelGrid

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _N_COLUMNS = 4
 
 
-def draw_contact_sheet(done: CleaningRound, wave_aa: np.ndarray) -> Figure:
+def plot_contact_sheet(done: CleaningRound, wave_aa: np.ndarray) -> Figure:
     """One panel a group: its mean shape, size and verdict; dropped groups in red.
 
     Parameters

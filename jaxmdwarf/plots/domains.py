@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxmdwarf.diagnostics.gap import PairMap
 from jaxmdwarf.plots.style import BLUE, ORANGE
-from jaxmdwarf.validate.gap import PairMap
 
 
-def draw_domains(
+def plot_domains(
     maps: Mapping[str, PairMap], *, names: tuple[str, str] = ("synthetic", "observed")
 ) -> Figure:
     """One panel a map: t-SNE of theory and observed, of shared latents, of transferred spectra.
@@ -19,7 +19,7 @@ def draw_domains(
     Parameters
     ----------
     maps : mapping of title to PairMap
-        From `jaxmdwarf.validate.gap.tsne_pairs`.
+        From `jaxmdwarf.diagnostics.gap.tsne_pairs`.
     names : (first, second)
         What the two sets of each map are.
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 
-def draw_reconstruction(
+def plot_reconstruction(
     labels: Float[np.ndarray, "n n_label"],
     error: Float[np.ndarray, "n"],
     *,
@@ -61,7 +61,7 @@ def draw_reconstruction(
     return figure
 
 
-def draw_pixel_error(
+def plot_pixel_error(
     wave_aa: Float[np.ndarray, "n_pix"],
     model_error: Float[np.ndarray, "n_pix"],
     masked: Bool[np.ndarray, "n_pix"] | None = None,

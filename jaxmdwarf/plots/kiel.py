@@ -20,7 +20,7 @@ class KielSample(NamedTuple):
     mh: Float[np.ndarray, " n"]
 
 
-def draw_kiel(samples: Mapping[str, KielSample]) -> Figure:
+def plot_kiel(samples: Mapping[str, KielSample]) -> Figure:
     """One panel a sample, on common axes: hot to the left, giants above.
 
     Parameters

@@ -11,8 +11,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
+from jaxmdwarf.diagnostics.recovery import Comparison, measure_recovery
 from jaxmdwarf.plots.style import BLUE, GREY, RED, SEQUENTIAL, describe_quantity
-from jaxmdwarf.validate.recovery import Comparison, measure_recovery
 
 
 class LabelPair(NamedTuple):
@@ -30,7 +30,7 @@ class LabelPair(NamedTuple):
     reference: Float[np.ndarray, " n"]
 
 
-def draw_recovery(
+def plot_recovery(
     pairs: Sequence[LabelPair],
     snr: Float[np.ndarray, " n"],
     *,
@@ -94,7 +94,7 @@ def draw_recovery(
     return figure
 
 
-def draw_by_snr(comparisons: Mapping[str, Comparison], *, snr_name: str = "S/N in r") -> Figure:
+def plot_by_snr(comparisons: Mapping[str, Comparison], *, snr_name: str = "S/N in r") -> Figure:
     """Scatter, bias and stated error in bins of S/N, one panel a quantity.
 
     Parameters

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.inference.landscape import Landscape
-from jaxmdwarf.inference.minima import Minima
+from jaxmdwarf.inference.explore.landscape import Landscape
+from jaxmdwarf.inference.explore.minima import Minima
 from jaxmdwarf.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, describe_quantity
 
 PAIR_LEVELS = (2.30, 6.18, 11.83)
@@ -28,7 +28,7 @@ MAP_REACH = 40.0
 _COLOURS = "Blues_r"
 
 
-def draw_pair(
+def plot_pair(
     landscape: Landscape,
     *,
     row: int = 0,
@@ -68,7 +68,7 @@ def draw_pair(
     _require_axes(landscape, 2)
     figure = Figure(figsize=(5.4, 4.3), layout="constrained")
     axis = figure.subplots()
-    mesh, handles = _draw_map(axis, landscape, row, covariance, marks or {}, minima, samples)
+    mesh, handles = _plot_map(axis, landscape, row, covariance, marks or {}, minima, samples)
     bar = figure.colorbar(mesh, ax=axis, extend="max", label=r"$\Delta\chi^2$")
     for level in PAIR_LEVELS:
         bar.ax.axhline(level, color="k", linewidth=0.8)
@@ -77,7 +77,7 @@ def draw_pair(
     return figure
 
 
-def draw_pair_beside(
+def plot_pair_beside(
     first: Landscape,
     second: Landscape,
     *,
@@ -94,7 +94,7 @@ def draw_pair_beside(
     first, second : Landscape
         Over the same two parameters.
     row, covariance, marks, minima
-        As for `draw_pair`; the covariance is drawn on both.
+        As for `plot_pair`; the covariance is drawn on both.
     titles : (str, str), optional
 
     Returns
@@ -112,7 +112,7 @@ def draw_pair_beside(
     for panel, landscape, title in zip(
         panels, (first, second), titles or (first.kind, second.kind), strict=True
     ):
-        mesh, handles = _draw_map(panel, landscape, row, covariance, marks or {}, minima, None)
+        mesh, handles = _plot_map(panel, landscape, row, covariance, marks or {}, minima, None)
         panel.set_title(title, fontsize=10)
     panels[1].set_ylabel("")
     bar = figure.colorbar(mesh, ax=panels, extend="max", label=r"$\Delta\chi^2$")
@@ -122,7 +122,7 @@ def draw_pair_beside(
     return figure
 
 
-def draw_cut(
+def plot_cut(
     profile: Landscape,
     *,
     row: int = 0,
@@ -185,7 +185,7 @@ def draw_cut(
             )
     x = profile.axes[0][row]
     if samples is not None:
-        _draw_histogram(axis, samples, x, highest)
+        _plot_histogram(axis, samples, x, highest)
     if along is not None:
         _require_axes(along, 1)
         axis.plot(along.axes[0][row], along.delta_chi2[row], color=ORANGE, label="slice")
@@ -226,7 +226,7 @@ def draw_cut(
     return figure
 
 
-def _draw_map(axis: Axes, landscape, row, covariance, marks, minima, samples) -> Any:
+def _plot_map(axis: Axes, landscape, row, covariance, marks, minima, samples) -> Any:
     x, y = landscape.axes[0][row], landscape.axes[1][row]
     values = np.ma.masked_invalid(landscape.delta_chi2[row].T)
     # The square root spreads the inner contours, in which one is interested.
@@ -318,7 +318,7 @@ def _put_legend(figure: Figure, handles: list[Any], n_column: int) -> None:
     )
 
 
-def _draw_histogram(axis: Axes, samples: np.ndarray, x: np.ndarray, highest: float) -> None:
+def _plot_histogram(axis: Axes, samples: np.ndarray, x: np.ndarray, highest: float) -> None:
     """Draws as -2 ln of their density over its largest: what a profile is to be held against."""
     kept = samples[np.isfinite(samples)]
     counts, edges = np.histogram(kept, bins=40, range=(x[0], x[-1]))
@@ -344,5 +344,5 @@ def _require_axes(landscape: Landscape, number: int) -> None:
     if len(landscape.names) != number:
         raise UsageError(
             f"the landscape is over {' and '.join(landscape.names)}.",
-            "draw one parameter with draw_cut, two with draw_pair.",
+            "draw one parameter with plot_cut, two with plot_pair.",
         )

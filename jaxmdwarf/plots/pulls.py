@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from jaxmdwarf.diagnostics.recovery import Pulls
 from jaxmdwarf.plots.style import BLUE, RED, describe_quantity
-from jaxmdwarf.validate.recovery import Pulls
 
 REACH = 5.0
 
 
-def draw_pulls(
+def plot_pulls(
     pulls: Mapping[str, tuple[Float[np.ndarray, " n"], Pulls]], *, title: str = ""
 ) -> Figure:
     """Histograms of pulls, one panel a quantity; those beyond the axis are counted in the corner.

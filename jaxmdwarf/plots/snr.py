@@ -10,7 +10,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from jaxmdwarf.plots.style import BLUE, ORANGE, RED
 
 
-def draw_snr(snr_r: Float[np.ndarray, " n"], snr_i: Float[np.ndarray, " n"]) -> Figure:
+def plot_snr(snr_r: Float[np.ndarray, " n"], snr_i: Float[np.ndarray, " n"]) -> Figure:
     """Histogram of the S/N per pixel in r and i, with the paper's limit and the share below 20.
 
     Parameters

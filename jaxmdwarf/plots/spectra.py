@@ -28,7 +28,7 @@ FEATURES: tuple[tuple[float, str], ...] = (
 """What marks an M dwarf at low resolution: vacuum Angstrom and name, as a guide to the eye."""
 
 
-def draw_fit(
+def plot_fit(
     wave_aa: Float[np.ndarray, " n_pix"],
     flux: Float[np.ndarray, " n_pix"],
     sigma: Float[np.ndarray, " n_pix"],

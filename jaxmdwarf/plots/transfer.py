@@ -35,13 +35,13 @@ COLOURS = (GREY, BLUE, ORANGE, RED, GREEN, PURPLE)
 _FIT_COLOURS = (BLUE, RED, GREEN, PURPLE, GREY)
 
 
-def draw_training(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+def plot_training(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """Losses, adversarial losses and latent scores along the training (paper, figure 6).
 
     Parameters
     ----------
     records : sequence of mapping
-        Lines of a training log: ``step``, the losses of `jaxmdwarf.training.transfer_losses`, the
+        Lines of a training log: ``step``, the losses of `jaxmdwarf.training.cyclestar.losses`, the
         same of held-out spectra and the scores under ``val_``. What a record does not have, or has
         as None, is left out.
     title : str
@@ -86,7 +86,7 @@ def draw_training(records: Sequence[Mapping[str, Any]], *, title: str = "") -> F
     return figure
 
 
-def draw_residuals(
+def plot_residuals(
     wave_aa: Float[np.ndarray, " n_pix"],
     per_star: Mapping[str, Float[np.ndarray, " n_spec"]],
     per_pixel: Mapping[str, Float[np.ndarray, " n_pix"]],
@@ -101,7 +101,7 @@ def draw_residuals(
     wave_aa : (n_pix,)
         Vacuum Angstrom.
     per_star, per_pixel : mapping of variant to values
-        See `jaxmdwarf.validate.gap.ResidualSummary`; NaN where there is none.
+        See `jaxmdwarf.diagnostics.gap.ResidualSummary`; NaN where there is none.
     noise_level : float, optional
         What noise alone would give.
     unit : str
@@ -152,7 +152,7 @@ def draw_residuals(
     return figure
 
 
-def draw_methods(
+def plot_methods(
     values: Mapping[str, Mapping[str, float]],
     *,
     errors: Mapping[str, Mapping[str, float]] | None = None,
@@ -215,7 +215,7 @@ def draw_methods(
     return figure
 
 
-def draw_transferred_fit(
+def plot_transferred_fit(
     wave_aa: Float[np.ndarray, " n_pix"],
     observed: Float[np.ndarray, " n_pix"],
     sigma: Float[np.ndarray, " n_pix"],

@@ -349,7 +349,7 @@ def absolute_magnitudes(teff: np.ndarray, radius: np.ndarray, mh: np.ndarray) ->
     return {band: m_bol - bolometric_correction(band, teff, mh) for band in ("g", "bp", "rp", "k")}
 
 
-def draw_population(
+def sample_population(
     n_spectra: int,
     *,
     seed: int,
@@ -385,25 +385,25 @@ def draw_population(
     ]
     stars_rng, kind_rng, orbit_rng, gaia_rng, visit_rng, pair_rng, label_rng = streams
 
-    n_visits = _draw_visit_counts(n_spectra, config, visit_rng)
+    n_visits = _sample_visit_counts(n_spectra, config, visit_rng)
     n_stars = n_visits.size
     kind = kind_rng.choice(
         np.array(["mdwarf", "kdwarf", "giant"]),
         size=n_stars,
         p=[1 - config.contaminant_fraction, config.k_dwarf_fraction, config.giant_fraction],
     )
-    stars = _draw_m_dwarfs(n_stars, config, relation, stars_rng)
+    stars = _sample_m_dwarfs(n_stars, config, relation, stars_rng)
     _replace_with_contaminants(stars, kind, config, kind_rng)
     _add_motion(stars, stars_rng)
     _add_activity(stars, label_rng)
     _add_companions(stars, config, relation, orbit_rng)
     _add_gaia(stars, gaia_rng)
-    visits = _draw_visits(stars, n_visits, config, visit_rng)
-    pairs = _draw_pairs(stars, config, pair_rng)
+    visits = _sample_visits(stars, n_visits, config, visit_rng)
+    pairs = _sample_pairs(stars, config, pair_rng)
     return Population(stars, visits, pairs)
 
 
-def _draw_visit_counts(n_spectra, config, rng) -> np.ndarray:
+def _sample_visit_counts(n_spectra, config, rng) -> np.ndarray:
     shares = np.asarray(config.visit_shares) / np.sum(config.visit_shares)
     counts = rng.choice(np.arange(1, shares.size + 1), size=n_spectra, p=shares)
     n_stars = int(np.searchsorted(np.cumsum(counts), n_spectra)) + 1
@@ -412,7 +412,7 @@ def _draw_visit_counts(n_spectra, config, rng) -> np.ndarray:
     return counts
 
 
-def _draw_m_dwarfs(n, config, relation, rng) -> Columns:
+def _sample_m_dwarfs(n, config, relation, rng) -> Columns:
     """M dwarfs of a magnitude-limited survey, by rejection from a mass function times volume."""
     mass_grid = np.linspace(config.mass_range[0], config.mass_range[1], 400)
     teff, radius = relation(mass_grid, np.zeros_like(mass_grid))
@@ -454,7 +454,7 @@ def _draw_m_dwarfs(n, config, relation, rng) -> Columns:
         magnitude = absolute_magnitudes(teff, radius, mh)
         pointing = rng.integers(0, n_field, m)
         ra, dec = _within_field(field_ra[pointing], field_dec[pointing], rng)
-        weight, distance = _draw_distance(magnitude["g"], ra, dec, part, config, rng)
+        weight, distance = _sample_distance(magnitude["g"], ra, dec, part, config, rng)
         weight /= np.interp(mass, mass_grid, volume)
         with np.errstate(invalid="ignore"):
             weight *= 1 / (1 + np.exp(np.clip((teff - config.teff_limit) / 50.0, -30, 30)))
@@ -493,7 +493,7 @@ def _within_field(ra, dec, rng) -> tuple[np.ndarray, np.ndarray]:
     return new_ra, new_dec
 
 
-def _draw_distance(m_g, ra, dec, part, config, rng) -> tuple[np.ndarray, np.ndarray]:
+def _sample_distance(m_g, ra, dec, part, config, rng) -> tuple[np.ndarray, np.ndarray]:
     """Number of stars along each line of sight within the limits, and one distance (pc) each."""
     bright, faint = config.g_limits
     apparent = np.linspace(bright, faint, 49)
@@ -656,7 +656,7 @@ def _add_gaia(stars, rng) -> None:
     stars["source_id"] = 10**15 + np.arange(n, dtype=np.int64)
 
 
-def _draw_visits(stars, n_visits, config, rng) -> Columns:
+def _sample_visits(stars, n_visits, config, rng) -> Columns:
     """Plates, fibres and conditions of every spectrum."""
     star = np.repeat(np.arange(n_visits.size), n_visits)
     n = star.size
@@ -726,7 +726,7 @@ def _free_fibres(plate, spectrograph, rng) -> np.ndarray:
     return fibre
 
 
-def _draw_pairs(stars, config, rng) -> Columns:
+def _sample_pairs(stars, config, rng) -> Columns:
     """Wide FGK primaries of some M dwarfs, with the primary's metallicity as LASP would give it."""
     chosen = np.flatnonzero(
         (rng.random(stars["teff"].size) < config.pair_fraction)

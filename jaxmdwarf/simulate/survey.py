@@ -27,8 +27,8 @@ from jaxmdwarf.simulate.population import (
     PopulationConfig,
     Relation,
     dilution,
-    draw_population,
     empirical_relation,
+    sample_population,
     spectral_type,
 )
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
@@ -392,7 +392,7 @@ def simulate_survey(config: SurveyConfig, *, relation: Relation = empirical_rela
     >>> survey.n_spectra, len(np.unique(survey.obsid()))
     (50, 50)
     """
-    population = draw_population(
+    population = sample_population(
         config.n_spectra, seed=config.seed, config=config.population, relation=relation
     )
     return Survey(config, population)
@@ -409,7 +409,7 @@ def companion_labels(stars: Columns, rows: np.ndarray) -> np.ndarray:
     return np.stack([stars[name][rows] for name in names], axis=1)
 
 
-def draw_grid_labels(n: int, *, space: LabelSpace | None = None, seed: int = 0) -> np.ndarray:
+def sample_grid_labels(n: int, *, space: LabelSpace | None = None, seed: int = 0) -> np.ndarray:
     """Labels (n, 4) of a training grid: a scrambled Sobol sequence, [alpha/M] tied to [M/H].
 
     Parameters
@@ -427,7 +427,7 @@ def draw_grid_labels(n: int, *, space: LabelSpace | None = None, seed: int = 0) 
 
     Examples
     --------
-    >>> labels = draw_grid_labels(16)
+    >>> labels = sample_grid_labels(16)
     >>> bool(LabelSpace.mdwarf().contains(labels).all())
     True
     """

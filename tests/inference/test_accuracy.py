@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
-from jaxmdwarf.inference.fit import FitResult, Start, fit_stars
 from jaxmdwarf.inference.objective import build_objective, squash_to_bounds
+from jaxmdwarf.inference.schedule import FitResult, Start, fit_stars
 from jaxmdwarf.inference.settings import FitSettings
 from jaxmdwarf.inference.shift import largest_shift_kms
 from jaxmdwarf.labels import LabelSpace

@@ -9,7 +9,7 @@ PROGRAM = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jaxmdwarf.inference.devices import star_mesh
-from jaxmdwarf.inference.fit import fit_stars
+from jaxmdwarf.inference.schedule import fit_stars
 from jaxmdwarf.inference.settings import FitSettings
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel

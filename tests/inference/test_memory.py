@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.inference.fit import fit_batch
 from jaxmdwarf.inference.memory import estimate_fit_memory, find_memory, require_fit_memory
+from jaxmdwarf.inference.schedule import fit_batch
 from jaxmdwarf.inference.settings import FitSettings
-from jaxmdwarf.models.transfer import CycleStarModel
+from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid

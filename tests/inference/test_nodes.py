@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
-from jaxmdwarf.inference.fit import Start, fit_stars
 from jaxmdwarf.inference.nodes import choose_by_pixels, node_points, predict_nodes
 from jaxmdwarf.inference.objective import build_objective
+from jaxmdwarf.inference.schedule import Start, fit_stars
 from jaxmdwarf.inference.settings import FitSettings
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel

@@ -139,7 +139,7 @@ def test_velocities_of_real_m_dwarfs_agree_with_their_headers(real_data):
     stretched by 50-60 km/s between 6000 and 8900 Angstrom, and their header velocities lie 60-120
     km/s below what any part of their spectra shows, so neither can serve as truth.
     """
-    from jaxmdwarf.io.readers import read_spectrum
+    from jaxmdwarf.io.spectra.readers import read_spectrum
     from jaxmdwarf.preprocess.batch import preprocess_batch
 
     stored = np.load(real_data / BOCHANSKI)

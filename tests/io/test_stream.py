@@ -89,7 +89,7 @@ def test_a_script_without_a_main_guard_works(tmp_path):
     """Spawned multiprocessing workers would run the script again, and again."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from jaxmdwarf.io.readers import stream_spectra\n"
+        "from jaxmdwarf.io.spectra.readers import stream_spectra\n"
         "paths = [f'none{i}.fits' for i in range(100)]\n"
         "print(sum(1 for _ in stream_spectra(paths, processes=2, chunk_size=10)))\n"
     )

@@ -15,8 +15,8 @@ from jaxmdwarf.io.models import (
     write_model_directory,
 )
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.emulator import PayneEmulator, Treatment
-from jaxmdwarf.models.transfer import CycleStarModel
 from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.wavelengths import PixelGrid

@@ -169,7 +169,7 @@ def test_templates_agree_with_kastredux(real_data):
 
 
 def test_our_snr_repeats_the_surveys(real_data):
-    from jaxmdwarf.io.readers import read_record
+    from jaxmdwarf.io.spectra.readers import read_record
 
     ratios = {band: [] for band in BANDS_AA}
     for path in sorted(real_data.glob("lamost*/*.fits.gz")):

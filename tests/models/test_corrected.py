@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdwarf.inference.fit import FitSettings, fit_batch
+from jaxmdwarf.inference.schedule import FitSettings, fit_batch
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures

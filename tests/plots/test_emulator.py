@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from jaxmdwarf.plots.emulator import draw_pixel_error, draw_reconstruction
+from jaxmdwarf.plots.emulator import plot_pixel_error, plot_reconstruction
 
 
 def test_reconstruction_shows_every_spectrum_over_every_pair_with_the_first_label():
     rng = np.random.default_rng(0)
     labels, error = rng.uniform(size=(40, 4)), rng.uniform(0.001, 0.01, 40)
-    figure = draw_reconstruction(
+    figure = plot_reconstruction(
         labels, error, names=("teff", "logg", "mh", "alpha_m"), units=("K", "dex", "dex", "dex")
     )
     panels = figure.axes[:4]
@@ -24,11 +24,11 @@ def test_reconstruction_shows_every_spectrum_over_every_pair_with_the_first_labe
 
 def test_a_single_label_makes_a_figure_too():
     values = np.linspace(0.0, 1.0, 5)
-    figure = draw_reconstruction(values[:, None], values, names=("mh",), units=("dex",))
+    figure = plot_reconstruction(values[:, None], values, names=("mh",), units=("dex",))
     assert figure.axes[0].get_xlabel() == "mh (dex)"
 
 
 def test_pixel_error_is_in_per_cent():
     wave, error = np.linspace(6000.0, 8900.0, 30), np.full(30, 0.004)
-    figure = draw_pixel_error(wave, error, wave < 6500.0)
+    figure = plot_pixel_error(wave, error, wave < 6500.0)
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), 0.4)

@@ -6,13 +6,13 @@ import sys
 import numpy as np
 import pytest
 
-from jaxmdwarf.plots.kiel import KielSample, draw_kiel
-from jaxmdwarf.plots.labels import LabelPair, draw_by_snr, draw_recovery
-from jaxmdwarf.plots.pulls import draw_pulls
-from jaxmdwarf.plots.snr import draw_snr
-from jaxmdwarf.plots.spectra import draw_fit
+from jaxmdwarf.diagnostics.recovery import compare, measure_pulls
+from jaxmdwarf.plots.kiel import KielSample, plot_kiel
+from jaxmdwarf.plots.labels import LabelPair, plot_by_snr, plot_recovery
+from jaxmdwarf.plots.pulls import plot_pulls
+from jaxmdwarf.plots.snr import plot_snr
+from jaxmdwarf.plots.spectra import plot_fit
 from jaxmdwarf.plots.style import describe_quantity, render_png
-from jaxmdwarf.validate.recovery import compare, measure_pulls
 
 
 def texts_of(figure):
@@ -28,7 +28,7 @@ def sample():
 
 def test_recovery_states_the_bias_it_shows(sample):
     measured, truth, snr = sample
-    figure = draw_recovery([LabelPair("teff", measured, truth)], snr)
+    figure = plot_recovery([LabelPair("teff", measured, truth)], snr)
     expected = f"bias {np.median(measured - truth):+.1f} K"
     assert any(expected in text for text in texts_of(figure))
     top, bottom = figure.axes[:2]
@@ -47,7 +47,7 @@ def test_residuals_are_in_units_of_the_error_and_bad_pixels_are_gaps():
     sigma = np.full(500, 0.02)
     sigma[100:110] = np.nan
     flux = model + 3 * 0.02
-    figure = draw_fit(wave, flux, sigma, model, masked=(wave > 7000) & (wave < 7100))
+    figure = plot_fit(wave, flux, sigma, model, masked=(wave > 7000) & (wave < 7100))
     residual = next(line for line in figure.axes[1].lines if len(line.get_ydata()) == 500)
     values = np.asarray(residual.get_ydata(), float)
     assert np.isnan(values[100:110]).all()
@@ -58,7 +58,7 @@ def test_residuals_are_in_units_of_the_error_and_bad_pixels_are_gaps():
 def test_pulls_are_drawn_as_a_density():
     rng = np.random.default_rng(0)
     values = rng.standard_normal(5000)
-    figure = draw_pulls({"mh": (values, measure_pulls(values, np.ones(5000)))})
+    figure = plot_pulls({"mh": (values, measure_pulls(values, np.ones(5000)))})
     patch = figure.axes[0].patches[0]
     density, edges = patch.get_data().values, patch.get_data().edges
     assert np.sum(density * np.diff(edges)) == pytest.approx(1.0, abs=1e-3)
@@ -67,40 +67,40 @@ def test_pulls_are_drawn_as_a_density():
 def test_kiel_diagrams_run_from_hot_to_cool_and_low_gravity_is_up():
     rng = np.random.default_rng(0)
     star = KielSample(rng.uniform(3000, 4000, 50), rng.uniform(4.5, 5.2, 50), rng.normal(0, 1, 50))
-    axis = draw_kiel({"measured": star, "true": star}).axes[0]
+    axis = plot_kiel({"measured": star, "true": star}).axes[0]
     assert axis.get_xlim()[0] > axis.get_xlim()[1]
     assert axis.get_ylim()[0] > axis.get_ylim()[1]
 
 
-def draw_everything(n):
+def plot_everything(n):
     rng = np.random.default_rng(3)
     teff, snr = rng.uniform(3000, 4000, n), rng.uniform(5, 100, n)
     error = np.full(n, 10.0)
     comparison = compare(teff + 1, teff, error, snr)
-    yield draw_recovery([LabelPair("teff", teff + 1, teff), LabelPair("odd", teff, teff)], snr)
-    yield draw_by_snr({"teff": comparison})
-    yield draw_pulls({"teff": (np.full(n, 0.1), comparison.pulls)})
-    yield draw_kiel({"a": KielSample(teff, teff / 800, teff * 0)})
-    yield draw_snr(snr, snr)
+    yield plot_recovery([LabelPair("teff", teff + 1, teff), LabelPair("odd", teff, teff)], snr)
+    yield plot_by_snr({"teff": comparison})
+    yield plot_pulls({"teff": (np.full(n, 0.1), comparison.pulls)})
+    yield plot_kiel({"a": KielSample(teff, teff / 800, teff * 0)})
+    yield plot_snr(snr, snr)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 40])
 def test_figures_can_be_drawn_of_any_number_of_stars(n):
-    for figure in draw_everything(n):
+    for figure in plot_everything(n):
         assert render_png(figure, dpi=40).startswith(b"\x89PNG")
 
 
 def test_missing_values_do_not_stop_a_figure():
     nothing = np.full(5, np.nan)
-    render_png(draw_recovery([LabelPair("mh", nothing, nothing)], nothing), dpi=40)
-    render_png(draw_snr(nothing, nothing), dpi=40)
-    render_png(draw_kiel({"x": KielSample(nothing, nothing, nothing)}), dpi=40)
+    render_png(plot_recovery([LabelPair("mh", nothing, nothing)], nothing), dpi=40)
+    render_png(plot_snr(nothing, nothing), dpi=40)
+    render_png(plot_kiel({"x": KielSample(nothing, nothing, nothing)}), dpi=40)
 
 
 def test_the_same_figure_gives_the_same_bytes(sample):
     measured, truth, snr = sample
     pair = [LabelPair("teff", measured, truth)]
-    first, second = (render_png(draw_recovery(pair, snr), dpi=50) for _ in range(2))
+    first, second = (render_png(plot_recovery(pair, snr), dpi=50) for _ in range(2))
     assert first == second
 
 
@@ -114,9 +114,9 @@ def test_numbers_are_written_with_the_digits_they_deserve():
 def test_drawing_leaves_pyplot_alone():
     code = (
         "import sys, numpy as np\n"
-        "from jaxmdwarf.plots.snr import draw_snr\n"
+        "from jaxmdwarf.plots.snr import plot_snr\n"
         "from jaxmdwarf.plots.style import render_png\n"
-        "render_png(draw_snr(np.ones(3), np.ones(3)), dpi=30)\n"
+        "render_png(plot_snr(np.ones(3), np.ones(3)), dpi=30)\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.inference.landscape import Landscape
-from jaxmdwarf.inference.minima import find_minima
-from jaxmdwarf.plots.landscape import PAIR_LEVELS, draw_cut, draw_pair, draw_pair_beside
+from jaxmdwarf.inference.explore.landscape import Landscape
+from jaxmdwarf.inference.explore.minima import find_minima
+from jaxmdwarf.plots.landscape import PAIR_LEVELS, plot_cut, plot_pair, plot_pair_beside
 from jaxmdwarf.plots.style import render_png
 
 NAMES = ("logg", "mh")
@@ -43,7 +43,7 @@ def make_landscape(n_axis=2, *, kind="profile", second_valley=False):
 
 
 def test_the_contours_of_a_parabola_are_the_ellipses_of_its_covariance():
-    figure = draw_pair(make_landscape(), covariance=COVARIANCE)
+    figure = plot_pair(make_landscape(), covariance=COVARIANCE)
     axis = figure.axes[0]
     ellipses = [line for line in axis.lines if len(line.get_xdata()) == 181]
     assert len(ellipses) == len(PAIR_LEVELS)
@@ -58,17 +58,17 @@ def test_the_contours_of_a_parabola_are_the_ellipses_of_its_covariance():
 def test_minima_are_numbered_and_their_barriers_told():
     pair = make_landscape(second_valley=True)
     minima = find_minima(pair)
-    figure = draw_pair(pair, minima=minima, marks={"truth": (5.0, 0.1)})
+    figure = plot_pair(pair, minima=minima, marks={"truth": (5.0, 0.1)})
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2"]
     line = make_landscape(1, second_valley=True)
-    figure = draw_cut(line, minima=find_minima(line), error=0.2, samples=np.full(50, 5.1))
+    figure = plot_cut(line, minima=find_minima(line), error=0.2, samples=np.full(50, 5.1))
     written = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert any(text.startswith("2: Δχ² = 3.0, behind a barrier of") for text in written)
     assert any("0.200 dex" in text for text in written)
 
 
 def test_maps_stand_beside_each_other_on_common_axes():
-    figure = draw_pair_beside(make_landscape(kind="slice"), make_landscape())
+    figure = plot_pair_beside(make_landscape(kind="slice"), make_landscape())
     left, right = figure.axes[:2]
     assert (left.get_title(), right.get_title()) == ("slice", "profile")
     assert left.get_xlim() == right.get_xlim()
@@ -78,15 +78,15 @@ def test_maps_stand_beside_each_other_on_common_axes():
 def test_stars_without_numbers_are_drawn_empty():
     nothing = make_landscape()
     nothing = nothing._replace(delta_chi2=np.full_like(nothing.delta_chi2, np.nan))
-    figure = draw_pair(nothing, covariance=np.full((2, 2), np.nan))
+    figure = plot_pair(nothing, covariance=np.full((2, 2), np.nan))
     assert render_png(figure).startswith(b"\x89PNG")
 
 
 def test_landscapes_of_the_wrong_number_of_axes_are_refused():
-    with pytest.raises(UsageError, match="draw_pair"):
-        draw_cut(make_landscape())
-    with pytest.raises(UsageError, match="draw_cut"):
-        draw_pair(make_landscape(1))
+    with pytest.raises(UsageError, match="plot_pair"):
+        plot_cut(make_landscape())
+    with pytest.raises(UsageError, match="plot_cut"):
+        plot_pair(make_landscape(1))
     other = make_landscape()._replace(names=("teff", "mh"))
     with pytest.raises(UsageError, match="share no axes"):
-        draw_pair_beside(make_landscape(), other)
+        plot_pair_beside(make_landscape(), other)

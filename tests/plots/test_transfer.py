@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from jaxmdwarf.plots.domains import draw_domains
+from jaxmdwarf.diagnostics.gap import PairMap
+from jaxmdwarf.plots.domains import plot_domains
 from jaxmdwarf.plots.style import render_png
 from jaxmdwarf.plots.transfer import (
-    draw_methods,
-    draw_residuals,
-    draw_training,
-    draw_transferred_fit,
+    plot_methods,
+    plot_residuals,
+    plot_training,
+    plot_transferred_fit,
 )
-from jaxmdwarf.validate.gap import PairMap
 
 WAVE = np.linspace(6000.0, 8900.0, 300)
 
@@ -27,7 +27,7 @@ def test_training_curves_are_the_records():
     ]
     records[1]["val_shared_accuracy"] = 0.6
     records[2]["rec_obs"] = float("nan")
-    figure = draw_training(records)
+    figure = plot_training(records)
     reconstruction, adversarial, scores = figure.axes
     line = lines_of(reconstruction)["synth → synth"]
     np.testing.assert_allclose(line.get_xdata(), [10, 20, 40])
@@ -43,7 +43,7 @@ def test_residual_histograms_count_every_star_and_state_their_mean():
     per_star = {"none": rng.normal(1.3, 0.1, 400), "transfer": rng.normal(1.0, 0.1, 400)}
     per_star["none"][:3] = 50.0, np.nan, np.nan
     profiles = {name: np.full(300, 1.0) for name in per_star}
-    figure = draw_residuals(WAVE, per_star, profiles, noise_level=0.8)
+    figure = plot_residuals(WAVE, per_star, profiles, noise_level=0.8)
     counts = [patch.get_xy() for patch in figure.axes[0].patches]
     assert len(counts) == 2
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
@@ -56,7 +56,7 @@ def test_methods_are_bars_of_their_values():
         "transfer": {"teff": -8.0, "accuracy": np.nan},
         "oracle": {"teff": 1.0},
     }
-    figure = draw_methods(
+    figure = plot_methods(
         values, errors={"none": {"teff": 3.0}}, limits={"teff": 12.0}, names={"accuracy": "told"}
     )
     teff, accuracy = figure.axes
@@ -69,7 +69,7 @@ def test_methods_are_bars_of_their_values():
 def test_residual_panels_are_in_sigma_and_bad_pixels_are_gaps():
     model, sigma = 1.0 + 0.1 * np.sin(WAVE / 50), np.full(300, 0.02)
     sigma[100:110] = np.nan
-    figure = draw_transferred_fit(
+    figure = plot_transferred_fit(
         WAVE,
         model + 0.04,
         sigma,
@@ -86,7 +86,7 @@ def test_residual_panels_are_in_sigma_and_bad_pixels_are_gaps():
 def test_domain_maps_show_every_point_of_both_sets():
     rng = np.random.default_rng(1)
     one = PairMap(rng.normal(size=(60, 2)), rng.normal(size=(50, 2)), 0.48)
-    figure = draw_domains({"spectra": one, "shared latents": one, "transferred": one})
+    figure = plot_domains({"spectra": one, "shared latents": one, "transferred": one})
     assert len(figure.axes) == 3
     assert len(figure.axes[0].collections[0].get_offsets()) == 110
     assert "0.48" in figure.axes[0].get_title()
@@ -97,14 +97,14 @@ def test_figures_can_be_drawn_of_next_to_nothing(n):
     values = {"none": np.full(n, np.nan), "transfer": np.full(n, 1.0)}
     pixels = {name: np.full(300, np.nan) for name in values}
     figures = [
-        draw_training([{"step": 1, "rec_synth": 0.0, "adv_obs": None}] * n),
-        draw_residuals(WAVE, values, pixels),
-        draw_residuals(WAVE, {}, {}),
-        draw_methods({}),
-        draw_methods({"none": {"teff": float("nan")}}),
-        draw_transferred_fit(WAVE, np.ones(300), np.full(300, np.nan), {"theory": np.ones(300)}),
-        draw_domains({}),
-        draw_domains({"x": PairMap(np.zeros((n, 2)), np.zeros((n, 2)), float("nan"))}),
+        plot_training([{"step": 1, "rec_synth": 0.0, "adv_obs": None}] * n),
+        plot_residuals(WAVE, values, pixels),
+        plot_residuals(WAVE, {}, {}),
+        plot_methods({}),
+        plot_methods({"none": {"teff": float("nan")}}),
+        plot_transferred_fit(WAVE, np.ones(300), np.full(300, np.nan), {"theory": np.ones(300)}),
+        plot_domains({}),
+        plot_domains({"x": PairMap(np.zeros((n, 2)), np.zeros((n, 2)), float("nan"))}),
     ]
     for figure in figures:
         assert render_png(figure, dpi=40).startswith(b"\x89PNG")

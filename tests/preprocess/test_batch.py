@@ -79,7 +79,7 @@ def test_the_stream_holds_every_spectrum_once_and_rejects_with_a_reason():
 
 
 def test_real_spectra_come_out_finite_and_near_one(real_data):
-    from jaxmdwarf.io.readers import read_spectrum
+    from jaxmdwarf.io.spectra.readers import read_spectrum
 
     paths = sorted((real_data / "lamost").glob("*.fits.gz"))
     raws = []

@@ -6,10 +6,10 @@ from jaxmdwarf.simulate.population import (
     PopulationConfig,
     absolute_k_from_mass,
     absolute_magnitudes,
-    draw_population,
     empirical_relation,
     isochrone_relation,
     mass_from_absolute_k,
+    sample_population,
     spectral_type,
     surface_gravity,
 )
@@ -17,7 +17,7 @@ from jaxmdwarf.simulate.population import (
 
 @pytest.fixture(scope="module")
 def population():
-    return draw_population(6000, seed=11)
+    return sample_population(6000, seed=11)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_an_isochrone_table_is_a_main_sequence_too(real_data):
     np.testing.assert_allclose(radius, empirical_radius, rtol=0.09)
     hotter, _ = relation(mass[:2], np.full(2, -1.0))
     assert (hotter > teff[:2]).all()
-    drawn = draw_population(200, seed=1, relation=relation)
+    drawn = sample_population(200, seed=1, relation=relation)
     assert np.isfinite(drawn.stars["teff"]).all()
     with pytest.raises(UsageError, match="radius"):
         isochrone_relation({name: columns[name] for name in ("feh", "log_age", "Mini", "Teff")})
@@ -215,7 +215,7 @@ def test_pairs_share_their_metallicity(population):
 
 
 def test_the_same_seed_draws_the_same_stars():
-    one, two, other = (draw_population(300, seed=seed) for seed in (5, 5, 6))
+    one, two, other = (sample_population(300, seed=seed) for seed in (5, 5, 6))
     for table in ("stars", "visits", "pairs"):
         for name, values in getattr(one, table).items():
             np.testing.assert_array_equal(values, getattr(two, table)[name])
@@ -224,7 +224,7 @@ def test_the_same_seed_draws_the_same_stars():
 
 @pytest.mark.parametrize("n", [1, 2, 17])
 def test_small_surveys_work(n):
-    population = draw_population(n, seed=0)
+    population = sample_population(n, seed=0)
     assert population.visits["star"].size == n
     assert population.visits["star"].max() == population.stars["teff"].size - 1
 
@@ -235,7 +235,7 @@ def test_spectral_types_have_the_paper_anchors():
 
 def test_nonsense_is_refused():
     with pytest.raises(UsageError, match="at least one"):
-        draw_population(0, seed=0)
+        sample_population(0, seed=0)
     with pytest.raises(UsageError, match=r"0\.08"):
         PopulationConfig(mass_range=(0.01, 0.5))
     with pytest.raises(UsageError, match="increase"):

@@ -9,9 +9,9 @@ from jaxmdwarf.simulate.instrument import NATIVE_GRID
 from jaxmdwarf.simulate.population import PopulationConfig
 from jaxmdwarf.simulate.survey import (
     SurveyConfig,
-    draw_grid_labels,
     effective_resolution,
     paper_grid_labels,
+    sample_grid_labels,
     simulate_survey,
     theory_grid,
 )
@@ -136,7 +136,7 @@ def test_gaia_tells_no_truth(observed):
 
 
 def test_grid_labels_fill_the_space_and_follow_the_alpha_trend():
-    labels = draw_grid_labels(1152, seed=1)
+    labels = sample_grid_labels(1152, seed=1)
     space = LabelSpace.mdwarf()
     assert space.contains(labels).all()
     for k in range(3):
@@ -145,7 +145,7 @@ def test_grid_labels_fill_the_space_and_follow_the_alpha_trend():
         assert counts.min() > 0.8 * 1152 / 8
     trend = np.clip(-0.4 * labels[:, 2], 0, 0.4)
     assert abs(labels[:, 3] - trend).max() <= 0.25 + 1e-9
-    np.testing.assert_array_equal(labels, draw_grid_labels(1152, seed=1))
+    np.testing.assert_array_equal(labels, sample_grid_labels(1152, seed=1))
 
 
 def test_the_paper_grid_has_the_papers_nodes():

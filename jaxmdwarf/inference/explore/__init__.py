@@ -1,0 +1,1 @@
+"""What lies around a fit: landscapes, other minima, posteriors."""

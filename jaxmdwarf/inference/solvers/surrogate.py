@@ -1,0 +1,236 @@
+"""Fits of dear models along cheap ones: derivatives of a guide, flux of the model itself.
+
+Flux and its derivatives by four labels cost a network five times what flux costs. A guide is a
+model that is nearly the same function and costs next to nothing (theory below a transfer, say).
+Around a point where the flux of both is known, the model is taken for ``guide + offset + slopes``:
+the offset is their difference there, the slopes are what Broyden's update has learned of how it
+changes (additive correction of a low-fidelity model; Alexandrov et al. 2001, J. Aircraft 38, 1093).
+A star follows that to its minimum, the model is evaluated there, and so on. Once it hardly moves,
+the model is linearised where it is: a star has converged by true derivatives of its neighbourhood.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmdwarf.inference.objective import NormalEquations, Objective
+from jaxmdwarf.inference.solvers.lm import LmState, minimise_lm, square
+from jaxmdwarf.models.base import ForwardModel
+
+REACH_SIGMA = 0.5
+"""Standard deviations within which derivatives count as those of a star's neighbourhood."""
+
+_ARRIVED_SIGMA = 0.3
+_TELLING_SIGMA = 0.05
+_GUIDED_STEPS = 4
+_MOST_STEPS = 3
+_FOLDED = 5
+_LEAST_DAMPING, _MOST_DAMPING = 1e-5, 1e8
+
+
+class _Walk(NamedTuple):
+    """Where a batch stands, and what is known of the model around there.
+
+    `flux` and `guide_flux` are those at `point`, `slopes` the derivatives of their difference,
+    `linearised` the points where these were last computed and `known` whether they ever were.
+    """
+
+    point: Float[Array, "n k"]
+    flux: Float[Array, "n p"]
+    guide_flux: Float[Array, "n p"]
+    slopes: Float[Array, "k n p"]
+    equations: NormalEquations
+    linearised: Float[Array, "n k"]
+    known: Bool[Array, n]
+    damping: Float[Array, n]
+    resting: Bool[Array, n]
+    n_step: Int[Array, ""]
+    converged: Bool[Array, n]
+    stopped: Bool[Array, n]
+    n_iter: Int[Array, n]
+
+
+def minimise_guided(
+    objective: Objective,
+    guide: ForwardModel,
+    start: Float[Array, "n k"],
+    *,
+    active: Bool[Array, n],
+    max_iter: int | Int[Array, ""] = 30,
+    tol_sigma: float = 0.01,
+    initial_damping: float | Float[Array, ""] | Float[Array, n] = 1e-2,
+) -> LmState:
+    """Minimise chi-square of a batch of stars with few evaluations of the model.
+
+    Parameters
+    ----------
+    objective : Objective
+        Under the model itself.
+    guide : ForwardModel
+        Of the same labels, pixels and context.
+    start : (n, k)
+    active : (n,) bool
+        Stars to fit; the others are carried along unchanged.
+    max_iter : int
+        Evaluations of the model, linearisations included.
+    tol_sigma : float
+        A star has converged once the step that it would take next is below this many standard
+        deviations and the model was linearised within half a one. Or below five times as many, if
+        the last such step gained nothing: so it is where a network has a fold.
+    initial_damping : float or (n,)
+        Pull towards where flux was last computed, relative to the diagonal of the curvature.
+
+    Returns
+    -------
+    LmState
+        Equations are those at the parameters but for a last step below the tolerance.
+    """
+    lower = jnp.asarray(objective.layout.lower, start.dtype)
+    upper = -lower
+    n, k = start.shape
+    guided = objective.under(guide)
+
+    def residual_of(flux):
+        return jnp.where(objective.weight > 0, objective.flux - flux, 0)
+
+    def equations_at(slopes, flux, parameters) -> NormalEquations:
+        return objective.accumulate(list(slopes), residual_of(flux), parameters)
+
+    def surrogate(walk: _Walk):
+        """Normal equations of guide, offset and slopes, held to the anchor by the damping."""
+        diagonal = jnp.diagonal(walk.equations.curvature, axis1=-2, axis2=-1)
+        pull = walk.damping[:, None] * diagonal
+
+        def evaluate(parameters):
+            slopes, flux = guided.linearise(parameters)
+            away = parameters - walk.point
+            flux = flux + (walk.flux - walk.guide_flux)
+            flux = flux + jnp.sum(walk.slopes * away.T[:, :, None], axis=0)
+            found = equations_at(jnp.stack(slopes) + walk.slopes, flux, parameters)
+            return found._replace(
+                cost=found.cost + jnp.sum(pull * away * away, axis=-1),
+                gradient=found.gradient - pull * away,
+                curvature=found.curvature + pull[:, :, None] * jnp.eye(k, dtype=pull.dtype),
+            )
+
+        return evaluate
+
+    def stand(walk: _Walk) -> _Walk:
+        """Equations at the point itself."""
+        slopes, guide_flux = guided.linearise(walk.point)
+        equations = equations_at(jnp.stack(slopes) + walk.slopes, walk.flux, walk.point)
+        return walk._replace(guide_flux=guide_flux, equations=equations)
+
+    def linearise(walk: _Walk) -> _Walk:
+        slopes, flux = objective.linearise(walk.point)
+        guide_slopes, _ = guided.linearise(walk.point)
+        going = ~walk.stopped
+        return stand(
+            walk._replace(
+                flux=flux,
+                slopes=jnp.stack(slopes) - jnp.stack(guide_slopes),
+                linearised=walk.point,
+                known=walk.known | going,
+                resting=walk.stopped,
+                n_step=jnp.zeros((), jnp.int32),
+                n_iter=walk.n_iter + going,
+            )
+        )
+
+    def take_step(walk: _Walk) -> _Walk:
+        going = ~walk.stopped & ~walk.resting
+        current = walk.equations
+        inner = minimise_lm(
+            surrogate(walk),
+            walk.point,
+            lower,
+            upper,
+            active=going,
+            max_iter=_GUIDED_STEPS,
+            tol_sigma=tol_sigma,
+            initial_damping=_LEAST_DAMPING,
+        )
+        trial = jnp.where(going[:, None], inner.parameters, walk.point)
+        step = trial - walk.point
+        promised = current.cost - inner.equations.cost
+        sigmas = jnp.sqrt(square(current.curvature, step))
+        flux = objective.predict(trial)
+        guide_flux = guided.predict(trial)
+        # Broyden's update of the slopes of the difference, from steps that rise above rounding.
+        learned = (flux - walk.flux) - (guide_flux - walk.guide_flux)
+        learned = learned - jnp.sum(walk.slopes * step.T[:, :, None], axis=0)
+        telling = going & (sigmas > _TELLING_SIGMA)
+        length = jnp.sum(step * step, axis=-1)
+        share = jnp.where(telling[:, None], step / jnp.maximum(length, 1e-30)[:, None], 0)
+        slopes = walk.slopes + share.T[:, :, None] * learned
+        cost = objective.cost_of(residual_of(flux), trial)
+        gained = current.cost - cost
+        blur = 64 * jnp.finfo(flux.dtype).eps
+        accepted = going & jnp.isfinite(cost) & (gained >= -blur * current.cost)
+        chosen = accepted[:, None]
+        idle = gained < 0.1 * promised
+        near = going & ((sigmas < tol_sigma) | (idle & (sigmas < _FOLDED * tol_sigma)))
+        arrived = going & ~walk.known & (sigmas < _ARRIVED_SIGMA)
+        damping = jnp.where(
+            accepted,
+            walk.damping * jnp.where(gained > 0.5 * promised, 0.1, 1.0),
+            jnp.maximum(8 * walk.damping, 1e-2),
+        )
+        damping = jnp.clip(damping, _LEAST_DAMPING, 2 * _MOST_DAMPING)
+        moved = stand(
+            walk._replace(
+                point=jnp.where(chosen, trial, walk.point),
+                flux=jnp.where(chosen, flux, walk.flux),
+                slopes=slopes,
+            )
+        )
+        lost = going & (damping > _MOST_DAMPING)
+        reach = jnp.sqrt(square(moved.equations.curvature, moved.point - walk.linearised))
+        converged = near & walk.known & (reach < REACH_SIGMA)
+        return moved._replace(
+            damping=jnp.where(going, damping, walk.damping),
+            resting=walk.resting | near | arrived,
+            n_step=walk.n_step + 1,
+            converged=walk.converged | converged,
+            stopped=walk.stopped | converged | lost,
+            n_iter=walk.n_iter + going,
+        )
+
+    def unfinished(carry):
+        count, walk = carry
+        return (count < max_iter) & ~walk.stopped.all()
+
+    def body(carry):
+        count, walk = carry
+        # Linearised for all at once, when no star has anywhere to go without.
+        due = (walk.resting | walk.stopped).all() | (walk.n_step >= _MOST_STEPS)
+        walk = jax.lax.cond(due, linearise, take_step, walk)
+        return count + 1, walk
+
+    point = jnp.clip(start, lower, upper)
+    flux = objective.predict(point)
+    first = stand(
+        _Walk(
+            point=point,
+            flux=flux,
+            guide_flux=flux,
+            slopes=jnp.zeros((k, *flux.shape), flux.dtype),
+            equations=None,  # type: ignore[arg-type]
+            linearised=point,
+            known=jnp.zeros(n, bool),
+            damping=jnp.broadcast_to(jnp.asarray(initial_damping, flux.dtype), (n,)),
+            resting=jnp.zeros(n, bool),
+            n_step=jnp.zeros((), jnp.int32),
+            converged=jnp.zeros(n, bool),
+            stopped=~active,
+            n_iter=active.astype(jnp.int32),
+        )
+    )
+    _, last = jax.lax.while_loop(unfinished, body, (jnp.ones((), jnp.int32), first))
+    return LmState(
+        last.point, last.equations, last.damping, last.converged, last.stopped, last.n_iter
+    )

@@ -1,0 +1,1 @@
+"""Files of spectra of every supported survey."""

@@ -1,0 +1,257 @@
+"""LAMOST low-resolution spectra, in the three layouts that its data releases used.
+
+===================  =========================================================================
+layout               content
+===================  =========================================================================
+lamost-subcontinuum  DR1 era: image (5, n) of flux, ivar, flux minus continuum, and-mask, or-mask
+lamost-wavelength    to DR8: image (5, n) of flux, ivar, wavelength, and-mask, or-mask
+lamost-coadd         DR9 and later: empty primary, table COADD with one row of vector columns
+===================  =========================================================================
+
+The layout is told by content, never by name or release: the third row of an image is a wavelength
+row if its values, whatever their order, run through the wavelengths of the header.
+
+Masks: a pixel is bad if the and-mask is not 0, that is, if any of its bits (bad CCD pixel, bad
+profile, no sky, bright sky, bad centre, no data) was set in every exposure. The or-mask is left
+alone: it is set where a single exposure was hit, which the co-addition has already rejected.
+
+Wavelengths: log10(wave) = COEFF0 + COEFF1 i, vacuum, heliocentric. The wavelength row repeats this
+in single precision (to about 0.003 Angstrom); where they agree to `SAME_SOLUTION` the header is
+taken, else the row.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.spectra.fits_bytes import (
+    LeanHdu,
+    UnusualFits,
+    columns_of,
+    image_of,
+    read_file_bytes,
+    split_hdus,
+    vector_of,
+)
+from jaxmdwarf.io.spectra.records import (
+    LogGrid,
+    SpectrumRecord,
+    build_spectrum,
+    check_record,
+    clean_pixels,
+    expand_log_grid,
+    number_or_nan,
+    text_or_empty,
+)
+from jaxmdwarf.wavelengths import air_to_vacuum
+
+if TYPE_CHECKING:
+    from jaxmdwarf.spectra import RawSpectrum
+
+SAME_SOLUTION = 3e-6
+"""Relative difference (1 km/s) below which wavelength row and header are one solution."""
+
+N_ROWS = 5
+COADD_COLUMNS = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK")
+
+
+def read_lamost(path: str | os.PathLike[str]) -> RawSpectrum:
+    """Read one LAMOST low-resolution spectrum of any of the three layouts.
+
+    Parameters
+    ----------
+    path : str or path
+        A FITS file, gzipped or not.
+
+    Returns
+    -------
+    RawSpectrum
+        Vacuum wavelengths; ivar 0 where the and-mask is set or a value is not finite.
+
+    Raises
+    ------
+    RejectedInput
+        If the file is no LAMOST spectrum, is damaged, or holds no good pixel.
+    """
+    data = read_file_bytes(path)
+    record = decode_lamost(data, str(path))
+    if record is None:
+        raise RejectedInput(
+            "not a LAMOST low-resolution spectrum.", "use read_spectrum, which knows other formats."
+        )
+    check_record(record)
+    return build_spectrum(record)
+
+
+def decode_lamost(data: bytes, path: str) -> SpectrumRecord | None:
+    """The spectrum in the bytes of a FITS file, or None if they are not a LAMOST spectrum."""
+    try:
+        return _decode_lean(data, path)
+    except UnusualFits:
+        return _decode_with_astropy(data, path)
+
+
+def _decode_lean(data: bytes, path: str) -> SpectrumRecord | None:
+    hdus = split_hdus(data, limit=2)
+    primary = hdus[0]
+    if _is_foreign(primary.header):
+        return None
+    image = image_of(data, primary)
+    if image is not None:
+        return _decode_image(primary.header, image, path)
+    if len(hdus) < 2 or not _is_table(hdus[1]):
+        return None
+    columns = columns_of(hdus[1])
+    if not _is_coadd(columns) or hdus[1].header.get("NAXIS2") != 1:
+        return None
+    vectors = [vector_of(data, hdus[1], columns[name]) for name in COADD_COLUMNS]
+    return _decode_coadd(primary.header, vectors, path)
+
+
+def _decode_with_astropy(data: bytes, path: str) -> SpectrumRecord | None:
+    from astropy.io import fits
+
+    try:
+        with fits.open(io.BytesIO(data), memmap=False) as hdus:
+            header = hdus[0].header
+            if _is_foreign(header):
+                return None
+            if hdus[0].data is not None:
+                return _decode_image(header, np.asarray(hdus[0].data), path)
+            if len(hdus) < 2 or not isinstance(hdus[1], fits.BinTableHDU):
+                return None
+            table = hdus[1].data
+            names = {name.upper(): name for name in table.dtype.names or ()}
+            if not _is_coadd(names) or len(table) != 1:
+                return None
+            vectors = [np.ravel(table[names[name]][0]) for name in COADD_COLUMNS]
+            return _decode_coadd(header, vectors, path)
+    except RejectedInput:
+        raise
+    except Exception as error:  # astropy raises many kinds for damaged files
+        raise RejectedInput(f"not readable as FITS ({error}).", "download it again.") from None
+
+
+def _is_foreign(header: Any) -> bool:
+    # The old spSpec files of SDSS are images of five rows with COEFF0 too, of other meaning.
+    return text_or_empty(header.get("TELESCOP")).upper().startswith("SDSS")
+
+
+def _is_table(hdu: LeanHdu) -> bool:
+    return text_or_empty(hdu.header.get("XTENSION")) == "BINTABLE"
+
+
+def _is_coadd(columns: Any) -> bool:
+    return all(name in columns for name in COADD_COLUMNS)
+
+
+def _decode_image(header: Any, image: np.ndarray, path: str) -> SpectrumRecord | None:
+    if image.ndim != 2 or image.shape[0] != N_ROWS or image.shape[1] < 2 * N_ROWS:
+        return None
+    flux, ivar, third, and_mask = image[:4]
+    grid = _header_grid(header, flux.size)
+    if _runs_through_wavelengths(third, grid):
+        return _assemble(header, flux, ivar, and_mask, grid, third, "lamost-wavelength", path)
+    if grid is None:
+        raise RejectedInput(
+            "no wavelength row, and keywords COEFF0 and COEFF1 are missing.",
+            "restore the keywords of the wavelength solution or download the file again.",
+        )
+    return _assemble(header, flux, ivar, and_mask, grid, None, "lamost-subcontinuum", path)
+
+
+def _decode_coadd(header: Any, vectors: list[np.ndarray], path: str) -> SpectrumRecord:
+    flux, ivar, wave, and_mask = vectors
+    if not flux.size == ivar.size == wave.size == and_mask.size:
+        raise RejectedInput(
+            "columns of the COADD table differ in length.", "download the file again."
+        )
+    grid = _header_grid(header, flux.size)
+    return _assemble(header, flux, ivar, and_mask, grid, wave, "lamost-coadd", path)
+
+
+def _header_grid(header: Any, n_pix: int) -> LogGrid | None:
+    for keys in (("COEFF0", "COEFF1"), ("CRVAL1", "CD1_1")):
+        coeff0, coeff1 = (number_or_nan(header.get(key)) for key in keys)
+        # Bounds in log10(Angstrom): a linear solution under the same keys fails them.
+        if 3.0 < coeff0 < 4.5 and 1e-6 < coeff1 < 1e-2:
+            return LogGrid(coeff0, coeff1, n_pix)
+    return None
+
+
+def _runs_through_wavelengths(row: np.ndarray, grid: LogGrid | None) -> bool:
+    """Whether `row` holds wavelengths, even if they are in disorder."""
+    if grid is not None:
+        expected = expand_log_grid(grid)
+        ends = np.asarray([row[0], row[-1]], dtype=np.float64)
+        if np.allclose(ends, expected[[0, -1]], rtol=0.01, atol=0) and row[1] > row[0]:
+            return True
+    inside = (row > 2500.0) & (row < 15000.0)
+    if inside.mean() < 0.9:
+        return False
+    # Flux minus continuum scatters about zero; only wavelengths fill such a range evenly.
+    values = np.sort(np.asarray(row[inside], dtype=np.float64))
+    steps = np.diff(values)
+    return bool(values[-1] > 1.2 * values[0] and np.quantile(steps, 0.99) < 0.01 * values[0])
+
+
+def _assemble(
+    header: Any,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    and_mask: np.ndarray,
+    grid: LogGrid | None,
+    wave: np.ndarray | None,
+    layout: str,
+    path: str,
+) -> SpectrumRecord:
+    pixels: LogGrid | np.ndarray
+    if wave is None:
+        assert grid is not None
+        pixels = grid
+    elif grid is not None and _same_solution(wave, grid):
+        pixels = grid
+    else:
+        pixels = np.asarray(wave, dtype=np.float64)
+    if header.get("VACUUM") is False:
+        pixels = air_to_vacuum(expand_log_grid(pixels) if isinstance(pixels, LogGrid) else pixels)
+    bad = np.asarray(and_mask != 0)
+    flux, ivar, had_nonfinite = clean_pixels(flux, ivar, bad)
+    meta: dict[str, str | float | bool] = {
+        "path": path,
+        "obsid": _identifier(header),
+        "survey": "LAMOST",
+        "layout": layout,
+        "ra_deg": number_or_nan(header.get("RA")),
+        "dec_deg": number_or_nan(header.get("DEC")),
+        "z": number_or_nan(header.get("Z")),
+        "snr_r": number_or_nan(header.get("SNRR", header.get("SN_R"))),
+        "snr_i": number_or_nan(header.get("SNRI", header.get("SN_I"))),
+        "subclass": text_or_empty(header.get("SUBCLASS")),
+        "object_class": text_or_empty(header.get("CLASS")),
+        "had_nonfinite": had_nonfinite,
+    }
+    return SpectrumRecord(pixels, flux, ivar, meta)
+
+
+def _same_solution(wave: np.ndarray, grid: LogGrid) -> bool:
+    expected = expand_log_grid(grid)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool((np.abs(wave - expected) < SAME_SOLUTION * expected).all())
+
+
+def _identifier(header: Any) -> str:
+    """OBSID, or, before it existed, date, plan, spectrograph and fibre: unique and stable."""
+    obsid = header.get("OBSID")
+    if obsid is not None and text_or_empty(obsid):
+        return str(int(obsid)) if isinstance(obsid, float) else text_or_empty(obsid)
+    date, plan = header.get("LMJD", header.get("MJD")), text_or_empty(header.get("PLANID"))
+    spectrograph, fibre = header.get("SPID"), header.get("FIBERID")
+    if date is None or not plan or spectrograph is None or fibre is None:
+        return ""
+    return f"{int(date)}-{plan}_sp{int(spectrograph):02d}-{int(fibre):03d}"

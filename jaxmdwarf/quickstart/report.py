@@ -1,0 +1,429 @@
+"""What a quickstart shows of itself: figures, tables, and the page that holds them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.models import load_model
+from jaxmdwarf.io.provenance import gather_provenance
+from jaxmdwarf.io.rejects import read_rejects
+from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.plots.kiel import KielSample, plot_kiel
+from jaxmdwarf.plots.snr import plot_snr
+from jaxmdwarf.plots.style import describe_quantity, render_png
+from jaxmdwarf.plots.transfer import plot_transferred_fit
+from jaxmdwarf.preprocess.masks import mask_for
+from jaxmdwarf.quality import FLAG_MEANINGS
+from jaxmdwarf.report.page import Bars, Picture, Report, Section, Table, Text, write_report
+from jaxmdwarf.workflows.judging import predict_fitted
+from jaxmdwarf.workflows.validating import (
+    DISQUALIFYING,
+    Validation,
+    plot_validation,
+    pull_table,
+    recovery_table,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from jaxmdwarf.quickstart.run import Products, QuickstartConfig
+
+Variants: TypeAlias = "dict[str, tuple[Path, pd.DataFrame]]"
+"""By name: the model directory, and the rows of its fit that are compared."""
+
+_VARIANT_NAMES = {
+    "none": "theory's emulator, no transfer",
+    "transfer": "theory with the transfer",
+    "oracle": "nature's own emulator",
+}
+
+N_REJECTS_SHOWN = 12
+WANTED_SNR, WANTED_TEFF = 40.0, 3450.0
+"""The spectrum on show: a typical M dwarf, bright enough to see its bands."""
+
+
+def write_quickstart_report(
+    products: Products,
+    config: QuickstartConfig,
+    metrics: dict[str, Any],
+    validations: dict[str, Validation],
+    held_out: set[str] | None,
+    truth: pd.DataFrame,
+) -> None:
+    """Draw the figures of a finished run and write its report.
+
+    Parameters
+    ----------
+    products : Products
+    config : QuickstartConfig
+    metrics : dict
+        As gathered; the time of the report itself is not in it yet.
+    validations : dict
+        By variant; that of the catalogue is shown in full.
+    held_out : set of str, optional
+        Paths of the spectra that the validations are of.
+    truth : DataFrame
+    """
+    from jaxmdwarf.quickstart.run import THEORY, TRANSFER, keep_paths, list_variants
+
+    catalogue = read_table(products.catalogue)
+    final = TRANSFER if TRANSFER in validations else THEORY
+    shown = validations[final]
+    variants = {
+        name: (variant.model, keep_paths(read_table(variant.fit), held_out))
+        for name, variant in list_variants(products, config).items()
+    }
+    pictures = _draw(products, catalogue, variants, final, truth, shown)
+    timing = metrics["timing_s"]
+    provenance = gather_provenance()
+    emulator, counts = metrics["emulator"], metrics["counts"]
+    gap = "full" if config.gap == type(config.gap)() else ", ".join(config.gap.active) or "none"
+    report = Report(
+        title="From spectra to a catalogue: a simulated survey",
+        lead=f"{counts['input']} spectra of simulated M dwarfs, written as survey files, were "
+        "read, measured and fitted with an emulator, and the catalogue is compared with the truth.",
+        warning="Everything here is simulated: the emulator was trained on the package's own "
+        f"theory, the spectra come from its own nature (domain gap: {gap}). The numbers tell how "
+        "the method works, not how real stars are.",
+        tiles=(
+            (str(counts["catalogue"]), f"spectra in the catalogue, {counts['rejected']} rejected"),
+            (f"{emulator['eq1_median']:.2%}", "median emulator error (eq. 1)"),
+            (f"{metrics['fit']['converged_fraction']:.1%}", "of the fits converged"),
+            (f"{metrics['fit']['spectra_per_s']:.0f} /s", "spectra fitted, compilation included"),
+            *_label_tiles(shown),
+            (f"{sum(timing.values()):.0f} s", "for all steps"),
+        ),
+        sections=[
+            _run_section(config, metrics, gap),
+            _emulator_section(emulator, pictures),
+            Section("A spectrum and its fit", [pictures["spectrum"]]),
+            _recovery_section(shown, validations, pictures, config),
+            _gap_section(metrics["transfer"]),
+            Section(
+                "Are the errors honest?",
+                [
+                    Text(
+                        "A pull is (measured − true) / stated error. Where theory describes "
+                        "nature, pulls have mean 0 and width 1; a domain gap shows as an offset, "
+                        "and as a width that grows with S/N because no error bar knows of it."
+                    ),
+                    Table(*pull_table(shown)),
+                    pictures["pulls"],
+                ],
+            ),
+            Section("The stars", [pictures["kiel"], pictures["snr"]]),
+            _rejects_section(products, counts),
+            _flags_section(catalogue),
+            _products_section(products),
+        ],
+        footer=f"{provenance.as_text()['creator']} · {provenance.created} · "
+        f"{provenance.command} · {provenance.as_text()['packages']}",
+    )
+    write_report(report, products.report)
+
+
+def _draw(
+    products: Products,
+    catalogue: pd.DataFrame,
+    variants: Variants,
+    final: str,
+    truth: pd.DataFrame,
+    shown: Validation,
+) -> dict[str, Picture]:
+    compared = variants[final][1]
+    drawn: dict[str, tuple[Figure, str]] = {
+        "spectrum": _plot_example(variants, final, truth, shown),
+        "kiel": (
+            _plot_kiel(compared, truth, shown),
+            "Gravity against temperature, as measured and as simulated, for the compared spectra "
+            "with S/N above 20 in r (all, if there are few).",
+        ),
+        "snr": (
+            plot_snr(catalogue["SNRr"].to_numpy(float), catalogue["SNRi"].to_numpy(float)),
+            "Signal-to-noise per pixel of the spectra in the catalogue. As in LAMOST, most are "
+            "faint in r.",
+        ),
+        **plot_validation(shown),
+    }
+    pictures = {
+        name: Picture(render_png(figure), caption, name)
+        for name, (figure, caption) in drawn.items()
+    }
+    for name in ("reconstruction", "pixel_error"):
+        file = products.emulator / f"{name}.png"
+        if file.is_file():
+            pictures[name] = Picture(file.read_bytes(), _EMULATOR_CAPTIONS[name], name)
+    for name, picture in pictures.items():
+        with write_atomically(products.figures / f"{name}.png") as temporary:
+            temporary.write_bytes(picture.png)
+    return pictures
+
+
+_EMULATOR_CAPTIONS = {
+    "reconstruction": "Eq. 1 of the paper on grid spectra that the network did not learn from, "
+    "over the label space, and its distribution.",
+    "pixel_error": "One-sigma error of the emulator in each pixel; it enters the weights of every "
+    "fit. Shaded windows are not fitted.",
+}
+
+
+def _plot_example(
+    variants: Variants, final: str, truth: pd.DataFrame, shown: Validation
+) -> tuple[Figure, str]:
+    """The spectrum nearest to what one wants to see, with the models that were fitted to it."""
+    compared = variants[final][1]
+    teff = compared["Teff"].to_numpy(float)[shown.rows]
+    distance = np.abs(np.log(np.maximum(shown.snr, 1e-3) / WANTED_SNR)) + np.abs(
+        (teff - WANTED_TEFF) / 300.0
+    )
+    chosen = int(np.nanargmin(distance))
+    row = compared.iloc[int(shown.rows[chosen])]
+    known = truth.iloc[int(shown.reference_rows[chosen])]
+    fits = {}
+    for name, (folder, table) in variants.items():
+        if name in ("none", final):
+            model: Any = load_model(folder)
+            fitted = predict_fitted(model, table[table["path"] == row["path"]])
+            fits[_VARIANT_NAMES.get(name, name)] = fitted.model[0]
+    ivar = np.asarray(fitted.observed.ivar[0], np.float64)
+    sigma = np.where(ivar > 0, 1 / np.sqrt(np.where(ivar > 0, ivar, 1.0)), np.nan)
+    flux = np.asarray(fitted.observed.flux[0], np.float64)
+    # Beyond the fitted range lie pixels that only serve shifts.
+    inside = (model.grid.wave_aa >= 6000.0) & (model.grid.wave_aa <= 8900.0)
+    if not inside.any():
+        inside = np.ones(model.grid.n_pix, bool)
+    figure = plot_transferred_fit(
+        model.grid.wave_aa[inside],
+        flux[inside],
+        sigma[inside],
+        {name: np.asarray(values, np.float64)[inside] for name, values in fits.items()},
+        masked=np.asarray(mask_for(model.grid, model.treatment.masks_aa))[inside],
+        title=f"obsid {row['obsid']}, S/N {row['SNRr']:.0f} in r and {row['SNRi']:.0f} in i, "
+        f"reduced χ² {row['chi2_red']:.2f}",
+    )
+    parts = []
+    columns = {"teff": "Teff", "logg": "Logg", "mh": "[M/H]", "alpha_m": "alpha_M"}
+    for name in (*model.label_space.names, "rv"):
+        quantity = describe_quantity(name)
+        column = columns.get(name, "RV")
+        true = known["rv_kms" if name == "rv" else name]
+        parts.append(
+            f"{quantity.symbol} {quantity.write(row[column], unit=False)} ± "
+            f"{quantity.write(row[f'e_{column}'])} (true {quantity.write(true, unit=False)})"
+        )
+    return figure, "Fitted: " + ", ".join(parts) + "."
+
+
+def _plot_kiel(catalogue: pd.DataFrame, truth: pd.DataFrame, shown: Validation) -> Figure:
+    bright = shown.snr > 20
+    if bright.sum() < 50:
+        bright = np.ones(shown.snr.size, bool)
+    rows, known = shown.rows[bright], shown.reference_rows[bright]
+    return plot_kiel(
+        {
+            "measured": KielSample(
+                *(catalogue[name].to_numpy(float)[rows] for name in ("Teff", "Logg", "[M/H]"))
+            ),
+            "true": KielSample(
+                *(truth[name].to_numpy(float)[known] for name in ("teff", "logg", "mh"))
+            ),
+        }
+    )
+
+
+def _label_tiles(shown: Validation) -> list[tuple[str, str]]:
+    tiles = []
+    for name in ("teff", "mh"):
+        if name in shown.comparisons:
+            quantity, found = describe_quantity(name), shown.comparisons[name].recovery
+            digits = 0 if name == "teff" else 2
+            tiles.append(
+                (
+                    f"{found.bias:+.{digits}f} ± {found.scatter:.{digits}f} {quantity.unit}",
+                    f"bias and scatter of {quantity.symbol}, S/N above 5",
+                )
+            )
+    return tiles
+
+
+def _run_section(config: QuickstartConfig, metrics: dict[str, Any], gap: str) -> Section:
+    rows = [
+        ("Survey", f"{config.n_spectra} spectra, seed {config.seed}"),
+        ("Domain gap", gap),
+        ("Model grid", f"{config.n_grid} theoretical spectra, trained on 4 of 5"),
+        ("Emulator", f"{metrics['emulator']['steps']} steps"),
+        ("Transfer to the observed domain", config.transfer),
+    ]
+    timing = metrics["timing_s"]
+    bars = [
+        (name, seconds, f"{seconds:.1f} s") for name, seconds in timing.items() if name != "report"
+    ]
+    return Section(
+        "What was run",
+        [
+            Text(
+                "Stars are drawn from the main sequence and observed by a simulated spectrograph; "
+                "an emulator (The Payne) learns theoretical spectra; each survey file is read, "
+                "brought to the rest frame, normalised and fitted for four labels and the "
+                "velocity; Halpha, TiO5 and the spectral type are measured without a model; all "
+                "ends in catalogue.fits and is compared with the truth."
+            ),
+            Table(("setting", "value"), rows, text_columns=(1,)),
+            Bars(bars, "Time of each step"),
+        ],
+    )
+
+
+def _emulator_section(emulator: dict[str, Any], pictures: dict[str, Picture]) -> Section:
+    rows = [
+        ("held-out spectra", str(emulator["n_held_out"])),
+        ("eq. 1, median", f"{emulator['eq1_median']:.3%}"),
+        ("eq. 1, 95th percentile", f"{emulator['eq1_p95']:.3%}"),
+        ("eq. 1, largest", f"{emulator['eq1_max']:.3%}"),
+    ]
+    return Section(
+        "How well the emulator follows theory",
+        [
+            Table(("", "value"), rows),
+            *(pictures[name] for name in ("reconstruction", "pixel_error") if name in pictures),
+        ],
+    )
+
+
+def _recovery_section(
+    shown: Validation,
+    validations: dict[str, Validation],
+    pictures: dict[str, Picture],
+    config: QuickstartConfig,
+) -> Section:
+    notes = "; ".join(note for note in shown.notes if " against " not in note)
+    blocks: list[Any] = [Text(f"Compared: {notes}.")]
+    if config.transfer != "none":
+        blocks.append(
+            Text(
+                "Only spectra that the transfer was not trained on are compared; it never saw a "
+                "label of any of them. Where the catalogue's labels say little of a faint star, "
+                "they lean on what the training labels say of all (priors)."
+            )
+        )
+    elif config.gap.active:
+        blocks.append(
+            Text(
+                "Theory and nature differ here on purpose, and nothing was done about it yet: "
+                "bias and scatter are those of a fit in the synthetic domain.",
+                note=True,
+            )
+        )
+    for name, one in validations.items():
+        title = _VARIANT_NAMES.get(name, name)
+        caption = title[:1].upper() + title[1:] if len(validations) > 1 else ""
+        blocks.append(Table(*recovery_table(one), caption=caption))
+    return Section("Labels against the truth", [*blocks, pictures["recovery"], pictures["by_snr"]])
+
+
+def _gap_section(transfer: dict[str, Any]) -> Section:
+    """How far the models are from the spectra, before and after."""
+    measures = (
+        ("residual_sigma", "mean residual, in stated errors", ".3f"),
+        ("residual_sigma_snr20", "the same, S/N above 20", ".3f"),
+        ("classifier_accuracy", "accuracy of a classifier, model or spectrum", ".1%"),
+    )
+    names = list(transfer["residual_sigma"])
+    rows = [
+        (title, *(_write(transfer[key][name], form) for name in names))
+        for key, title, form in measures
+    ]
+    return Section(
+        "The gap between models and spectra",
+        [
+            Text(
+                "Noise alone leaves a residual of 0.80 stated errors (0.91 where inverse "
+                "variances are stated 1.3 times too large, as here); a classifier that cannot "
+                "tell noisy models from spectra is right half of the time."
+            ),
+            Table(("", *(_VARIANT_NAMES.get(name, name) for name in names)), rows),
+        ],
+    )
+
+
+def _write(value: float, form: str) -> str:
+    return format(value, form) if np.isfinite(value) else "too few"
+
+
+def _rejects_section(products: Products, counts: dict[str, int]) -> Section:
+    rejects = read_rejects(products.rejects)
+    blocks: list[Any] = [
+        Text(
+            f"{counts['input']} files in = {counts['catalogue']} in the catalogue + "
+            f"{counts['rejected']} rejected; none is lost."
+        )
+    ]
+    if rejects:
+        # Numbers differ from file to file, reasons do not.
+        kinds = Counter(re.sub(r"\d+(\.\d+)?", "…", _drop_path(one)) for one in rejects)
+        if len(kinds) < len(rejects):
+            rows = [(reason, str(number)) for reason, number in kinds.most_common()]
+            blocks.append(Table(("reason", "files"), rows, "By reason"))
+        rows3 = [
+            (one.path.rsplit("/", 1)[-1], _drop_path(one), one.remedy)
+            for one in rejects[:N_REJECTS_SHOWN]
+        ]
+        blocks.append(Table(("file", "reason", "remedy"), rows3, text_columns=(1, 2)))
+        if len(rejects) > N_REJECTS_SHOWN:
+            left = len(rejects) - N_REJECTS_SHOWN
+            blocks.append(Text(f"{left} more are in {products.rejects.name}."))
+    return Section("Rejected files", blocks)
+
+
+def _drop_path(reject: Any) -> str:
+    return reject.reason.removeprefix(f"{reject.path}: ")
+
+
+def _flags_section(catalogue: pd.DataFrame) -> Section:
+    flags = catalogue["flags"].to_numpy(np.int64)
+    rows = []
+    for bit, meaning in FLAG_MEANINGS.items():
+        number = int(np.count_nonzero(flags & int(bit)))
+        kept = "left out" if bit & DISQUALIFYING else "kept"
+        if number:
+            rows.append(
+                (f"{int(bit)}", meaning, str(number), f"{number / max(flags.size, 1):.1%}", kept)
+            )
+    clear = int(np.count_nonzero(flags == 0))
+    return Section(
+        "Flags",
+        [
+            Text(
+                f"{clear} of {flags.size} spectra carry no flag at all. A row may carry several; "
+                "the last column tells whether it enters the comparisons above."
+            ),
+            Table(("bit", "meaning", "spectra", "share", "comparison"), rows, text_columns=(1, 4)),
+        ],
+    )
+
+
+def _products_section(products: Products) -> Section:
+    rows = [
+        (products.catalogue.name, "the catalogue: labels, velocity, errors, flags, type, activity"),
+        (products.rejects.name, "files that could not be used, why, and what to do"),
+        (products.metrics.name, "the numbers of this page and more, for machines"),
+        ("figures/", "the figures of this page"),
+        ("survey/", "the simulated files, and truth.parquet"),
+        (products.theory_grid.name, "the theoretical spectra"),
+        ("emulator/", "the model of theory"),
+        (
+            "transfer/",
+            "theory carried into the observed domain: 'jaxmdwarf fit FILES --model transfer "
+            "--out T.fits' uses it",
+        ),
+    ]
+    return Section("What is in the folder", [Table(("name", "holds"), rows, text_columns=(1,))])

@@ -1,0 +1,1 @@
+"""Training of Cycle-StarNet: configuration, data, losses, steps, loop."""

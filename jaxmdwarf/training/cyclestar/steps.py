@@ -1,0 +1,221 @@
+"""Steps of a Cycle-StarNet training: many a dispatch, functions of a state of arrays alone.
+
+Synthetic spectra are made by the emulator inside the step, observed ones lie on the device and are
+gathered by random rows; nothing returns to the host before an interval of steps is over.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxmdwarf.errors import MismatchError
+from jaxmdwarf.networks.cyclestar import init_critics, init_generator, set_centres
+from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.data import TransferData, sample_domains
+from jaxmdwarf.training.cyclestar.losses import (
+    TransferGradients,
+    run_passes,
+    score_passes,
+    train_critic_loss,
+    transfer_gradients,
+    weigh_losses,
+)
+from jaxmdwarf.training.cyclestar.spectral_norm import normalise_critics, start_vectors
+
+# Random numbers of steps and of validation come from different streams of a seed.
+_STREAM = 0
+
+
+class TransferState(NamedTuple):
+    """Everything that training goes on from: arrays only, so that a checkpoint is exact.
+
+    Random numbers are functions of the seed and of `step`.
+
+    Parameters
+    ----------
+    generator, critics : pytree
+        Weights.
+    average : pytree
+        Running average of the generator's weights, or the weights themselves.
+    generator_moments, critic_moments : pytree
+        States of the two optimisers.
+    singular : pytree
+        Singular vectors of the critics' kernels, empty without spectral norm.
+    best : pytree
+        The average with the smallest validation gap so far.
+    best_gap : ()
+    best_step, step : ()
+    """
+
+    generator: PyTree
+    critics: PyTree
+    average: PyTree
+    generator_moments: PyTree
+    critic_moments: PyTree
+    singular: PyTree
+    best: PyTree
+    best_gap: Float[Array, ""]
+    best_step: Int[Array, ""]
+    step: Int[Array, ""]
+
+
+@eqx.filter_jit
+def start_transfer(data: TransferData, config: CycleStarTraining) -> TransferState:
+    """The state before the first step."""
+    sizes = config.shape(data.flux.shape[1])
+    generator_key, critic_key, vector_key = jax.random.split(jax.random.key(config.seed), 3)
+    generator, critics = init_generator(sizes, generator_key), init_critics(sizes, critic_key)
+    if sizes.centred:
+        synthetic = data.emulator.predict_scaled_batch(data.scaled[:512]).mean(axis=0)
+        centres = synthetic.astype(jnp.float32), data.mean
+        generator, critics = set_centres(generator, *centres), set_centres(critics, *centres)
+    optimisers = _optimisers(config)
+    return TransferState(
+        generator=generator,
+        critics=critics,
+        average=generator,
+        generator_moments=optimisers[0].init(generator),
+        critic_moments=optimisers[1].init(critics),
+        singular=start_vectors(critics, vector_key) if config.spectral_norm else {},
+        best=generator,
+        best_gap=jnp.asarray(jnp.inf, jnp.float32),
+        best_step=jnp.asarray(0, jnp.int32),
+        step=jnp.asarray(0, jnp.int32),
+    )
+
+
+def require_same_shapes(restored: TransferState, expected: TransferState) -> TransferState:
+    """`restored`, unless it is of other networks.
+
+    Raises
+    ------
+    MismatchError
+        If shapes differ: the checkpoint belongs to another architecture.
+    """
+    for old, new in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
+        if old.shape != new.shape:
+            raise MismatchError(
+                f"the checkpoint has an array of shape {old.shape} where these networks have "
+                f"{new.shape}.",
+                "it belongs to another architecture: give its settings, or start anew.",
+            )
+    return restored
+
+
+@eqx.filter_jit
+def continue_transfer(
+    state: TransferState, data: TransferData, config: CycleStarTraining, n_step: int
+) -> tuple[TransferState, dict[str, Float[Array, ""]]]:
+    """`n_step` steps in one dispatch; the state after them, and losses averaged over them.
+
+    What happens in a step depends on the step's number, not on where intervals end.
+    """
+    sizes = config.shape(data.flux.shape[1])
+    optimisers = _optimisers(config)
+    seed = jax.random.fold_in(jax.random.key(config.seed), _STREAM)
+
+    def take_step(carry: TransferState, step):
+        batch_key, noise_key = jax.random.split(jax.random.fold_in(seed, step))
+        domains = sample_domains(data, config, batch_key)
+        critics, singular, to_weights = normalise_critics(carry.critics, carry.singular)
+        gradients = _find_gradients(
+            sizes, carry.generator, critics, domains, config, step=step, key=noise_key
+        )
+        slopes = (gradients.generator, to_weights(gradients.critics))
+        updates, generator_moments = optimisers[0].update(
+            slopes[0], carry.generator_moments, carry.generator
+        )
+        generator = optax.apply_updates(carry.generator, updates)
+        updates, critic_moments = optimisers[1].update(
+            slopes[1], carry.critic_moments, carry.critics
+        )
+        # Without averaging the average is the weights; the first steps are forgotten sooner.
+        decay = jnp.minimum(config.averaging, (1.0 + step) / (10.0 + step))
+        share = jnp.asarray(1.0 - decay if config.averaging else 1.0, jnp.float32)
+        carry = carry._replace(
+            generator=generator,
+            critics=optax.apply_updates(carry.critics, updates),
+            average=optax.incremental_update(generator, carry.average, share),
+            generator_moments=generator_moments,
+            critic_moments=critic_moments,
+            singular=singular,
+            step=step + 1,
+        )
+        return carry, gradients.losses
+
+    state, losses = jax.lax.scan(take_step, state, state.step + jnp.arange(n_step))
+    return state, {name: values.mean() for name, values in losses.items()}
+
+
+def _optimisers(config: CycleStarTraining) -> tuple[optax.GradientTransformation, ...]:
+    return tuple(
+        optax.chain(
+            optax.identity()
+            if config.clip_norm is None
+            else optax.clip_by_global_norm(config.clip_norm),
+            optax.scale_by_adam(b1=config.first_moment_decay, b2=config.second_moment_decay),
+            optax.scale_by_learning_rate(_schedule(config, peak)),
+        )
+        for peak in (config.learning_rate, config.critic_learning_rate)
+    )
+
+
+def _schedule(config: CycleStarTraining, peak: float) -> optax.Schedule:
+    if config.schedule == "decay":
+        later = optax.piecewise_constant_schedule(
+            peak, dict.fromkeys(config.decay_steps, config.decay)
+        )
+    elif config.schedule == "cosine":
+        later = optax.cosine_decay_schedule(peak, config.steps, alpha=0.01)
+    else:
+        later = optax.constant_schedule(peak)
+    if not config.warmup_steps:
+        return later
+
+    def warm_up(step):
+        return later(step) * jnp.minimum(1.0, (step + 1) / config.warmup_steps)
+
+    return warm_up
+
+
+def _find_gradients(
+    sizes, generator, critics, domains, config: CycleStarTraining, *, step, key
+) -> TransferGradients:
+    if not config.instance_noise:
+        return transfer_gradients(
+            sizes,
+            generator,
+            critics,
+            domains,
+            config.weights,
+            residual=config.residual,
+            form=config.form,
+            reencoded_split=config.reencoded_split,
+            r1=config.r1,
+        )
+    level = config.instance_noise * jnp.maximum(0.0, 1.0 - step / config.steps)
+    names = ("synth_synth", "obs_obs", "synth_obs", "obs_synth")
+    noise = level * jax.random.normal(key, (len(names), *domains.synth.shape))
+
+    def blur(passes):
+        noisy = zip(names, noise, strict=True)
+        return passes._replace(**{name: getattr(passes, name) + more for name, more in noisy})
+
+    def lose(trained):
+        passes = run_passes(sizes, trained, domains, residual=config.residual)
+        scores = score_passes(sizes, critics, blur(passes), reencoded_split=config.reencoded_split)
+        total, parts = weigh_losses(domains, passes, scores, config.weights, form=config.form)
+        return total, (parts, passes)
+
+    def lose_critics(trained, passes):
+        return train_critic_loss(
+            sizes, trained, blur(passes), r1=config.r1, reencoded_split=config.reencoded_split
+        )
+
+    slopes, (parts, passes) = jax.grad(lose, has_aux=True)(generator)
+    critic_slopes, critic_parts = jax.grad(lose_critics, has_aux=True)(critics, passes)
+    return TransferGradients(slopes, critic_slopes, {**parts, **critic_parts})

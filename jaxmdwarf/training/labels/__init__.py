@@ -1,0 +1,1 @@
+"""Labels of synthetic training sets: isochrones, mixture, co-distributed sampling."""

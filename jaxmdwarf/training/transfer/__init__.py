@@ -1,0 +1,1 @@
+"""What carries theory into the observed domain: the domain, corrections, distillation."""

@@ -1,1 +1,0 @@
-"""How far a catalogue is from a reference: matching, bias and scatter, pulls, by S/N."""

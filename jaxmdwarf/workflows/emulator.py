@@ -1,0 +1,351 @@
+"""From a grid table to a model directory: normalise, train, judge, write."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.io.checkpoints import Checkpoints
+from jaxmdwarf.io.grids.table import ModelGrid, read_grid
+from jaxmdwarf.io.models import save_model
+from jaxmdwarf.io.provenance import gather_provenance, hash_files
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise_model
+from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
+from jaxmdwarf.training.emulator import (
+    EmulatorTraining,
+    TrainedEmulator,
+    TrainingSet,
+    TrainingState,
+    accuracy_over_labels,
+    build_emulator,
+    continue_training,
+    judge_emulator,
+    prepare_training_set,
+    start_training,
+    training_records,
+)
+from jaxmdwarf.workflows.progress import Progress, Silent
+
+CHECKPOINT_SECONDS = 15.0
+"""Time between two checkpoints; one more is written when training is interrupted."""
+
+_NORMALISE_ROWS = 256
+_LOG_NAME = "training.jsonl"
+
+
+def train_emulator_files(
+    grid_path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    config: EmulatorTraining | None = None,
+    sigma_aa: float | None = PAPER_SIGMA_AA,
+    masks_aa: Sequence[tuple[float, float]] = PAPER_MASKS_AA,
+    resume: bool = True,
+    figures: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train an emulator on a grid table and write its model directory.
+
+    Parameters
+    ----------
+    grid_path : path
+        A table of `jaxmdwarf.io.grids.table.write_grid`.
+    out : path
+        Model directory. While training, ``<out>.training`` beside it holds checkpoints.
+    config, sigma_aa, masks_aa, resume, figures, progress
+        As in `train_grid_emulator`.
+
+    Returns
+    -------
+    dict
+        What the command prints.
+    """
+    model_grid = read_grid(grid_path)
+    trained, metrics = train_grid_emulator(
+        model_grid,
+        out,
+        config=config,
+        sigma_aa=sigma_aa,
+        masks_aa=masks_aa,
+        resume=resume,
+        figures=figures,
+        progress=progress,
+        source={"grid": Path(grid_path).name, "grid_sha256": hash_files(grid_path)},
+    )
+    numbers = metrics["emulator"]
+    return {
+        "out": os.fspath(out),
+        "spectra": metrics["counts"]["input"],
+        "labels": ", ".join(trained.emulator.label_space.names),
+        "eq1_median": numbers["eq1_median"],
+        "eq1_p95": numbers["eq1_p95"],
+        "steps": numbers["steps"],
+        "wall_s": metrics["wall_s"],
+        "trained_on_simulation": trained.emulator.treatment.simulated,
+    }
+
+
+def train_grid_emulator(
+    model_grid: ModelGrid,
+    out: str | os.PathLike[str],
+    *,
+    config: EmulatorTraining | None = None,
+    sigma_aa: float | None = PAPER_SIGMA_AA,
+    masks_aa: Sequence[tuple[float, float]] = PAPER_MASKS_AA,
+    resume: bool = True,
+    figures: bool = True,
+    progress: Progress | None = None,
+    source: dict[str, str] | None = None,
+) -> tuple[TrainedEmulator, dict[str, Any]]:
+    """Train an emulator on a grid in memory and write its model directory.
+
+    The directory gets ``model.json``, ``arrays.npz``, ``metrics.json``, ``training.jsonl`` (one
+    line every few steps), ``reconstruction.csv`` (eq. 1 of every spectrum),
+    ``reconstruction_by_label.csv`` and two figures.
+
+    Parameters
+    ----------
+    model_grid : ModelGrid
+        Un-normalised spectra.
+    out : path
+    config : EmulatorTraining, optional
+    sigma_aa : float or None
+        Width of the pseudo-continuum; None learns the flux in units of its mean.
+    masks_aa : sequence of (low, high)
+        Windows left out of the pseudo-continuum and of eq. 1.
+    resume : bool
+        Go on from ``<out>.training`` if it holds the same training.
+    figures : bool
+        Whether to draw.
+    progress : Progress, optional
+    source : dict, optional
+        Where the grid comes from, for the provenance.
+
+    Returns
+    -------
+    tuple
+        The emulator with its report, and what ``metrics.json`` holds.
+
+    Raises
+    ------
+    UsageError
+        If `out` cannot be a model directory, or the grid has no label that varies.
+    """
+    start = time.perf_counter()
+    config, progress, out = config or EmulatorTraining(), progress or Silent(), Path(out)
+    # Told before minutes of training, not after.
+    if out.exists() and not (out / "model.json").is_file():
+        raise UsageError(
+            f"{out} exists and is not a model; it was left alone.", "give another output path."
+        )
+    labels, label_space = _varying_labels(model_grid, progress)
+    treatment = Treatment(
+        sigma_aa=sigma_aa,
+        masks_aa=tuple((float(low), float(high)) for low, high in masks_aa),
+        resolving_power=float(model_grid.resolution),
+        simulated=model_grid.kind == "simulated",
+    )
+    masked = mask_for(model_grid.grid, treatment.masks_aa)
+    flux = normalise_grid(model_grid, sigma_aa=sigma_aa, masked=masked)
+    checkpoints = Checkpoints(
+        out.with_name(out.name + ".training"),
+        {"config": asdict(config), "treatment": asdict(treatment), "data": _digest(labels, flux)},
+    )
+    if not resume:
+        checkpoints.clear()
+    training_set = prepare_training_set(
+        labels, flux, label_space=label_space, grid=model_grid.grid, config=config
+    )
+    state = _train(training_set, config, checkpoints, progress)
+    emulator = build_emulator(
+        training_set,
+        config,
+        state,
+        label_space=label_space,
+        grid=model_grid.grid,
+        treatment=treatment,
+    )
+    trained = judge_emulator(
+        emulator, training_set, config, state, labels=labels, flux=flux, good=~masked
+    )
+    metrics = {
+        "wall_s": round(time.perf_counter() - start, 3),
+        "counts": {"input": model_grid.n_spec},
+        "emulator": trained.report.metrics(),
+    }
+    save_model(
+        trained.emulator,
+        out,
+        training={"config": asdict(config), **metrics},
+        provenance={
+            **asdict(gather_provenance()),
+            "source": source or {},
+            "grid": model_grid.provenance,
+        },
+        extras={
+            "metrics.json": (json.dumps(metrics, indent=2) + "\n").encode(),
+            _LOG_NAME: _log_text(state, config).encode(),
+            **_tables(trained, labels),
+            **(_figures(trained, labels, masked) if figures else {}),
+        },
+    )
+    checkpoints.clear()
+    return trained, metrics
+
+
+def normalise_grid(
+    model_grid: ModelGrid,
+    *,
+    sigma_aa: float | None,
+    masked: Bool[np.ndarray, "n_pix"],
+) -> Float[np.ndarray, "n n_pix"]:
+    """Spectra of a grid over their pseudo-continuum (or their mean), float32, on the host.
+
+    Raises
+    ------
+    MismatchError
+        If a spectrum is not positive everywhere.
+    """
+    import jax
+
+    lowest = model_grid.flux.min(axis=1)
+    if not (lowest > 0).all():
+        row = int(np.argmin(lowest))
+        name = model_grid.sources[row] if model_grid.sources else f"row {row}"
+        raise MismatchError(
+            f"{int((lowest <= 0).sum())} spectra of the grid are not positive everywhere, "
+            f"{name} among them.",
+            "drop these spectra from the grid.",
+        )
+    # Fluxes at the surface of a star exceed what float32 can square; the scale never matters.
+    flux = model_grid.flux / model_grid.flux.mean(axis=1, keepdims=True, dtype=np.float64)
+    flux = flux.astype(np.float32)
+    if sigma_aa is None:
+        return flux
+
+    @jax.jit
+    def normalise_rows(rows):
+        return normalise_model(rows, model_grid.grid, sigma_aa=sigma_aa, window=masked)
+
+    for start in range(0, len(flux), _NORMALISE_ROWS):
+        rows = flux[start : start + _NORMALISE_ROWS]
+        flux[start : start + _NORMALISE_ROWS] = np.asarray(normalise_rows(rows))
+    return flux
+
+
+def _train(
+    training_set: TrainingSet,
+    config: EmulatorTraining,
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> TrainingState:
+    """Train to the end, from the last checkpoint if there is one; leave one if interrupted."""
+    state = start_training(training_set, config)
+    restored = checkpoints.restore(like=state)
+    if restored is not None:
+        state = restored
+        progress.say(f"resuming after step {int(state.step)} of {config.steps}")
+    done, saved_at = int(state.step), time.monotonic()
+    with progress.stage("training", float(config.steps)) as task:
+        task.advance(float(done))
+        try:
+            for latest, record in continue_training(training_set, config, state):
+                state = latest
+                note = f"held-out {100.0 * record.held_loss:.2f} % of the variation"
+                task.advance(float(record.step - done), note=note)
+                done = record.step
+                if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                    _keep(checkpoints, state, config)
+                    saved_at = time.monotonic()
+        except KeyboardInterrupt:
+            _keep(checkpoints, state, config)
+            raise
+    return state
+
+
+def _keep(checkpoints: Checkpoints, state: TrainingState, config: EmulatorTraining) -> None:
+    checkpoints.save(int(state.step), state)
+    (checkpoints.folder / _LOG_NAME).write_text(_log_text(state, config), encoding="utf-8")
+
+
+def _log_text(state: TrainingState, config: EmulatorTraining) -> str:
+    return "".join(json.dumps(asdict(record)) + "\n" for record in training_records(state, config))
+
+
+def _varying_labels(
+    model_grid: ModelGrid, progress: Progress
+) -> tuple[Float[np.ndarray, "n n_label"], LabelSpace]:
+    """Labels that differ between spectra, in bounds that hold the grid: no extrapolation."""
+    space, labels = model_grid.label_space, model_grid.labels
+    varies = np.ptp(labels, axis=0) > 0
+    if not varies.any():
+        raise UsageError("all spectra of the grid have the same labels.", "give a larger grid.")
+    for name, value in zip(np.array(space.names)[~varies], labels[0, ~varies], strict=True):
+        progress.say(f"{name} is {value:g} in all spectra: the model will not have this label")
+    kept = np.flatnonzero(varies)
+    names, units = (tuple(words[k] for k in kept) for words in (space.names, space.units))
+    return labels[:, kept], LabelSpace.bounding(names, units, labels[:, kept])
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for values in arrays:
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def _tables(trained: TrainedEmulator, labels: np.ndarray) -> dict[str, bytes]:
+    names, report = trained.emulator.label_space.names, trained.report
+    spectra = [
+        [*(repr(float(value)) for value in row), f"{error:.6g}", f"{head:.6g}", int(held)]
+        for row, error, head, held in zip(
+            labels, report.error, report.truncation, report.held_out, strict=True
+        )
+    ]
+    held = report.held_out
+    slices = accuracy_over_labels(labels[held], report.error[held], names)
+    return {
+        "reconstruction.csv": _csv([*names, "eq1", "eq1_head", "held_out"], spectra),
+        "reconstruction_by_label.csv": _csv(
+            list(slices[0]), [list(row.values()) for row in slices]
+        ),
+    }
+
+
+def _csv(header: list[str], rows: list[list[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().encode()
+
+
+def _figures(trained: TrainedEmulator, labels: np.ndarray, masked: np.ndarray) -> dict[str, bytes]:
+    from jaxmdwarf.plots.emulator import plot_pixel_error, plot_reconstruction
+
+    emulator, held = trained.emulator, trained.report.held_out
+    space = emulator.label_space
+    drawn = {
+        "reconstruction.png": plot_reconstruction(
+            labels[held], trained.report.error[held], names=space.names, units=space.units
+        ),
+        "pixel_error.png": plot_pixel_error(
+            emulator.grid.wave_aa, np.asarray(emulator.model_error), masked
+        ),
+    }
+    files = {}
+    for name, figure in drawn.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+        files[name] = buffer.getvalue()
+    return files

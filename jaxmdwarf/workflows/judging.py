@@ -1,0 +1,158 @@
+"""How far fitted models are from the spectra: residuals, and whether a classifier can tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdwarf.diagnostics.gap import (
+    ClassifierScore,
+    ClassifierSettings,
+    ResidualSummary,
+    classifier_accuracy,
+    summarise_residual,
+)
+from jaxmdwarf.io.spectra.readers import read_spectrum
+from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.preprocess.batch import preprocess_batch
+from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA
+from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.workflows.fitting import LABEL_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CLIP_SIGMA = 10.0
+"""Residuals beyond count as this many sigma, so that cosmic rays do not decide."""
+
+CLASSIFIER_SNR = 10.0
+"""S/N in r from which on spectra are shown to the classifier: below, all look like noise."""
+
+_WINDOW_AA = (6000.0, 8900.0)
+_ROWS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class FittedFlux:
+    """Observed spectra, each at rest by its own fit, and the models that were fitted to them.
+
+    Parameters
+    ----------
+    observed : SpectrumBatch
+        Pixels that are not fitted have ivar 0.
+    model : (n, n_pix)
+        Flux at the fitted labels.
+    snr : (n,)
+        In r.
+    """
+
+    observed: SpectrumBatch
+    model: np.ndarray
+    snr: np.ndarray
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What residuals and a classifier say of a model.
+
+    Parameters
+    ----------
+    residual : ResidualSummary
+    bright : ResidualSummary
+        Of the stars with S/N above 20.
+    classifier : ClassifierScore, optional
+        On stars above `CLASSIFIER_SNR`; None if there are fewer than ten a fold.
+    """
+
+    residual: ResidualSummary
+    bright: ResidualSummary
+    classifier: ClassifierScore | None
+
+    @property
+    def accuracy(self) -> float:
+        """Of the classifier; NaN where there is none."""
+        return float("nan") if self.classifier is None else self.classifier.accuracy
+
+
+def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
+    """Spectra of catalogue rows and the flux that the model has at their labels.
+
+    Parameters
+    ----------
+    model : ForwardModel
+        The one that the catalogue was fitted with.
+    rows : DataFrame
+        Of a catalogue: path, RV, the labels, SNRr.
+
+    Returns
+    -------
+    FittedFlux
+    """
+    treatment: Any = getattr(
+        model, "treatment", Treatment(sigma_aa=PAPER_SIGMA_AA, masks_aa=PAPER_MASKS_AA)
+    )
+    wave = model.grid.wave_aa
+    outside = (wave < _WINDOW_AA[0]) | (wave > _WINDOW_AA[1])
+    labels = rows[[LABEL_COLUMNS[name][0] for name in model.label_space.names]].to_numpy(float)
+    paths, rv_kms = rows["path"].tolist(), rows["RV"].to_numpy(float)
+    parts, fluxes = [], []
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        some = slice(first, first + _ROWS_AT_ONCE)
+        batch = preprocess_batch(
+            [read_spectrum(path) for path in paths[some]],
+            model.grid,
+            rv_kms=rv_kms[some],
+            masks=treatment.masks_aa,
+            sigma_aa=treatment.sigma_aa,
+            pad_to=_ROWS_AT_ONCE,
+            min_overlap=0.0,
+        )
+        size = len(paths[some])
+        padded = np.resize(labels[some], (_ROWS_AT_ONCE, labels.shape[1]))
+        flux = _predict(model, jnp.asarray(padded, jnp.float32), model.read_context(batch))
+        fluxes.append(np.asarray(flux)[:size])
+        values = [np.array(getattr(batch, name))[:size] for name in _ARRAYS]
+        for weights in values[1:]:
+            weights[:, outside] = 0.0
+        parts.append(values)
+    flux, ivar, known = (jnp.asarray(np.concatenate(part)) for part in zip(*parts, strict=True))
+    observed = SpectrumBatch(flux, ivar, known, model.grid)
+    return FittedFlux(observed, np.concatenate(fluxes), rows["SNRr"].to_numpy(float))
+
+
+_ARRAYS = ("flux", "ivar", "information")
+
+
+@jax.jit
+def _predict(model: ForwardModel, labels, context):
+    return model.predict_scaled_batch(model.label_space.scale(labels), context)
+
+
+def judge_fitted(fitted: FittedFlux, *, settings: ClassifierSettings | None = None) -> Judgement:
+    """Residuals and classifier of fitted spectra."""
+    settings = settings or ClassifierSettings()
+    observed = fitted.observed
+    flux, ivar = np.asarray(observed.flux), np.asarray(observed.ivar)
+    bright = fitted.snr > 20.0
+    told = np.flatnonzero(fitted.snr > CLASSIFIER_SNR)
+    enough = told.size >= 10 * settings.n_fold
+    return Judgement(
+        residual=summarise_residual(flux, fitted.model, ivar, clip=CLIP_SIGMA),
+        bright=summarise_residual(
+            flux[bright], fitted.model[bright], ivar[bright], clip=CLIP_SIGMA
+        ),
+        classifier=classifier_accuracy(fitted.model[told], _take(observed, told), settings=settings)
+        if enough
+        else None,
+    )
+
+
+def _take(batch: SpectrumBatch, rows: Sequence[int] | np.ndarray) -> SpectrumBatch:
+    return SpectrumBatch(batch.flux[rows], batch.ivar[rows], batch.information[rows], batch.grid)

@@ -1,0 +1,284 @@
+"""Files in, a table of measurements out: no model needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from jaxmdwarf.catalogue.columns import MEASURE_COLUMNS
+from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.io.provenance import gather_provenance
+from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
+from jaxmdwarf.io.spectra.readers import DuplicateFinder, expand_inputs, read_record
+from jaxmdwarf.io.spectra.records import Requirements, check_record
+from jaxmdwarf.io.stream import stream_results
+from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table
+from jaxmdwarf.measure.spectrum import measure_spectrum
+from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
+from jaxmdwarf.workflows.progress import Silent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxmdwarf.workflows.progress import Progress
+
+ROWS_PER_BLOCK = 4096
+"""Rows are packed into arrays in blocks, since a million dicts would take gigabytes."""
+
+
+class MeasuredRow(NamedTuple):
+    """What a worker sends back for one spectrum."""
+
+    values: dict[str, object]
+    content_hash: int
+
+
+@dataclass(frozen=True)
+class MeasureTask:
+    """Read and measure one file: what a worker process does.
+
+    Parameters
+    ----------
+    requirements : Requirements
+        What a spectrum must offer.
+    velocities : mapping of str to float, optional
+        Velocities in km/s by obsid, path or file name; None takes header velocities.
+    """
+
+    requirements: Requirements
+    velocities: Mapping[str, float] | None = None
+
+    def __call__(self, path: str) -> MeasuredRow:
+        record = read_record(path)
+        check_record(record, self.requirements)
+        meta = record.meta
+        rv_kms, flags = choose_velocity(
+            float(meta["z"]), self._find_velocity(path, str(meta["obsid"]))
+        )
+        measured = measure_spectrum(
+            record.wave_aa,
+            record.flux,
+            record.ivar,
+            rv_kms=rv_kms,
+            snr_r=float(meta["snr_r"]),
+            snr_i=float(meta["snr_i"]),
+        )
+        if meta["had_nonfinite"]:
+            flags |= QualityFlag.INPUT_NAN
+        values: dict[str, object] = dataclasses.asdict(measured)
+        values.update(
+            path=path,
+            obsid=meta["obsid"],
+            ra=meta["ra_deg"],
+            dec=meta["dec_deg"],
+            subclass=meta["subclass"],
+            rv_used=rv_kms,
+            flags=int(measured.flags | flags),
+        )
+        values["class"] = meta["object_class"]
+        return MeasuredRow(values, record.content_hash())
+
+    def _find_velocity(self, path: str, obsid: str) -> float | None:
+        if self.velocities is None:
+            return None
+        for key in (obsid, path, os.path.basename(path)):
+            if key and key in self.velocities:
+                return self.velocities[key]
+        return float("nan")
+
+
+def choose_velocity(z: float, given_kms: float | None) -> tuple[float, QualityFlag]:
+    """The velocity that brings a spectrum to rest, and what to doubt about it.
+
+    Parameters
+    ----------
+    z : float
+        Header redshift (v/c), NaN where missing.
+    given_kms : float or None
+        Velocity from the user's table, NaN for a star that is not in it, None without a table.
+
+    Returns
+    -------
+    rv_kms : float
+        The given velocity; else the header's (flagged if a table was given); else 0 (flagged).
+    flags : QualityFlag
+
+    Examples
+    --------
+    >>> choose_velocity(1e-4, None)
+    (29.9792458, <QualityFlag.OK: 0>)
+    >>> choose_velocity(float("nan"), None)
+    (0.0, <QualityFlag.NO_HEADER_VELOCITY: 8192>)
+    """
+    if given_kms is not None and np.isfinite(given_kms):
+        return float(given_kms), QualityFlag.OK
+    flags = QualityFlag.OK if given_kms is None else QualityFlag.FALLBACK_VELOCITY
+    if np.isfinite(z):
+        return z * SPEED_OF_LIGHT_KMS, flags
+    return 0.0, QualityFlag.NO_HEADER_VELOCITY
+
+
+def measure_files(
+    files: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    velocity_table: str | os.PathLike[str] | None = None,
+    velocity_column: str = "rv",
+    processes: int | None = None,
+    requirements: Requirements | None = None,
+    command: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, object]:
+    """Measure every spectrum in `files` and write one table, and the rejects beside it.
+
+    Parameters
+    ----------
+    files : sequence of path
+        Files, folders, patterns and ``@lists``.
+    out : path
+        The table; its extension chooses the format. Rows are in the order of the inputs.
+    velocity_table : path, optional
+        Table with a column `velocity_column` (km/s) and a column obsid or path; without it spectra
+        are brought to rest by the header's redshift.
+    velocity_column : str
+        Name of that column.
+    processes : int, optional
+        Worker processes; None takes all cores.
+    requirements : Requirements, optional
+        What a spectrum must offer to be measured.
+    command : sequence of str, optional
+        Command line for the provenance.
+    progress : Progress, optional
+        Where to report.
+
+    Returns
+    -------
+    dict
+        Counts, and where the two tables are.
+
+    Raises
+    ------
+    UsageError
+        If `out` or the velocity table makes no sense.
+    WorkFailed
+        If no spectrum was usable; the rejects are written all the same.
+    """
+    progress = progress or Silent()
+    choose_format(out)
+    if processes is not None and processes < 1:
+        raise UsageError(f"{processes} processes cannot work.", "give 1 or more.")
+    velocities = (
+        read_velocities(velocity_table, velocity_column) if velocity_table is not None else None
+    )
+    rejects_file = name_rejects_file(out)
+    inputs = expand_inputs(files, leave_out=(*list_products(out), rejects_file))
+    task = MeasureTask(requirements or Requirements(), velocities)
+    rejects = list(inputs.rejects)
+    duplicates = DuplicateFinder()
+    table = _RowBlocks()
+    with progress.stage("measuring spectra", total=float(len(inputs.paths))) as stage:
+        for path, result in stream_results(task, inputs.paths, processes=processes):
+            if not isinstance(result, Reject):
+                repeated = duplicates.find(result.content_hash, path)
+                result = repeated if repeated is not None else result
+            if isinstance(result, Reject):
+                rejects.append(result)
+            else:
+                table.add(result.values)
+            stage.advance()
+    frame = table.to_frame()
+    check_accounts(inputs.n_in, len(frame), len(rejects))
+    write_rejects(rejects_file, rejects)
+    if not len(frame):
+        first = f" The first: {rejects[0].path}: {rejects[0].reason}." if rejects else ""
+        raise WorkFailed(
+            f"none of {inputs.n_in} inputs was usable.{first}",
+            f"all reasons are in {rejects_file}.",
+        )
+    write_table(frame, out, columns=MEASURE_COLUMNS, provenance=gather_provenance(command=command))
+    return {
+        "inputs": inputs.n_in,
+        "measured": len(frame),
+        "rejected": len(rejects),
+        "active": int(frame["active"].sum()),
+        "no_header_velocity": int(
+            np.count_nonzero(frame["flags"] & int(QualityFlag.NO_HEADER_VELOCITY))
+        ),
+        "table": str(out),
+        "rejects": str(rejects_file),
+    }
+
+
+def read_velocities(path: str | os.PathLike[str], column: str) -> dict[str, float]:
+    """Velocities (km/s) by obsid, path and file name from a table of the user's.
+
+    Raises
+    ------
+    UsageError
+        If the table lacks `column`, or both obsid and path.
+    """
+    table = read_table(path)
+    names = {str(name).lower(): name for name in table.columns}
+    if column not in table.columns:
+        raise UsageError(
+            f"{os.fspath(path)} has no column {column!r}.",
+            f"choose one of {', '.join(map(str, table.columns))} with --velocity-column.",
+        )
+    keys = [names[key] for key in ("obsid", "path") if key in names]
+    if not keys:
+        raise UsageError(
+            f"{os.fspath(path)} has neither a column obsid nor path.",
+            "add one, to tell which spectrum a velocity belongs to.",
+        )
+    try:
+        speeds = table[column].to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"column {column!r} of {os.fspath(path)} is not numeric.", "give km/s as numbers."
+        ) from None
+    velocities: dict[str, float] = {}
+    for key in keys:
+        for name, speed in zip(table[key], speeds, strict=True):
+            # A whole number may have become a float on its way through a table.
+            text = str(int(name)) if isinstance(name, float) and name == name else str(name)
+            if np.isfinite(speed):
+                velocities.setdefault(text, float(speed))
+                velocities.setdefault(Path(text).name, float(speed))
+    return velocities
+
+
+class _RowBlocks:
+    """Rows as they come, packed into arrays block by block."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, object]] = []
+        self._blocks: list[pd.DataFrame] = []
+
+    def add(self, row: dict[str, object]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= ROWS_PER_BLOCK:
+            self._pack()
+
+    def to_frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        self._pack()
+        if not self._blocks:
+            return pd.DataFrame({name: [] for name in MEASURE_COLUMNS})
+        return pd.concat(self._blocks, ignore_index=True)
+
+    def _pack(self) -> None:
+        import pandas as pd
+
+        if self._rows:
+            block = pd.DataFrame.from_records(self._rows, columns=list(MEASURE_COLUMNS))
+            block["flags"] = block["flags"].astype(np.int32)
+            self._blocks.append(block)
+            self._rows = []

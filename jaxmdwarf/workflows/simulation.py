@@ -1,0 +1,348 @@
+"""A simulated survey on disk: files in the survey's layout, catalogues, the truth beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxmdwarf.catalogue.columns import Column
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.grids.table import ModelGrid, write_grid
+from jaxmdwarf.io.spectra.lamost_writer import LAYOUTS, LamostHeader, write_lamost_files
+from jaxmdwarf.io.tables import write_table
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.simulate.gap import DomainGap
+from jaxmdwarf.simulate.instrument import LOG10_START, LOG10_STEP, RESOLUTION
+from jaxmdwarf.simulate.survey import (
+    Survey,
+    SurveyBatch,
+    SurveyConfig,
+    Synthesizer,
+    sample_grid_labels,
+    simulate_survey,
+    theory_grid,
+)
+from jaxmdwarf.workflows.progress import Progress, Silent
+
+SYNTHESIS_BATCH = 16
+"""Stars per compiled call; more gain nothing on a CPU."""
+
+_UNITS = {
+    "ra_deg": "deg",
+    "dec_deg": "deg",
+    "primary_ra_deg": "deg",
+    "primary_dec_deg": "deg",
+    "teff": "K",
+    "e_teff": "K",
+    "companion_teff": "K",
+    "primary_teff": "K",
+    "mass": "solMass",
+    "radius": "solRad",
+    "distance_pc": "pc",
+    "age_gyr": "Gyr",
+    "halpha_ew_aa": "Angstrom",
+    "rv_kms": "km/s",
+    "companion_rv_kms": "km/s",
+    "primary_rv_kms": "km/s",
+    "helio_kms": "km/s",
+    "exposure_s": "s",
+    "separation_arcsec": "arcsec",
+    "parallax_mas": "mas",
+    "e_parallax_mas": "mas",
+    "pmra_masyr": "mas/yr",
+    "pmdec_masyr": "mas/yr",
+    "e_pm_masyr": "mas/yr",
+}
+
+
+@dataclass(frozen=True)
+class FluxSource:
+    """Where surface fluxes come from.
+
+    Parameters
+    ----------
+    wave_aa : (n_wave,)
+        Fine vacuum wavelengths, equidistant in ln(wavelength).
+    synthesize : callable
+        Labels (n, 4) to surface fluxes (n, n_wave).
+    """
+
+    wave_aa: np.ndarray
+    synthesize: Synthesizer
+
+
+def nature_source(gap: DomainGap, *, seed: int) -> FluxSource:
+    """Surface fluxes of simulated nature: theory changed as `gap` says."""
+    from jaxmdwarf.simulate.synthesis import build_simulator, synthesize
+
+    simulator = build_simulator(gap.physics(seed=seed))
+
+    def fluxes(labels: np.ndarray) -> np.ndarray:
+        return synthesize(simulator, np.asarray(labels, np.float32), batch_size=SYNTHESIS_BATCH)
+
+    return FluxSource(simulator.wave_aa, fluxes)
+
+
+def simulate_files(
+    out: str | Path,
+    *,
+    config: SurveyConfig,
+    n_grid: int = 0,
+    layouts: Sequence[str] = ("lamost-coadd", "lamost-wavelength"),
+    csv: bool = False,
+    nature: FluxSource | None = None,
+    theory: FluxSource | None = None,
+    progress: Progress | None = None,
+) -> dict[str, object]:
+    """Simulate a survey and write it into a folder.
+
+    Parameters
+    ----------
+    out : path
+        Folder: ``spectra/`` gets one file a spectrum; ``truth``, ``gaia``, ``reference`` and
+        ``pairs`` are tables (Parquet), ``survey.json`` says how it was made.
+    config : SurveyConfig
+    n_grid : int
+        Also write ``theory_grid.parquet`` with this many theoretical spectra; 0 for none.
+    layouts : sequence of str
+        File layouts, see `io.spectra.lamost_writer.LAYOUTS`; each plate takes one of them.
+    csv : bool
+        Write the tables as CSV also.
+    nature, theory : FluxSource, optional
+        Where fluxes come from; the simulated physics by default.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        Counts and files.
+
+    Raises
+    ------
+    UsageError
+        If a layout is unknown or the folder holds another survey.
+    """
+    progress = progress or Silent()
+    unknown = [layout for layout in layouts if layout not in LAYOUTS]
+    if unknown or not layouts:
+        raise UsageError(f"layout {unknown} is unknown.", f"use some of {', '.join(LAYOUTS)}.")
+    target = Path(out)
+    recipe = _recipe(config, layouts, n_grid)
+    _claim(target, recipe)
+
+    survey = simulate_survey(config)
+    with progress.stage("opacities of nature", 1.0) as task:
+        source = nature or nature_source(config.gap, seed=config.seed)
+        task.advance()
+    snr = _write_spectra(survey, source, target / "spectra", layouts, progress)
+
+    truth = {**survey.truth(), **snr}
+    tables = {
+        "truth": truth,
+        "gaia": survey.gaia(),
+        "reference": survey.references(),
+        "pairs": survey.wide_pairs(),
+    }
+    for name, columns in tables.items():
+        _write_columns(columns, target / f"{name}.parquet", csv=csv)
+    if n_grid > 0:
+        source = theory or nature_source(DomainGap.none(), seed=config.seed)
+        path = target / "theory_grid.parquet"
+        simulate_grid(path, n_grid, source, seed=config.seed, progress=progress)
+    summary = _summarise(survey, snr)
+    _write_recipe(target, {**recipe, "complete": True, "counts": summary})
+    return {"out": str(target), **summary, "grid": n_grid, "gap": recipe["gap_in_words"]}
+
+
+def _recipe(config: SurveyConfig, layouts: Sequence[str], n_grid: int) -> dict[str, object]:
+    described = config.gap.describe()
+    words = "none" if not described else ", ".join(f"{k}={v:g}" for k, v in described.items())
+    if config.gap == DomainGap.full():
+        words = "full"
+    return {
+        "simulated": True,
+        "config": asdict(config),
+        "layouts": list(layouts),
+        "n_grid": n_grid,
+        "gap_in_words": words,
+    }
+
+
+def _claim(target: Path, recipe: dict[str, object]) -> None:
+    """Make the folder ours, or complain that it is another survey's."""
+    record = target / "survey.json"
+    if record.exists():
+        try:
+            found = json.loads(record.read_text())
+        except ValueError:
+            found = {}
+        same = all(found.get(key) == value for key, value in json.loads(json.dumps(recipe)).items())
+        if not same:
+            raise UsageError(
+                f"{target} holds a survey that was made in another way.",
+                "choose another folder, or delete this one.",
+            )
+    elif (target / "spectra").is_dir() and any((target / "spectra").iterdir()):
+        raise UsageError(
+            f"{target / 'spectra'} holds files of unknown origin.", "choose an empty folder."
+        )
+    try:
+        (target / "spectra").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the folder {target}: {error.strerror}.", "give a folder you may write to."
+        ) from None
+    _write_recipe(target, {**recipe, "complete": False})
+
+
+def _write_recipe(target: Path, recipe: dict[str, object]) -> None:
+    with write_atomically(target / "survey.json") as path:
+        path.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_spectra(
+    survey: Survey,
+    source: FluxSource,
+    folder: Path,
+    layouts: Sequence[str],
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """Observe and write all spectra; returns their signal-to-noise columns."""
+    write = _writer(survey, folder, layouts)
+    names = ("snr_r", "snr_i", "true_snr_r", "true_snr_i")
+    columns = {name: np.full(survey.n_spectra, np.nan) for name in names}
+    with (
+        progress.stage("spectra", float(survey.n_spectra)) as task,
+        ThreadPoolExecutor(max_workers=1) as background,
+    ):
+        pending = None
+        for batch in survey.batches(source.synthesize, source.wave_aa):
+            for name in names:
+                columns[name][batch.rows] = getattr(batch, name)
+            # Files of one batch are written while the next one is computed, never more.
+            if pending is not None:
+                pending.result()
+            pending = background.submit(write, batch)
+            task.advance(float(batch.rows.size))
+        if pending is not None:
+            pending.result()
+    return columns
+
+
+def _writer(survey: Survey, folder: Path, layouts: Sequence[str]) -> Callable[[SurveyBatch], None]:
+    truth = survey.truth()
+    plan = survey.plan_ids()
+    gap = _recipe(survey.config, layouts, 0)["gap_in_words"]
+
+    def write(batch: SurveyBatch) -> None:
+        headers = [
+            LamostHeader(
+                obsid=int(truth["obsid"][row]),
+                file_name=str(truth["file"][row]),
+                plan_id=str(plan[row]),
+                ra_deg=float(truth["ra_deg"][row]),
+                dec_deg=float(truth["dec_deg"][row]),
+                lmjd=int(truth["lmjd"][row]),
+                spectrograph=int(truth["spectrograph"][row]),
+                fibre=int(truth["fibre"][row]),
+                exposure_s=float(truth["exposure_s"][row]),
+                helio_kms=float(truth["helio_kms"][row]),
+                subclass=str(truth["subclass"][row]),
+                z=float(truth["header_z"][row]),
+                snr_r=float(batch.snr_r[i]),
+                snr_i=float(batch.snr_i[i]),
+                seed=survey.config.seed,
+                gap=str(gap),
+            )
+            for i, row in enumerate(batch.rows)
+        ]
+        write_lamost_files(
+            folder,
+            batch.flux,
+            batch.ivar,
+            batch.mask,
+            headers,
+            layouts=[layouts[int(truth["plate"][row]) % len(layouts)] for row in batch.rows],
+            log10_start=LOG10_START,
+            log10_step=LOG10_STEP,
+        )
+
+    return write
+
+
+def _write_columns(columns: dict[str, np.ndarray], path: Path, *, csv: bool) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame(columns)
+    known = {name: Column(name, "", _UNITS.get(name, "")) for name in frame.columns}
+    write_table(frame, path, columns=known)
+    if csv:
+        write_table(frame, path.with_suffix(".csv"), columns=known)
+
+
+def simulate_grid(
+    path: str | os.PathLike[str],
+    n_grid: int,
+    source: FluxSource,
+    *,
+    seed: int,
+    physics: str = "theory",
+    progress: Progress | None = None,
+) -> ModelGrid:
+    """Synthesise the training grid of an emulator and write it as a grid table.
+
+    Parameters
+    ----------
+    path : path
+        Parquet file to write.
+    n_grid : int
+        Spectra.
+    source : FluxSource
+        Of theory, or of nature for an oracle.
+    seed : int
+        Of the labels.
+    physics : {"theory", "nature"}
+        Named in the progress and the provenance.
+    progress : Progress, optional
+    """
+    labels = sample_grid_labels(n_grid, seed=seed)
+    with (progress or Silent()).stage(f"grid of {physics}", float(n_grid)) as task:
+
+        def counted(rows: np.ndarray) -> np.ndarray:
+            flux = source.synthesize(rows)
+            task.advance(float(len(rows)))
+            return flux
+
+        made = theory_grid(labels, counted, source.wave_aa)
+    grid = ModelGrid(
+        labels=made.labels,
+        label_space=LabelSpace.mdwarf(),
+        flux=made.flux,
+        grid=made.grid,
+        resolution=RESOLUTION,
+        kind="simulated",
+        provenance={"made_by": "jaxmdwarf", "physics": physics, "seed": seed},
+    )
+    write_grid(grid, path)
+    return grid
+
+
+def _summarise(survey: Survey, snr: dict[str, np.ndarray]) -> dict[str, object]:
+    stars, visits = survey.population.stars, survey.population.visits
+    good = np.isfinite(snr["snr_r"])
+    return {
+        "spectra": survey.n_spectra,
+        "stars": int(stars["teff"].size),
+        "binaries": int(stars["is_binary"].sum()),
+        "contaminants": int((stars["kind"] != "mdwarf").sum()),
+        "failed": int(visits["failed"].sum()),
+        "pairs": int(survey.population.pairs["pair_id"].size),
+        "share_snr_r_below_20": round(float((snr["snr_r"][good] < 20).mean()), 4),
+    }

@@ -1,0 +1,597 @@
+"""A catalogue against a reference table: match, judge by S/N, draw, write."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxmdwarf.diagnostics.matching import Matches, match_by_key, match_by_position
+from jaxmdwarf.diagnostics.recovery import Comparison, Pulls, Recovery, compare, compute_pulls
+from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.column_names import GUESSES, find_column, read_any_table
+from jaxmdwarf.io.provenance import gather_provenance
+from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.workflows.progress import Silent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxmdwarf.workflows.progress import Progress
+
+QUANTITIES = ("teff", "logg", "mh", "alpha_m", "rv")
+"""What is compared, where both tables have it."""
+
+DISQUALIFYING = (
+    QualityFlag.NOT_CONVERGED
+    | QualityFlag.TEFF_AT_BOUND
+    | QualityFlag.LOGG_AT_BOUND
+    | QualityFlag.MH_AT_BOUND
+    | QualityFlag.ALPHA_AT_BOUND
+    | QualityFlag.LOW_SNR
+    | QualityFlag.FEW_PIXELS
+    | QualityFlag.BAD_CHI2
+    | QualityFlag.VELOCITY_AT_EDGE
+    | QualityFlag.BAD_COVARIANCE
+    | QualityFlag.NO_GOOD_PIXELS
+)
+"""Flags whose rows are left out of a comparison: what the paper's cuts would remove (section 4)."""
+
+_MISSING_BELOW = -999.0
+_HIGH_SNR = 50.0
+
+
+@dataclass(frozen=True)
+class ValidationOptions:
+    """How a catalogue is compared.
+
+    Parameters
+    ----------
+    columns : tuple of (quantity, column)
+        Columns of the reference, where the guesses of `GUESSES` fail or are wrong.
+    match : {"auto", "obsid", "path", "position"}
+        What tells that two rows are of one star; "auto" takes what matches most rows.
+    radius_arcsec : float
+        For positions.
+    keep_flagged : bool
+        Keep rows whose flags say not to trust them (`DISQUALIFYING`).
+    snr_column : str
+        Column of the catalogue by which rows are binned; empty for a guess (r, then i).
+    """
+
+    columns: tuple[tuple[str, str], ...] = ()
+    match: Literal["auto", "obsid", "path", "position"] = "auto"
+    radius_arcsec: float = 3.0
+    keep_flagged: bool = False
+    snr_column: str = ""
+
+    def __post_init__(self) -> None:
+        for name, _ in self.columns:
+            if name not in GUESSES and not name.startswith("e_"):
+                raise UsageError(
+                    f"{name!r} is no quantity that can be compared.",
+                    f"use some of {', '.join((*QUANTITIES, 'ra', 'dec', 'obsid', 'path'))}.",
+                )
+
+
+class Sample(NamedTuple):
+    """One quantity of the rows that are compared, each (n,): measured, known, error of both."""
+
+    measured: np.ndarray
+    reference: np.ndarray
+    error: np.ndarray
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What came of a comparison.
+
+    Parameters
+    ----------
+    samples : dict
+        By quantity.
+    comparisons, high_snr : dict
+        By quantity: all rows, and those with S/N above 50.
+    snr : (n,)
+    rows, reference_rows : (n,)
+        Rows of the two tables that were compared.
+    counts : dict
+        How many rows went where.
+    notes : tuple of str
+        What a reader should know: how rows were matched and selected, which columns were guessed.
+    snr_name : str
+    """
+
+    samples: dict[str, Sample]
+    comparisons: dict[str, Comparison]
+    high_snr: dict[str, Comparison]
+    snr: np.ndarray
+    rows: np.ndarray
+    reference_rows: np.ndarray
+    counts: dict[str, int]
+    notes: tuple[str, ...]
+    snr_name: str = field(default="S/N")
+
+    def metrics(self) -> dict[str, Any]:
+        """Plain numbers under stable names."""
+        return {
+            "counts": dict(self.counts),
+            "labels": recovery_metrics(self.comparisons),
+            "labels_snr50": recovery_metrics(self.high_snr),
+            "labels_by_snr": {
+                name: [_bin_metrics(row) for row in comparison.by_snr]
+                for name, comparison in self.comparisons.items()
+            },
+            "pulls": pull_metrics(self.comparisons),
+        }
+
+
+def recovery_metrics(comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
+    """Bias and scatter by quantity."""
+    return {name: _plain(one.recovery) for name, one in comparisons.items()}
+
+
+def pull_metrics(comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
+    """Mean and width of the pulls by quantity."""
+    return {name: _plain(one.pulls) for name, one in comparisons.items()}
+
+
+def validate_tables(
+    catalogue: pd.DataFrame,
+    reference: pd.DataFrame,
+    options: ValidationOptions | None = None,
+) -> Validation:
+    """Compare the rows that two tables share.
+
+    Parameters
+    ----------
+    catalogue : DataFrame
+        As `jaxmdwarf fit` writes it, or anybody's with columns that `GUESSES` knows.
+    reference : DataFrame
+        Truth of a simulated survey (contaminants, binaries and failed spectra are left out), or a
+        table of the literature.
+    options : ValidationOptions, optional
+
+    Raises
+    ------
+    UsageError
+        If the tables have no quantity, or nothing to be matched by, in common.
+    WorkFailed
+        If no row is left.
+    """
+    options = options or ValidationOptions()
+    given = dict(options.columns)
+    _require_columns(reference, given)
+    pairs = _find_quantities(catalogue, reference, given)
+    matches, how = _match(catalogue, reference, given, options)
+    notes = [how]
+    notes += [
+        f"{name}: {measured} against {known}"
+        + (", which is not the same quantity" if name == "mh" and "fe" in known.lower() else "")
+        for name, (measured, known) in pairs.items()
+    ]
+    counts = {
+        "catalogue": len(catalogue),
+        "reference": len(reference),
+        "matched": int(matches.rows.size),
+        "flagged": 0,
+        "not_single": 0,
+    }
+    kept = np.ones(matches.rows.size, bool)
+    single = _single_stars(reference)
+    if single is not None:
+        alone = single[matches.reference_rows]
+        counts["not_single"] = int((~alone).sum())
+        kept &= alone
+        notes.append(
+            f"{counts['not_single']} rows are binaries, contaminants or failed spectra by truth, "
+            "and left out"
+        )
+    if "flags" in catalogue and not options.keep_flagged:
+        flags = catalogue["flags"].to_numpy()[matches.rows].astype(np.int64)
+        doubtful = (flags & int(DISQUALIFYING)) != 0
+        counts["flagged"] = int((doubtful & kept).sum())
+        notes.append(
+            f"{counts['flagged']} of the remaining {int(kept.sum())} rows carry a flag that says "
+            "not to trust them (S/N below 5, a label at a bound, no convergence, ...), and are "
+            "left out"
+        )
+        kept &= ~doubtful
+    rows, reference_rows = matches.rows[kept], matches.reference_rows[kept]
+    counts["compared"] = int(rows.size)
+    if not rows.size:
+        raise WorkFailed(
+            f"no row is left to compare: {counts['matched']} matched, {counts['not_single']} are "
+            f"not single stars, {counts['flagged']} are flagged.",
+            "check the flags of the catalogue, or keep flagged rows (--keep-flagged).",
+        )
+    snr, snr_name = _find_snr(catalogue, options.snr_column)
+    snr = snr[rows]
+    samples, comparisons, high = {}, {}, {}
+    for name, (measured, known) in pairs.items():
+        sample = Sample(
+            _numbers(catalogue, measured)[rows],
+            _numbers(reference, known)[reference_rows],
+            np.hypot(
+                _errors(catalogue, measured, name, {})[rows],
+                np.nan_to_num(_errors(reference, known, name, given)[reference_rows], nan=0.0),
+            ),
+        )
+        if not np.isfinite(sample.measured - sample.reference).any():
+            notes.append(f"{name}: no row has both values")
+            continue
+        samples[name] = sample
+        comparisons[name] = compare(sample.measured, sample.reference, sample.error, snr)
+        bright = snr > _HIGH_SNR
+        measured_bright, known_bright, error_bright = (column[bright] for column in sample)
+        high[name] = compare(measured_bright, known_bright, error_bright, snr[bright])
+    return Validation(
+        samples=samples,
+        comparisons=comparisons,
+        high_snr=high,
+        snr=snr,
+        rows=rows,
+        reference_rows=reference_rows,
+        counts=counts,
+        notes=tuple(notes),
+        snr_name=snr_name,
+    )
+
+
+def validate_files(
+    catalogue: str | os.PathLike[str],
+    reference: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    options: ValidationOptions | None = None,
+    command: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compare a catalogue on disk with a reference table and write what came of it.
+
+    Parameters
+    ----------
+    catalogue, reference : path
+        Tables of any format that `jaxmdwarf.io.tables` reads, and ``.csv.gz``.
+    out : path
+        Folder; gets ``metrics.json``, ``by_snr.csv``, ``report.html`` and figures.
+    options : ValidationOptions, optional
+    command : sequence of str, optional
+        Command line for the provenance.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        Bias and scatter of each quantity, and where the products are.
+
+    Raises
+    ------
+    UsageError
+        If a table does not exist, lacks columns, or `out` cannot be written to.
+    WorkFailed
+        If no row is left to compare.
+    """
+    from jaxmdwarf.plots.style import render_png
+    from jaxmdwarf.report.page import Picture, Report, Section, Table, Text, write_report
+
+    progress, target = progress or Silent(), Path(out)
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is a file.", "give a folder to write into.")
+    measured, known = read_any_table(catalogue), read_any_table(reference)
+    result = validate_tables(measured, known, options)
+    for note in result.notes:
+        progress.say(note)
+    provenance = gather_provenance(command=command)
+    metrics = {**result.metrics(), "notes": list(result.notes), "made_by": provenance.as_text()}
+    _write_text(target / "metrics.json", json.dumps(clean_numbers(metrics), indent=2) + "\n")
+    _write_text(target / "by_snr.csv", _by_snr_text(result))
+    pictures = []
+    with progress.stage("figures", 3.0) as task:
+        for name, (figure, caption) in plot_validation(result).items():
+            png = render_png(figure)
+            with write_atomically(target / f"{name}.png") as temporary:
+                temporary.write_bytes(png)
+            pictures.append(Picture(png, caption, name))
+            task.advance()
+    about = measured.attrs.get("provenance", {})
+    simulated = about.get("model_trained_on") == "a simulation"
+    write_report(
+        Report(
+            title="Catalogue against reference",
+            lead=f"{Path(catalogue).name} against {Path(reference).name}: "
+            f"{result.counts['compared']} rows compared.",
+            warning="The model behind this catalogue was trained on a simulation." * simulated,
+            sections=[
+                Section("What was compared", [Text(f"{note}.") for note in result.notes]),
+                Section("Bias and scatter", [Table(*recovery_table(result)), *pictures[:2]]),
+                Section("Are the errors honest?", [Table(*pull_table(result)), *pictures[2:]]),
+            ],
+            footer=f"{provenance.as_text()['creator']}, {provenance.created}: {provenance.command}",
+        ),
+        target / "report.html",
+    )
+    summary: dict[str, Any] = {"out": os.fspath(out), **result.counts}
+    for name, one in result.comparisons.items():
+        summary[f"{name}_bias"] = round(one.recovery.bias, 4)
+        summary[f"{name}_scatter"] = round(one.recovery.scatter, 4)
+        summary[f"{name}_pull_width"] = round(one.pulls.width, 3)
+    return summary
+
+
+def plot_validation(result: Validation) -> dict[str, tuple[Any, str]]:
+    """Figures by name, each with its caption."""
+    from jaxmdwarf.plots.labels import LabelPair, plot_by_snr, plot_recovery
+    from jaxmdwarf.plots.pulls import plot_pulls
+
+    pairs = [LabelPair(name, one.measured, one.reference) for name, one in result.samples.items()]
+    pulls = {
+        name: (
+            compute_pulls(one.measured - one.reference, one.error),
+            result.comparisons[name].pulls,
+        )
+        for name, one in result.samples.items()
+    }
+    return {
+        "recovery": (
+            plot_recovery(pairs, result.snr, reference_name="reference", snr_name=result.snr_name),
+            "Measured against reference (above) and their difference (below); the dashed line is "
+            "one to one. Colour is S/N: bright spectra, drawn on top, should follow the line.",
+        ),
+        "by_snr": (
+            plot_by_snr(result.comparisons, snr_name=result.snr_name),
+            "Robust scatter, bias and the catalogue's own error in bins of S/N. Where scatter and "
+            "stated error agree, the errors are honest.",
+        ),
+        "pulls": (
+            plot_pulls(pulls),
+            "Differences over stated errors. Honest Gaussian errors give the red curve: mean 0, "
+            "width 1.",
+        ),
+    }
+
+
+def recovery_table(result: Validation) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: bias and scatter of all compared rows and of those with S/N above 50."""
+    from jaxmdwarf.plots.style import describe_quantity
+
+    rows = []
+    for name, one in result.comparisons.items():
+        quantity, every, high = (
+            describe_quantity(name),
+            one.recovery,
+            result.high_snr[name].recovery,
+        )
+        rows.append(
+            [
+                quantity.axis,
+                str(every.n),
+                quantity.write(every.bias, signed=True, unit=False),
+                quantity.write(every.scatter, unit=False),
+                f"{every.outliers:.1%}",
+                str(high.n),
+                quantity.write(high.bias, signed=True, unit=False),
+                quantity.write(high.scatter, unit=False),
+            ]
+        )
+    header = ["", "n", "bias", "scatter", "outliers > 5σ", "n (S/N > 50)", "bias", "scatter"]
+    return header, rows
+
+
+def pull_table(result: Validation) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: mean and width of the pulls with their standard errors."""
+    from jaxmdwarf.plots.style import describe_quantity
+
+    rows = [
+        [
+            describe_quantity(name).symbol,
+            str(one.pulls.n),
+            f"{one.pulls.mean:+.3f} ± {one.pulls.e_mean:.3f}",
+            f"{one.pulls.width:.3f} ± {one.pulls.e_width:.3f}",
+            f"{one.pulls.outliers:.1%}",
+        ]
+        for name, one in result.comparisons.items()
+    ]
+    return ["", "n", "mean", "width", "beyond ±5"], rows
+
+
+def clean_numbers(value: Any) -> Any:
+    """NaN and infinity to None, numpy numbers to Python's: what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): clean_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean_numbers(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _require_columns(reference: pd.DataFrame, given: Mapping[str, str]) -> None:
+    for name, column in given.items():
+        if column not in reference.columns:
+            raise UsageError(
+                f"the reference has no column {column!r} (for {name}).",
+                f"its columns are {_list(reference)}.",
+            )
+
+
+def _find_quantities(
+    catalogue: pd.DataFrame, reference: pd.DataFrame, given: Mapping[str, str]
+) -> dict[str, tuple[str, str]]:
+    pairs = {}
+    for name in QUANTITIES:
+        measured = find_column(catalogue, name)
+        known = given.get(name) or find_column(reference, name)
+        if measured is not None and known is not None:
+            pairs[name] = (measured, known)
+    if not pairs:
+        raise UsageError(
+            f"catalogue and reference share none of {', '.join(QUANTITIES)}. The catalogue has "
+            f"{_list(catalogue)}; the reference {_list(reference)}.",
+            "name columns of the reference, as in --columns teff=TEFF_K.",
+        )
+    return pairs
+
+
+def _match(
+    catalogue: pd.DataFrame,
+    reference: pd.DataFrame,
+    given: Mapping[str, str],
+    options: ValidationOptions,
+) -> tuple[Matches, str]:
+    def columns(name: str) -> tuple[str, str] | None:
+        ours = find_column(catalogue, name)
+        theirs = given.get(name) or find_column(reference, name)
+        return None if ours is None or theirs is None else (ours, theirs)
+
+    found: list[tuple[Matches, str]] = []
+    for name in ("obsid", "path"):
+        pair = columns(name)
+        if options.match in ("auto", name) and pair is not None:
+            ours, theirs = catalogue[pair[0]], reference[pair[1]]
+            if name == "path":
+                ours, theirs = ours.map(_base_name), theirs.map(_base_name)
+            found.append((match_by_key(ours, theirs), f"matched by {name}"))
+    right, declination = columns("ra"), columns("dec")
+    if options.match in ("auto", "position") and right and declination:
+        ours_at = _degrees(catalogue, right[0], declination[0])
+        theirs_at = _degrees(reference, right[1], declination[1])
+        matches = match_by_position(*ours_at, *theirs_at, radius_arcsec=options.radius_arcsec)
+        found.append((matches, f"matched by position within {options.radius_arcsec:g} arcsec"))
+    if not found:
+        raise UsageError(
+            "nothing tells which rows of catalogue and reference belong together"
+            + ("." if options.match == "auto" else f" by {options.match}.")
+            + f" The catalogue has {_list(catalogue)}; the reference {_list(reference)}.",
+            "both need a column obsid, path, or ra and dec in degrees; name the reference's with "
+            "--columns ra=NAME dec=NAME.",
+        )
+    matches, how = max(found, key=lambda one: one[0].rows.size)
+    if not matches.rows.size:
+        raise WorkFailed(
+            f"none of {len(catalogue)} rows of the catalogue is among the {len(reference)} of the "
+            f"reference ({how}).",
+            "check that both speak of the same stars, or widen --radius-arcsec.",
+        )
+    how = f"{matches.rows.size} of {len(catalogue)} rows {how}"
+    if matches.n_repeated:
+        how += f"; {matches.n_repeated} repeated rows of the reference were left out"
+    return matches, how
+
+
+def _single_stars(reference: pd.DataFrame) -> np.ndarray | None:
+    """Which rows of a simulated truth are single M dwarfs; None for any other table."""
+    if not {"kind", "is_binary", "failed"} <= set(reference.columns):
+        return None
+    return (
+        (reference["kind"] == "mdwarf").to_numpy()
+        & (reference["is_binary"].to_numpy() == 0)
+        & (reference["failed"].to_numpy() == 0)
+    )
+
+
+def _find_snr(catalogue: pd.DataFrame, wanted: str) -> tuple[np.ndarray, str]:
+    if wanted and wanted not in catalogue.columns:
+        raise UsageError(
+            f"the catalogue has no column {wanted!r}.", f"its columns are {_list(catalogue)}."
+        )
+    column = wanted or find_column(catalogue, "snr") or find_column(catalogue, "snr_i")
+    if column is None:
+        return np.full(len(catalogue), np.nan), "S/N (unknown)"
+    name = {"SNRr": "S/N in r", "SNRi": "S/N in i"}.get(column, column)
+    return _numbers(catalogue, column), name
+
+
+def _errors(
+    table: pd.DataFrame, column: str, quantity: str, given: Mapping[str, str]
+) -> np.ndarray:
+    """One-sigma errors beside `column`, NaN if there are none."""
+    lower = {str(name).lower(): str(name) for name in table.columns}
+    base = column.lower()
+    guesses = [given.get(f"e_{quantity}", "").lower(), f"e_{base}", f"{base}_err", f"{base}err"]
+    guesses += [f"err_{base}", f"{base}_error", f"sigma_{base}", f"e{base}"]
+    for guess in guesses:
+        if guess in lower:
+            values = _numbers(table, lower[guess])
+            return np.where(values > 0, values, np.nan)
+    return np.full(len(table), np.nan)
+
+
+def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
+    import pandas as pd
+
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
+    # Survey tables write -999 or -9999 where there is no value.
+    return np.where(values > _MISSING_BELOW, values, np.nan)
+
+
+def _degrees(table: pd.DataFrame, ra: str, dec: str) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in degrees; sexagesimal text is understood."""
+    if table[ra].dtype.kind in "iuf":
+        return _numbers(table, ra), _numbers(table, dec)
+    right = np.array([_from_sexagesimal(text, hours=True) for text in table[ra]])
+    return right, np.array([_from_sexagesimal(text, hours=False) for text in table[dec]])
+
+
+def _from_sexagesimal(text: object, *, hours: bool) -> float:
+    parts = re.split(r"[\s:hdms°'\"+\-−]+", str(text))
+    try:
+        numbers = [float(part) for part in parts if part]
+    except ValueError:
+        return math.nan
+    if not numbers:
+        return math.nan
+    size = sum(number / 60.0**power for power, number in enumerate(numbers[:3]))
+    # One number alone is in degrees already.
+    size *= 15.0 if hours and len(numbers) > 1 else 1.0
+    return -size if str(text).strip().startswith(("-", "−")) else size
+
+
+def _base_name(path: object) -> str:
+    return os.path.basename(str(path).strip())
+
+
+def _list(table: pd.DataFrame) -> str:
+    names = list(map(str, table.columns))
+    return ", ".join(names[:25]) + (f" and {len(names) - 25} more" if len(names) > 25 else "")
+
+
+def _plain(numbers: Recovery | Pulls) -> dict[str, Any]:
+    return {key: clean_numbers(value) for key, value in numbers._asdict().items()}
+
+
+def _bin_metrics(row: Any) -> dict[str, Any]:
+    return {
+        "low": row.low,
+        "high": clean_numbers(row.high),
+        "snr": row.snr,
+        "n": row.recovery.n,
+        "bias": row.recovery.bias,
+        "scatter": row.recovery.scatter,
+        "stated_error": clean_numbers(row.error),
+        "pull_mean": clean_numbers(row.pulls.mean),
+        "pull_width": clean_numbers(row.pulls.width),
+    }
+
+
+def _by_snr_text(result: Validation) -> str:
+    lines = ["quantity,low,high,snr,n,bias,scatter,stated_error,pull_mean,pull_width"]
+    for name, comparison in result.comparisons.items():
+        for row in comparison.by_snr:
+            values = [row.low, row.high, row.snr, row.recovery.n, row.recovery.bias]
+            values += [row.recovery.scatter, row.error, row.pulls.mean, row.pulls.width]
+            lines.append(",".join([name, *(f"{value:.6g}" for value in values)]))
+    return "\n".join(lines) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,188 @@
+"""Posteriors: Gaussian where theory says so, inside the bounds always, honest about failure."""
+
+import builtins
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+
+from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.inference.explore.posterior import SamplingSettings, sample_posterior
+from jaxmdwarf.inference.schedule import Start, fit_stars
+from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.priors import LabelPrior
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
+
+pytest.importorskip("blackjax")
+
+GRID = PixelGrid.linear(6000.0, 6127.0, 1.0)
+SPACE = LabelSpace(("teff", "mh"), ("K", "dex"), (3e3, -1.0), (4e3, 1.0))
+AT_REST = FitSettings(fit_velocity=False)
+LONG = SamplingSettings(n_warmup=200, n_draw=1000)
+N_STAR = 4
+
+
+class TwoLines(ForwardModel):
+    """Two blended lines, as deep as the labels say; with `fold` 1, the first as its square."""
+
+    shapes: Float[Array, "2 n_pix"]
+    model_error: Float[Array, "n_pix"]
+    fold: Float[Array, ""]
+    label_space: LabelSpace = eqx.field(static=True)
+    grid: PixelGrid = eqx.field(static=True)
+
+    def predict_scaled(self, scaled, context=None):
+        first = scaled[0] + self.fold * (8 * scaled[0] ** 2 - 0.6 - scaled[0])
+        scaled = jnp.stack([first, scaled[1]])
+        flux = 1.0 - (0.5 + scaled) @ self.shapes
+        return flux if context is None else flux + context
+
+
+def make_model(*, fold=0.0):
+    wave = GRID.wave_aa
+    shapes = 0.5 * np.exp(-0.5 * ((wave - np.array([[6050.0], [6056.0]])) / 5.0) ** 2)
+    zero = jnp.zeros(GRID.n_pix, jnp.float32)
+    return TwoLines(jnp.asarray(shapes, jnp.float32), zero, jnp.float32(fold), SPACE, GRID)
+
+
+def observe(model, scaled, *, snr=80.0, seed=1):
+    flux = np.asarray(model.predict_scaled_batch(jnp.asarray(scaled, jnp.float32)))
+    flux = flux + np.random.default_rng(seed).normal(size=flux.shape) / snr
+    ivar = jnp.full(flux.shape, snr**2, jnp.float32)
+    return SpectrumBatch(jnp.asarray(flux, jnp.float32), ivar, ivar, GRID)
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    """Three stars well inside, one at the upper bound of [M/H], and their posteriors."""
+    model = make_model()
+    batch = observe(model, [[0.1, 0.1], [-0.1, 0.2], [0.2, -0.1], [0.0, 0.5]])
+    fit = fit_stars(model, batch, settings=AT_REST)
+    posterior = sample_posterior(
+        model, batch, fit, jax.random.key(3), settings=AT_REST, sampling=LONG
+    )
+    return model, batch, fit, posterior
+
+
+def test_the_posterior_of_a_linear_model_is_the_gaussian_of_its_fit(sampled):
+    _, _, fit, posterior = sampled
+    inside = slice(0, 3)
+    assert posterior.names == ("teff", "mh")
+    assert posterior.samples.shape == (4, 4, 1000, 2)
+    sigma = fit.errors[inside]
+    # The mean of n independent draws scatters by 1/sqrt(n).
+    assert (posterior.ess[inside] > 1000).all()
+    assert (np.abs(posterior.mean - fit.labels)[inside] < 4 * sigma / np.sqrt(1000)).all()
+    ratio = posterior.covariance[inside] / fit.covariance[inside]
+    np.testing.assert_allclose(ratio, 1.0, atol=0.12)
+    assert posterior.trusted[inside].all()
+    assert (posterior.rhat[inside] < 1.01).all()
+    assert ((posterior.acceptance > 0.65) & (posterior.acceptance < 0.98)).all()
+
+
+def test_at_a_bound_draws_stay_inside_and_lean_against_it(sampled):
+    _, _, fit, posterior = sampled
+    mh = posterior.column("mh")[3]
+    assert mh.max() <= 1.0
+    sigma = fit.errors[3, 1]
+    # What a Gaussian cut at the bound has: mean and width follow from where its peak lies.
+    peak = fit.labels[3, 1]
+    assert peak > 1.0 - 2 * sigma
+    assert mh.std() < 0.9 * sigma
+    skewness = np.mean(((mh - mh.mean()) / mh.std()) ** 3)
+    assert skewness < -0.3
+    assert posterior.rhat[3].max() < 1.02
+
+
+def test_a_star_is_sampled_alike_in_whatever_company(sampled):
+    model, batch, fit, posterior = sampled
+    alone = sample_posterior(
+        model,
+        batch,
+        fit,
+        jax.random.key(3),
+        stars=[2, 0, 3, 1],
+        settings=AT_REST,
+        sampling=replace(LONG, n_draw=50),
+    )
+    assert alone.stars.tolist() == [2, 0, 3, 1]
+    np.testing.assert_allclose(
+        alone.samples[:, :, 0], posterior.samples[[2, 0, 3, 1], :, 0], rtol=1e-3
+    )
+    # Fifty draws are few, and it says so.
+    assert not alone.trusted.any()
+
+
+@pytest.mark.slow
+def test_velocity_polynomial_context_and_priors_are_sampled(sampled):
+    model, _, _, _ = sampled
+    batch = observe(model, np.full((2, 2), 0.1), snr=300.0)
+    context = jnp.full((2, GRID.n_pix), 0.02, jnp.float32)
+    batch = SpectrumBatch(batch.flux + context, batch.ivar, batch.information, GRID)
+    settings = FitSettings(priors=(LabelPrior("mh", 0.2, 0.001),), poly_order=0)
+    fit = fit_stars(model, batch, context=context, settings=settings)
+    found = sample_posterior(
+        model,
+        batch,
+        fit,
+        jax.random.key(0),
+        context=context,
+        settings=settings,
+        sampling=replace(LONG, n_draw=400),
+    )
+    assert found.names == ("teff", "mh", "rv", "poly_0")
+    np.testing.assert_allclose(found.column("mh").std(axis=1), fit.errors[:, 1], rtol=0.12)
+    np.testing.assert_allclose(found.column("rv").std(axis=1), fit.e_rv, rtol=0.12)
+    np.testing.assert_allclose(found.covariance[:, :3, :3] / fit.covariance, 1.0, atol=0.5)
+    assert (np.abs(found.mean[:, 2] - fit.residual_kms) < 0.2 * fit.e_rv).all()
+    assert (np.abs(found.column("poly_0").mean(axis=1)) < 0.01).all()
+
+
+def test_two_valleys_are_told_by_rhat_and_an_empty_star_by_nan(sampled):
+    model = make_model(fold=1.0)
+    batch = observe(model, np.full((N_STAR, 2), 0.25), snr=30.0)
+    empty = SpectrumBatch(batch.flux, batch.ivar.at[1].set(0), batch.information.at[1].set(0), GRID)
+    # Half way between the valleys: chains fall to either side.
+    middle = Start(np.full((N_STAR, 2), [3500.0, 0.5], np.float32), np.zeros(N_STAR, np.float32))
+    found = sample_posterior(
+        model, empty, middle, jax.random.key(1), settings=AT_REST, sampling=LONG
+    )
+    assert np.isnan(found.samples[1]).all()
+    assert np.isnan(found.rhat[1]).all()
+    warm = (found.samples[..., 0].mean(axis=2) > 3500).sum(axis=1)[[0, 2, 3]]
+    parted = (warm > 0) & (warm < 4)
+    assert parted.any()
+    assert (found.rhat[[0, 2, 3], 0][parted] > 1.5).all()
+    assert not found.trusted[1]
+    assert not found.trusted[[0, 2, 3]][parted].any()
+
+
+def test_what_is_missing_or_wrong_is_named(sampled, monkeypatch):
+    model, batch, fit, posterior = sampled
+    key = jax.random.key(0)
+    with pytest.raises(UsageError, match="0 to 3"):
+        sample_posterior(model, batch, fit, key, stars=[4])
+    short = Start(fit.labels[:2], fit.residual_kms[:2])
+    with pytest.raises(MismatchError, match="one velocity a spectrum"):
+        sample_posterior(model, batch, short, key)
+    with pytest.raises(UsageError, match="two chains"):
+        SamplingSettings(n_chain=1)
+    with pytest.raises(UsageError, match="teff, mh"):
+        posterior.column("logg")
+    there = builtins.__import__
+
+    def without_blackjax(name, *args, **kwargs):
+        if name.split(".")[0] == "blackjax":
+            raise ImportError(name)
+        return there(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_blackjax)
+    with pytest.raises(UsageError, match=r"jaxmdwarf\[posterior\]"):
+        sample_posterior(model, batch, fit, key)

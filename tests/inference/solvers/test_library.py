@@ -1,0 +1,79 @@
+"""Whatever the solver, the solution is the same."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.inference.objective import squash_to_bounds, unsquash_from_bounds
+from jaxmdwarf.inference.schedule import fit_batch, fit_stars
+from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.models.priors import LabelPrior
+from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
+
+PRIORS = (LabelPrior("alpha_m", 0.0, 0.3),)
+GRID = PixelGrid.linear(6000.0, 6399.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model(GRID)
+
+
+@pytest.fixture(scope="module")
+def survey(model, observe_stars):
+    """Stars of S/N 20 to 200, one beyond the label space, one without a good pixel."""
+    rng = np.random.default_rng(6)
+    scaled = rng.uniform(-0.35, 0.35, (64, 4)).astype(np.float32)
+    scaled[5, 0] = 0.7
+    snr = 10 ** rng.uniform(1.3, 2.3, 64)
+    batch = observe_stars(model, GRID, scaled, rng.uniform(-12, 12, 64), snr, rng)
+    ivar = batch.ivar.at[9].set(0.0)
+    return SpectrumBatch(batch.flux, ivar, ivar, GRID)
+
+
+def take(batch, n):
+    return SpectrumBatch(batch.flux[:n], batch.ivar[:n], batch.information[:n], batch.grid)
+
+
+@pytest.fixture(scope="module")
+def reference(model, survey):
+    return fit_stars(model, survey, settings=FitSettings(priors=PRIORS, batch_size=64))
+
+
+@pytest.mark.parametrize(
+    ("solver", "n"), [("lbfgs", 64), ("optimistix", 32), ("optimistix-lbfgs", 16), ("jaxopt", 16)]
+)
+def test_solvers_agree(model, survey, reference, solver, n):
+    settings = FitSettings(solver=solver, priors=PRIORS, batch_size=n)
+    result = fit_stars(model, take(survey, n), settings=settings)
+    seen = np.arange(n) != 9
+    assert result.converged[seen].mean() > 0.95
+    good = result.converged & reference.converged[:n]
+    distance = np.abs(result.labels - reference.labels[:n])[good] / reference.errors[:n][good]
+    assert distance.max() < 0.05
+    speed = np.abs(result.rv_kms - reference.rv_kms[:n])[good] / reference.e_rv[:n][good]
+    assert speed.max() < 0.05
+    np.testing.assert_allclose(result.errors[good], reference.errors[:n][good], rtol=0.02)
+    np.testing.assert_allclose(result.chi2[good], reference.chi2[:n][good], rtol=1e-3)
+    np.testing.assert_array_equal(result.flags[good], reference.flags[:n][good])
+    assert result.flags[5] & int(QualityFlag.TEFF_AT_BOUND)
+    assert result.flags[9] & int(QualityFlag.NO_GOOD_PIXELS)
+    assert np.isnan(result.labels[9]).all()
+
+
+def test_lbfgs_needs_few_evaluations_and_says_when_they_were_too_few(model, survey):
+    settings = FitSettings(solver="lbfgs", batch_size=64, priors=PRIORS)
+    result = fit_batch(model, survey, settings=settings)
+    assert np.median(result.n_iter) < 16
+    hasty = fit_batch(model, survey, settings=replace(settings, max_iter=1))
+    assert (np.asarray(hasty.flags) & int(QualityFlag.NOT_CONVERGED)).mean() > 0.5
+
+
+def test_the_bijection_and_its_inverse():
+    scaled = jnp.linspace(-0.499, 0.499, 101)
+    np.testing.assert_allclose(squash_to_bounds(unsquash_from_bounds(scaled)), scaled, atol=1e-6)
+    assert float(jnp.abs(squash_to_bounds(jnp.array([-1e6, 1e6]))).max()) <= 0.5

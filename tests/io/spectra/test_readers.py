@@ -1,0 +1,511 @@
+"""Reading survey spectra: layouts by content, masks honoured, and a reason for every bad input."""
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.rejects import (
+    Reject,
+    check_accounts,
+    name_rejects_file,
+    read_rejects,
+    write_rejects,
+)
+from jaxmdwarf.io.spectra import by_specutils, lamost
+from jaxmdwarf.io.spectra.lamost import decode_lamost, read_lamost
+from jaxmdwarf.io.spectra.readers import expand_inputs, read_record, read_spectrum, stream_spectra
+from jaxmdwarf.io.spectra.records import LogGrid, Requirements
+from jaxmdwarf.io.spectra.sdss import read_sdss
+from jaxmdwarf.wavelengths import air_to_vacuum
+
+WAVE = 10.0 ** (3.5682 + 1e-4 * np.arange(3909))
+NEEDED = Requirements()
+
+
+def test_every_layout_gives_the_same_spectrum(tmp_path, write_spectrum, layout):
+    path = write_spectrum(tmp_path / "no_suffix_at_all", layout)
+    spectrum = read_spectrum(path)
+    meta = spectrum.meta
+    assert meta.layout == layout
+    # The header's double precision is kept, not the table's single precision (0.2 km/s).
+    np.testing.assert_allclose(spectrum.wave_aa, WAVE, rtol=1e-9)
+    assert spectrum.flux.dtype == np.dtype("=f4")
+    assert (meta.snr_r, meta.snr_i) == pytest.approx((27.0, 49.4))
+    assert meta.z == pytest.approx(-1.5e-4)
+    assert meta.object_class == "STAR"
+    assert meta.subclass == ("M1" if layout == "sdss-coadd" else "M0")
+    assert meta.survey == ("SDSS" if layout == "sdss-coadd" else "LAMOST")
+    assert not meta.had_nonfinite
+    position = (236.97794, 52.815963) if layout == "sdss-coadd" else (99.135923, 27.285577)
+    assert (meta.ra_deg, meta.dec_deg) == pytest.approx(position)
+    expected = "55862-B6212_sp06-014" if layout == "lamost-subcontinuum" else "740103011"
+    assert meta.obsid == expected
+    reader = read_sdss if layout == "sdss-coadd" else read_lamost
+    np.testing.assert_array_equal(reader(path).flux, spectrum.flux)
+
+
+def test_gzipped_files_read_alike_whatever_their_name(tmp_path, write_spectrum, layout):
+    plain = write_spectrum(tmp_path / "a.fits.gz.txt", layout)
+    zipped = tmp_path / "b.fits"
+    zipped.write_bytes(gzip.compress(plain.read_bytes()))
+    one, two = read_spectrum(plain), read_spectrum(zipped)
+    np.testing.assert_array_equal(one.flux, two.flux)
+    assert one.meta.obsid == two.meta.obsid
+
+
+def test_the_and_mask_kills_pixels_and_the_or_mask_does_not(tmp_path, write_spectrum, layout):
+    and_mask, or_mask = np.zeros(3909), np.zeros(3909)
+    and_mask[[100, 2000]] = 1, 8
+    or_mask[300] = 1
+    spectrum = read_spectrum(
+        write_spectrum(tmp_path / "a.fits", layout, and_mask=and_mask, or_mask=or_mask)
+    )
+    assert np.flatnonzero(spectrum.ivar == 0).tolist() == [100, 2000]
+
+
+def test_nonfinite_and_negative_pixels_become_bad_pixels(tmp_path, write_spectrum, layout):
+    flux, ivar = np.full(3909, 5.0), np.full(3909, 4.0)
+    flux[10], flux[11], ivar[12], ivar[13], ivar[14] = np.nan, -np.inf, np.nan, np.inf, -1.0
+    spectrum = read_spectrum(write_spectrum(tmp_path / "a.fits", layout, flux=flux, ivar=ivar))
+    assert spectrum.meta.had_nonfinite
+    assert np.flatnonzero(spectrum.ivar == 0).tolist() == [10, 11, 12, 13, 14]
+    assert spectrum.flux[[10, 11]].tolist() == [0.0, 0.0]
+    assert spectrum.flux[14] == 5.0
+
+
+@pytest.mark.parametrize("layout", ["lamost-subcontinuum", "lamost-wavelength", "lamost-coadd"])
+def test_minus_9999_is_missing(tmp_path, write_spectrum, layout):
+    meta = read_spectrum(
+        write_spectrum(tmp_path / "a.fits", layout, z=-9999.0, snr=(-9999.0, -9999.0))
+    ).meta
+    assert np.isnan([meta.z, meta.snr_r, meta.snr_i]).all()
+
+
+def test_wavelengths_said_to_be_in_air_are_converted(tmp_path, write_spectrum):
+    def edit(hdus):
+        hdus[0].header["VACUUM"] = False
+
+    spectrum = read_spectrum(write_spectrum(tmp_path / "a.fits", edit=edit))
+    np.testing.assert_allclose(spectrum.wave_aa, air_to_vacuum(WAVE), rtol=1e-9)
+
+
+def test_a_wavelength_row_of_its_own_beats_the_header(tmp_path, write_spectrum):
+    shifted = WAVE * (1 + 1e-4)
+    spectrum = read_spectrum(write_spectrum(tmp_path / "a.fits", wave=shifted))
+    np.testing.assert_allclose(spectrum.wave_aa, shifted, rtol=1e-7)
+
+
+@pytest.mark.parametrize("layout", ["lamost-subcontinuum", "lamost-wavelength", "lamost-coadd"])
+def test_what_the_lean_path_leaves_to_astropy_reads_the_same(
+    tmp_path, write_spectrum, layout, monkeypatch
+):
+    def edit(hdus):
+        hdus[0].header["LONGTEXT"] = "long text " * 20  # needs CONTINUE cards
+
+    plain = write_spectrum(tmp_path / "a.fits", layout)
+    unusual = write_spectrum(tmp_path / "b.fits", layout, edit=edit)
+    with pytest.raises(lamost.UnusualFits):
+        lamost._decode_lean(unusual.read_bytes(), "b")
+    one, two = read_record(plain), read_record(unusual)
+    assert_same_record(one, two)
+
+
+def test_scaled_integers_are_read_by_astropy(tmp_path, write_spectrum):
+    path = write_spectrum(tmp_path / "a.fits")
+    image = fits.getdata(path)
+    hdu = fits.PrimaryHDU(image.astype(np.float64), header=fits.getheader(path))
+    hdu.scale("int32", bscale=0.05, bzero=100.0)
+    hdu.writeto(tmp_path / "b.fits")
+    spectrum = read_spectrum(tmp_path / "b.fits")
+    np.testing.assert_allclose(spectrum.flux, image[0], atol=0.03)
+
+
+def test_lean_path_equals_astropy_bit_by_bit_on_real_files(real_data):
+    files = sorted(real_data.glob("lamost*/*.fits.gz"))
+    assert len(files) == 107
+    layouts = set()
+    for path in files:
+        data = gzip.decompress(path.read_bytes())
+        lean = lamost._decode_lean(data, str(path))
+        assert_same_record(lean, lamost._decode_with_astropy(data, str(path)))
+        layouts.add(lean.meta["layout"])
+        header = fits.Header.fromstring(data.decode("latin-1"))
+        assert lean.meta["ra_deg"] == header["RA"]
+        assert lean.meta["subclass"] == header["SUBCLASS"]
+        assert lean.meta["obsid"].endswith(f"{header['FIBERID']:03d}")
+    assert layouts == {"lamost-subcontinuum", "lamost-wavelength", "lamost-coadd"}
+
+
+def test_header_values_of_real_files(real_data):
+    first = read_spectrum(real_data / "lamost" / "spec-55862-B6212_sp06-014.fits.gz")
+    assert first.meta.obsid == "55862-B6212_sp06-014"
+    assert (first.meta.snr_r, first.meta.snr_i) == (27.0, 49.39)
+    assert first.wave_aa[0] == pytest.approx(10**3.5682, rel=1e-12)
+    sdss = read_spectrum(real_data / "sdss_spec-5047-55833-0936_lite.fits.gz").meta
+    assert sdss.obsid == "5682674213417840640"
+    assert sdss.snr_r == pytest.approx(54.31134)
+    assert sdss.ra_deg == pytest.approx(335.225234)
+
+
+def test_full_sdss_files_read_as_their_lite_ones(tmp_path, write_spectrum):
+    def add_exposures(hdus):
+        for index in range(2):
+            exposure = fits.BinTableHDU.from_columns(
+                [fits.Column(n, "E", array=np.zeros(9)) for n in ("flux", "loglam", "ivar")],
+                name=f"B1-{index}",
+            )
+            hdus.append(exposure)
+
+    lite = read_spectrum(write_spectrum(tmp_path / "lite.fits", "sdss-coadd"))
+    full = read_spectrum(write_spectrum(tmp_path / "full.fits", "sdss-coadd", edit=add_exposures))
+    np.testing.assert_array_equal(lite.flux, full.flux)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def bad_not_fits(folder, write):
+    path = folder / "bad.fits"
+    path.write_text("this is no spectrum\n" * 500)
+    return path, "not a FITS file"
+
+
+def bad_zero_bytes(folder, write):
+    path = folder / "bad.fits"
+    path.touch()
+    return path, "zero bytes"
+
+
+def bad_zero_bytes_zipped(folder, write):
+    path = folder / "bad.fits.gz"
+    path.write_bytes(gzip.compress(b""))
+    return path, "zero bytes"
+
+
+def bad_truncated_gzip(folder, write):
+    data = gzip.compress(write(folder / "whole.fits").read_bytes())
+    path = folder / "bad.fits.gz"
+    path.write_bytes(data[: len(data) // 2])
+    return path, "truncated gzip"
+
+
+def bad_damaged_gzip(folder, write):
+    data = bytearray(gzip.compress(write(folder / "whole.fits").read_bytes()))
+    data[len(data) // 2] ^= 0xFF
+    path = folder / "bad.fits.gz"
+    path.write_bytes(bytes(data))
+    return path, "gzip"
+
+
+def bad_truncated_fits(folder, write):
+    path = write(folder / "bad.fits")
+    path.write_bytes(path.read_bytes()[:20000])
+    return path, "truncated"
+
+
+def bad_truncated_header(folder, write):
+    path = write(folder / "bad.fits")
+    path.write_bytes(path.read_bytes()[:1000])
+    return path, "truncated"
+
+
+def bad_wrong_hdu(folder, write):
+    path = folder / "bad.fits"
+    table = fits.BinTableHDU.from_columns([fits.Column("mass", "E", array=np.ones(5))])
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
+    return path, "HDU 1 a table of mass"
+
+
+def bad_empty_primary(folder, write):
+    path = folder / "bad.fits"
+    fits.PrimaryHDU().writeto(path)
+    return path, "HDU 0 empty"
+
+
+def bad_picture(folder, write):
+    path = folder / "bad.fits"
+    fits.PrimaryHDU(np.ones((64, 64), dtype=np.float32)).writeto(path)
+    return path, r"HDU 0 an image of shape \(64, 64\)"
+
+
+def bad_missing_keywords(folder, write):
+    drop = ("COEFF0", "COEFF1")
+    return write(folder / "bad.fits", "lamost-subcontinuum", drop=drop), "COEFF0 and COEFF1"
+
+
+def bad_all_nan(folder, write):
+    return write(folder / "bad.fits", flux=np.full(3909, np.nan)), "no good pixel"
+
+
+def bad_ivar_zero(folder, write):
+    return write(folder / "bad.fits", ivar=np.zeros(3909)), "no good pixel"
+
+
+def bad_ivar_negative(folder, write):
+    return write(folder / "bad.fits", "lamost-coadd", ivar=np.full(3909, -1.0)), "no good pixel"
+
+
+def bad_all_masked(folder, write):
+    return write(folder / "bad.fits", "sdss-coadd", and_mask=np.ones(3909)), "no good pixel"
+
+
+def bad_unsorted(folder, write):
+    wave = WAVE.copy()
+    wave[[100, 200]] = wave[[200, 100]]
+    return write(folder / "bad.fits", "lamost-wavelength", wave=wave), "unsorted or repeated"
+
+
+def bad_reversed(folder, write):
+    return write(folder / "bad.fits", "lamost-wavelength", wave=WAVE[::-1]), "unsorted or repeated"
+
+
+def bad_repeated(folder, write):
+    wave = WAVE.copy()
+    wave[100:103] = wave[100]
+    return write(folder / "bad.fits", "lamost-coadd", wave=wave), "unsorted or repeated"
+
+
+def bad_unsorted_sdss(folder, write):
+    return write(folder / "bad.fits", "sdss-coadd", wave=WAVE[::-1]), "unsorted or repeated"
+
+
+def bad_nan_wavelength(folder, write):
+    wave = WAVE.copy()
+    wave[100] = np.nan
+    return write(folder / "bad.fits", "lamost-coadd", wave=wave), "wavelengths"
+
+
+def bad_blue_only(folder, write):
+    return write(folder / "bad.fits", "lamost-coadd", wave=WAVE[:2000]), "0 % of 6000-8900 A"
+
+
+def bad_nanometres(folder, write):
+    return write(folder / "bad.fits", "lamost-coadd", wave=WAVE / 10.0), "covers 370-910 A"
+
+
+def bad_nearly_empty(folder, write):
+    ivar = np.where(WAVE > 8700, 1.0, 0.0)
+    return write(folder / "bad.fits", ivar=ivar), "only 6 % of the pixels"
+
+
+def bad_directory(folder, write):
+    path = folder / "bad.fits"
+    path.mkdir()
+    return path, "is a directory"
+
+
+def bad_missing(folder, write):
+    return folder / "bad.fits", "no such file"
+
+
+def bad_pipe(folder, write):
+    path = folder / "bad.fits"
+    os.mkfifo(path)
+    return path, "no regular file"
+
+
+BAD = {name[4:]: function for name, function in list(globals().items()) if name.startswith("bad_")}
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_bad_input_has_a_reason_and_a_remedy(tmp_path, write_spectrum, name):
+    path, reason = BAD[name](tmp_path, write_spectrum)
+    with pytest.raises(RejectedInput, match=reason) as caught:
+        read_spectrum(path, requirements=NEEDED)
+    assert caught.value.remedy
+
+
+def test_an_unreadable_file_has_a_reason(tmp_path, write_spectrum, monkeypatch):
+    path = write_spectrum(tmp_path / "a.fits")
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # the superuser reads everything
+
+        def refuse(*_, **__):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(RejectedInput, match="may not be read") as caught:
+        read_spectrum(path)
+    assert "permissions" in caught.value.remedy
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_folder_of_bad_input_loses_nothing(tmp_path, write_spectrum, processes):
+    folder = tmp_path / "night"
+    folder.mkdir()
+    for name, make in BAD.items():
+        place = tmp_path / name
+        place.mkdir()
+        path, _ = make(place, write_spectrum)
+        if path.exists():
+            shutil.move(path, folder / f"{name}.fits")
+    for index in range(3):
+        write_spectrum(folder / f"good{index}.fits", obsid=index, seed=index)
+    shutil.copy(folder / "good0.fits", folder / "good0_again.fits")
+    arguments = [folder, str(tmp_path / "none*.fits"), tmp_path / "missing.fits"]
+    inputs = expand_inputs(arguments)
+    results = list(stream_spectra(inputs.paths, processes=processes, chunk_size=4))
+    rejects = [*inputs.rejects, *(r for r in results if isinstance(r, Reject))]
+    spectra = [r for r in results if not isinstance(r, Reject)]
+    check_accounts(inputs.n_in, len(spectra), len(rejects))
+    assert inputs.n_in == len(BAD) - 1 + 4 + 2
+    assert [s.meta.obsid for s in spectra] == ["0", "1", "2"]
+    assert all(reject.reason and reject.remedy for reject in rejects)
+    by_name = {os.path.basename(reject.path): reject for reject in rejects}
+    assert by_name["good0_again.fits"].reason.startswith("the same spectrum as")
+    assert "without files" in by_name["directory.fits"].reason
+    assert "matches no file" in by_name["none*.fits"].reason
+    table = name_rejects_file(tmp_path / "out" / "T.fits")
+    write_rejects(table, rejects)
+    assert table.name == "T_rejects.csv"
+    assert read_rejects(table) == rejects
+
+
+def test_duplicates_need_the_same_identifier_and_the_same_pixels(tmp_path, write_spectrum):
+    a = write_spectrum(tmp_path / "a.fits", obsid=1, seed=1)
+    b = write_spectrum(tmp_path / "b.fits", obsid=2, seed=1)
+    c = write_spectrum(tmp_path / "c.fits", obsid=1, seed=2)
+    d = write_spectrum(tmp_path / "d.fits", "lamost-coadd", obsid=1, seed=1)
+    paths = [str(p) for p in (a, b, c, d)]
+    kinds = [isinstance(r, Reject) for r in stream_spectra(paths, processes=1)]
+    assert kinds == [False, False, False, True]
+    kept = stream_spectra(paths, processes=1, reject_duplicates=False)
+    assert not any(isinstance(r, Reject) for r in kept)
+
+
+# --- which files ---------------------------------------------------------------------------------
+
+
+def test_folders_patterns_and_lists_are_expanded_in_order(tmp_path, monkeypatch):
+    for name in ("b/2.fits", "b/1.fits", "b/deep/3.fits", "b/.hidden", "a.fits", "c.fits"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "list.txt").write_text("# a comment\n\nc.fits\nnothing.fits\n")
+    monkeypatch.chdir(tmp_path / "b")
+    inputs = expand_inputs(["..//b", "../*.fits", f"@{tmp_path}/list.txt", "@none.txt"])
+    assert [os.path.relpath(p, tmp_path) for p in inputs.paths] == [
+        "b/1.fits",
+        "b/2.fits",
+        "b/deep/3.fits",
+        "a.fits",
+        "c.fits",
+    ]
+    reasons = [(os.path.basename(r.path), r.reason.split(":")[0]) for r in inputs.rejects]
+    assert [name for name, _ in reasons] == ["c.fits", "nothing.fits", "@none.txt"]
+    assert reasons[0][1].startswith("the same file as")
+    assert inputs.n_in == 8
+
+
+def test_products_in_the_input_folder_are_no_inputs(tmp_path):
+    for name in ("a.fits", "T.fits"):
+        (tmp_path / name).write_text(name)
+    inputs = expand_inputs([tmp_path], leave_out=[tmp_path / "T.fits"])
+    assert [os.path.basename(p) for p in inputs.paths] == ["a.fits"]
+
+
+def test_links_to_one_file_are_one_input(tmp_path):
+    (tmp_path / "a.fits").write_text("a")
+    (tmp_path / "b.fits").symlink_to(tmp_path / "a.fits")
+    inputs = expand_inputs([tmp_path])
+    assert len(inputs.paths) == len(inputs.rejects) == 1
+
+
+def test_accounts_that_do_not_add_up_are_a_defect():
+    with pytest.raises(Exception, match="were lost"):
+        check_accounts(5, 3, 1)
+
+
+# --- other formats -------------------------------------------------------------------------------
+
+
+def write_other(path, *, air=False):
+    """A one-dimensional WCS spectrum as specutils writes and reads."""
+    import astropy.units as u
+    from astropy.nddata import StdDevUncertainty
+    from specutils import Spectrum
+
+    wave = np.linspace(5500.0, 9000.0, 2000)
+    flux = 10.0 + np.sin(wave / 50.0)
+    spectrum = Spectrum(
+        flux=flux * u.Jy,
+        spectral_axis=wave * u.AA,
+        uncertainty=StdDevUncertainty(np.full(2000, 0.5)),
+    )
+    spectrum.write(path, format="tabular-fits", overwrite=True)
+    if air:
+        with fits.open(path, mode="update") as hdus:
+            hdus[1].header["VACUUM"] = False
+    return wave, flux
+
+
+def test_what_specutils_knows_is_read(tmp_path):
+    pytest.importorskip("specutils")
+    wave, flux = write_other(tmp_path / "a.fits")
+    spectrum = read_spectrum(tmp_path / "a.fits")
+    np.testing.assert_allclose(spectrum.wave_aa, wave)
+    np.testing.assert_allclose(spectrum.flux, flux)
+    np.testing.assert_allclose(spectrum.ivar, 4.0)
+    in_air = by_specutils.read_with_specutils(tmp_path / "a.fits", air=True)
+    np.testing.assert_allclose(in_air.wave_aa, air_to_vacuum(wave))
+
+
+def test_a_wcs_in_air_is_converted(tmp_path):
+    specutils = pytest.importorskip("specutils")
+    import astropy.units as u
+    from astropy.nddata import InverseVariance
+    from astropy.wcs import WCS
+
+    wcs = WCS(naxis=1)
+    wcs.wcs.ctype, wcs.wcs.cunit = ["AWAV"], ["Angstrom"]
+    wcs.wcs.crval, wcs.wcs.cdelt, wcs.wcs.crpix = [6000.0], [1.0], [1.0]
+    reader = getattr(specutils, "Spectrum", None) or specutils.Spectrum1D
+    spectrum = reader(
+        flux=np.ones(100) * u.Jy, wcs=wcs, uncertainty=InverseVariance(np.ones(100) / u.Jy**2)
+    )
+    record = by_specutils._record_of(spectrum, "a", format=None, air=None)
+    np.testing.assert_allclose(record.wave_aa, air_to_vacuum(6000.0 + np.arange(100)))
+
+
+def test_without_specutils_the_remedy_names_the_extra(tmp_path, monkeypatch):
+    path = tmp_path / "a.fits"
+    fits.PrimaryHDU(np.ones(2000, dtype=np.float32)).writeto(path)
+    monkeypatch.setitem(sys.modules, "specutils", None)
+    with pytest.raises(RejectedInput, match="specutils is not installed") as caught:
+        read_spectrum(path)
+    assert 'pip install "jaxmdwarf[specutils]"' in caught.value.remedy
+
+
+def test_readers_import_neither_jax_nor_astropy():
+    code = (
+        "import sys, jaxmdwarf.io.spectra.readers, jaxmdwarf.workflows.measuring\n"
+        "heavy = {'jax', 'equinox', 'astropy', 'pandas', 'specutils'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_foreign_images_are_not_taken_for_lamost(tmp_path, write_spectrum):
+    def edit(hdus):
+        hdus[0].header["TELESCOP"] = "SDSS 2.5-M"
+
+    path = write_spectrum(tmp_path / "spSpec.fit", "lamost-subcontinuum", edit=edit)
+    assert decode_lamost(path.read_bytes(), "a") is None
+
+
+def assert_same_record(one, two):
+    if isinstance(one.pixels, LogGrid) or isinstance(two.pixels, LogGrid):
+        assert one.pixels == two.pixels
+    np.testing.assert_array_equal(one.wave_aa, two.wave_aa)
+    for name in ("flux", "ivar"):
+        a, b = getattr(one, name), getattr(two, name)
+        assert a.dtype == b.dtype
+        assert a.tobytes() == b.tobytes()
+    for key in one.meta:
+        assert one.meta[key] == two.meta[key] or key == "path" or one.meta[key] != one.meta[key]

@@ -1,0 +1,203 @@
+"""Cycle-StarNet as a forward model: whose latents it uses, what it does where decoders agree."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import MismatchError
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import TableModel
+from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.models.cyclestar import CycleStarModel
+from jaxmdwarf.models.priors import LabelPrior
+from jaxmdwarf.networks.cyclestar import (
+    ConvLayers,
+    CycleStarSizes,
+    decode_obs,
+    decode_synth,
+    encode_obs,
+    encode_synth,
+    init_generator,
+)
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
+
+GRID = PixelGrid.linear(7000.0, 7079.0, 1.0)
+SPACE = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -1.0), (4000.0, 1.0))
+SIZES = CycleStarSizes(
+    n_pix=80,
+    domain=ConvLayers((3, 4), (5, 3), (3, 2)),
+    shared=ConvLayers((5,), (3,), (2,)),
+    split_channels=(3,),
+    shared_latents=4,
+    split_latents=2,
+    critic_flux=ConvLayers((4,), (7,), (4,)),
+    critic_latents=(6,),
+)
+RNG = np.random.default_rng(0)
+BASE = TableModel(
+    jnp.asarray(1 + 0.2 * RNG.normal(size=(4, 80)), jnp.float32),
+    jnp.full(80, 0.004),
+    SPACE,
+    GRID,
+)
+PARAMS = init_generator(SIZES, jax.random.key(0))
+SCALED = jnp.asarray(RNG.uniform(-0.5, 0.5, (5, 2)), jnp.float32)
+
+
+def make_model(*, params=PARAMS, sizes=SIZES, residual=False):
+    shape = (sizes.latent_length, sizes.split_latents)
+    mean_split = jax.random.normal(jax.random.key(5), shape)
+    return CycleStarModel(BASE, params, mean_split, sizes, residual)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "residual"])
+def model(request):
+    return make_model(residual=request.param)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    flux = (1 + 0.1 * RNG.normal(size=(5, 80))).astype(np.float32)
+    ivar = np.full((5, 80), 400.0, np.float32)
+    ivar[RNG.random((5, 80)) < 0.1] = 0
+    ivar[3] = 0
+    return SpectrumBatch(*map(jnp.asarray, (flux, ivar, 0.5 * ivar)), GRID)
+
+
+def test_theory_is_encoded_and_decoded_with_the_split_latents_of_the_star(model, batch):
+    split = model.read_context(batch)
+    synth = BASE.predict_scaled_batch(SCALED)
+    shared = encode_synth(SIZES, PARAMS, synth)
+    expected = decode_obs(SIZES, PARAMS, shared, split)
+    if model.residual:
+        expected = synth + expected - decode_synth(SIZES, PARAMS, shared)
+    flux = model.predict_scaled_batch(SCALED, split)
+    np.testing.assert_allclose(flux, expected, atol=1e-5)
+    np.testing.assert_allclose(model.transfer_to_observed(synth, split), expected, atol=1e-5)
+    one = model.predict_scaled(SCALED[2], split[2])
+    np.testing.assert_allclose(one, flux[2], atol=1e-5)
+
+
+def test_the_context_is_what_the_encoder_reads_and_masked_pixels_do_not_reach_it(model, batch):
+    split = model.read_context(batch)
+    filled = jnp.where(batch.ivar > 0, batch.flux, 1.0)
+    expected = np.array(encode_obs(SIZES, PARAMS, filled).split)
+    expected[3] = model.mean_split
+    np.testing.assert_allclose(split, expected, atol=1e-5)
+    spoilt = eqx.tree_at(lambda b: b.flux, batch, jnp.where(batch.ivar > 0, batch.flux, jnp.nan))
+    np.testing.assert_array_equal(model.read_context(spoilt), split)
+    np.testing.assert_array_equal(
+        model.transfer_to_synthetic(spoilt).flux, model.transfer_to_synthetic(batch).flux
+    )
+
+
+def test_without_a_context_the_mean_split_latents_are_used(model):
+    mean = jnp.broadcast_to(model.mean_split, (5, *model.mean_split.shape))
+    expected = model.predict_scaled_batch(SCALED, mean)
+    np.testing.assert_allclose(model.predict_scaled_batch(SCALED), expected, atol=1e-6)
+    np.testing.assert_allclose(model.predict_scaled(SCALED[0]), expected[0], atol=1e-5)
+    assert np.abs(expected - model.predict_scaled_batch(SCALED, mean + 1.0)).max() > 1e-5
+
+
+def test_observed_spectra_are_carried_to_the_domain_of_the_base_model(model, batch):
+    theory, carried = model.to_synthetic(batch)
+    assert theory is model.base
+    filled = jnp.where(batch.ivar > 0, batch.flux, 1.0)
+    latents = encode_obs(SIZES, PARAMS, filled)
+    expected = decode_synth(SIZES, PARAMS, latents.shared)
+    if model.residual:
+        change = expected - decode_obs(SIZES, PARAMS, *latents)
+        expected = jnp.where(batch.ivar > 0, batch.flux + change, expected)
+    np.testing.assert_allclose(carried.flux, expected, atol=1e-5)
+    np.testing.assert_array_equal(carried.ivar, batch.ivar)
+    np.testing.assert_array_equal(carried.information, batch.information)
+    assert np.isfinite(carried.flux).all()
+
+
+def test_where_the_decoders_agree_the_residual_form_is_theory_itself():
+    # The observed decoder is made the synthetic one: its first kernel ignores the split features.
+    params = {part: dict(layers) for part, layers in PARAMS.items()}
+    first = dict(params["decoder_obs"]["conv_0"])
+    kernel = params["decoder_synth"]["conv_0"]["kernel"]
+    first["kernel"] = jnp.zeros_like(first["kernel"]).at[: kernel.shape[0]].set(kernel)
+    params["decoder_obs"] = {**params["decoder_synth"], "conv_0": first}
+    model = make_model(params=params, residual=True)
+    np.testing.assert_allclose(
+        model.predict_scaled_batch(SCALED), BASE.predict_scaled_batch(SCALED), atol=1e-6
+    )
+
+
+def test_it_is_a_forward_model_of_the_base_models_labels_and_pixels(model):
+    assert model.label_space == SPACE
+    assert model.grid == GRID
+    np.testing.assert_array_equal(model.model_error, BASE.model_error)
+    assert model.low_rank() is None
+    # A base model without a treatment has none through the transfer either.
+    assert not hasattr(model, "treatment")
+
+
+def test_a_fit_can_follow_its_derivatives(model):
+    def flux(scaled):
+        return model.predict_scaled(scaled)
+
+    slope = jax.jit(jax.jacfwd(flux))(SCALED[0])
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), model)
+        at, step = np.asarray(SCALED[0], np.float64), np.array([1e-5, 0.0])
+        ahead, behind = (double.predict_scaled(jnp.asarray(at + s * step)) for s in (1, -1))
+        expected = (ahead - behind) / 2e-5
+    # A leaky ReLU may bend between the two points: most pixels must agree, not all.
+    close = np.abs(slope[:, 0] - expected) < 1e-3 * (1 + np.abs(expected))
+    assert close.mean() > 0.9
+
+
+def test_models_of_theory_alone_read_no_context_and_carry_nothing(batch):
+    assert BASE.read_context(batch) is None
+    assert BASE.to_synthetic(batch) is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda: make_model(sizes=dataclasses.replace(SIZES, n_pix=81)),
+        lambda: make_model(sizes=dataclasses.replace(SIZES, shared_latents=5)),
+        lambda: make_model(sizes=dataclasses.replace(SIZES, centred=True)),
+        lambda: make_model(params={k: v for k, v in PARAMS.items() if k != "decoder_obs"}),
+        lambda: CycleStarModel(BASE, PARAMS, jnp.zeros((2, 2)), SIZES),
+    ],
+    ids=["pixels", "latents", "centres", "parts", "mean"],
+)
+def test_parts_that_do_not_belong_together_are_refused(broken):
+    with pytest.raises(MismatchError):
+        broken()
+
+
+def test_spectra_on_other_pixels_are_refused(model):
+    flux = jnp.ones((1, 80))
+    other = SpectrumBatch(flux, flux, flux, PixelGrid.linear(7001.0, 7080.0, 1.0))
+    with pytest.raises(MismatchError):
+        model.read_context(other)
+    with pytest.raises(MismatchError):
+        model.to_synthetic(other)
+
+
+def test_what_the_base_learned_of_the_stars_holds_behind_the_networks():
+    assert make_model().observed_traits() == BASE.observed_traits()
+    corrected = CorrectedModel(
+        BASE,
+        jnp.zeros((1, 80)),
+        jnp.full((2, 80), 0.01),
+        BASE.model_error,
+        LabelFeatures(("teff",), (3500.0,), (200.0,), 0),
+        (LabelPrior("mh", -0.1, 0.2),),
+        jnp.asarray(1.3),
+    )
+    traits = dataclasses.replace(make_model(), base=corrected).observed_traits()
+    assert traits.priors == (LabelPrior("mh", -0.1, 0.2),)
+    assert float(traits.noise_scale) == pytest.approx(1.3)
+    np.testing.assert_array_equal(traits.nuisance, corrected.nuisance)

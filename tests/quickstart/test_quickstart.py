@@ -1,0 +1,228 @@
+"""The whole pipeline, with cheap physics in place of the simulated: everything there, all counted.
+
+The toy star has bands whose depths follow its labels, so that the labels can be found again.
+"""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.schedule import FitSettings
+from jaxmdwarf.io.rejects import read_rejects
+from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.quickstart import run as quickstart
+from jaxmdwarf.quickstart.run import QuickstartConfig, merge_catalogue, run_quickstart
+from jaxmdwarf.simulate.gap import DomainGap
+from jaxmdwarf.training.emulator import EmulatorTraining
+from jaxmdwarf.training.transfer.matched import MatchedTraining
+from jaxmdwarf.workflows.fitting import FittingOptions
+from jaxmdwarf.workflows.simulation import FluxSource
+from jaxmdwarf.workflows.transfer import TransferOptions
+
+STEPS = (
+    "nature_source",
+    "train_emulator_files",
+    "train_transfer_files",
+    "fit_files",
+    "measure_files",
+)
+WAVE_AA = np.exp(np.arange(np.log(5850.0), np.log(9150.0), 4.5e-5))
+N_SPECTRA = 240
+CONFIG = QuickstartConfig(
+    n_spectra=N_SPECTRA,
+    n_grid=96,
+    seed=2,
+    gap=DomainGap.none(),
+    oracle=True,
+    training=EmulatorTraining(hidden=(48,), rank=8, steps=600, learning_rate=1e-2),
+    options=TransferOptions(
+        matched=MatchedTraining(
+            order=0, strengths=(1.0,), n_passes=1, n_nuisance=0, min_snr=5.0, least_common=20
+        ),
+        n_draws=20_000,
+        # Toy stars are not what isochrones say.
+        min_overlap=0.0,
+    ),
+    fitting=FittingOptions(chunk_size=64, settings=FitSettings(batch_size=32)),
+)
+
+
+def toy_flux(labels):
+    scaled = LabelSpace.mdwarf().scale(np.asarray(labels, np.float64))
+    rng = np.random.default_rng(0)
+    centre = rng.uniform(5900, 9100, (60, 1))
+    bands = np.exp(-0.5 * ((WAVE_AA - centre) / rng.uniform(3, 8, (60, 1))) ** 2)
+    depth = 0.35 * (1 + np.tanh(1.5 * scaled @ rng.normal(0, 1, (4, 60))))
+    # The giants and K dwarfs of a survey lie outside the label space.
+    return (1e5 * np.exp(-np.clip(depth, 0.0, 1.0) @ bands)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def built():
+    """How often physics was asked for."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, built):
+    folder = tmp_path_factory.mktemp("run") / "first"
+    with pytest.MonkeyPatch.context() as patch:
+
+        def toy_source(gap, *, seed):
+            built.append(gap)
+            return FluxSource(WAVE_AA, toy_flux)
+
+        patch.setattr(quickstart, "nature_source", toy_source)
+        metrics = run_quickstart(folder, CONFIG, processes=1)
+    return folder, metrics
+
+
+def test_no_spectrum_is_lost(run):
+    folder, metrics = run
+    counts = metrics["counts"]
+    assert counts["input"] == N_SPECTRA == counts["catalogue"] + counts["rejected"]
+    catalogue = read_table(folder / "catalogue.fits")
+    assert len(catalogue) == counts["catalogue"]
+    assert len(read_rejects(folder / "catalogue_rejects.csv")) == counts["rejected"]
+    inputs = {path.name for path in (folder / "survey" / "spectra").iterdir()}
+    assert {path.rsplit("/", 1)[-1] for path in catalogue["path"]} <= inputs
+
+
+def test_metrics_have_the_names_that_others_rely_on(run):
+    folder, metrics = run
+    written = json.loads((folder / "metrics.json").read_text())
+    assert written == metrics
+    for name in ("eq1_median", "eq1_p95"):
+        assert 0 < written["emulator"][name] < 1
+    assert written["fit"]["spectra_per_s"] > 0
+    assert 0.9 < written["fit"]["converged_fraction"] <= 1
+    assert written["wall_s"] == pytest.approx(sum(written["timing_s"].values()), abs=0.1)
+    for group in ("labels", "labels_snr50"):
+        for variant in ("none", "transfer", "oracle"):
+            assert set(written[group][variant]) == {"teff", "logg", "mh", "alpha_m", "rv"}
+            assert {"bias", "scatter"} <= set(written[group][variant]["teff"])
+    transfer = written["transfer"]
+    for group in ("residual_sigma", "residual_sigma_snr20", "classifier_accuracy"):
+        assert set(transfer[group]) == {"none", "transfer", "oracle"}
+    # So few bright spectra are held out that no classifier can be trained.
+    assert set(transfer["classifier_accuracy"].values()) == {None}
+    assert all(0.4 < value < 3 for value in transfer["residual_sigma"].values())
+    assert transfer["iterations_per_s"] > 0
+    for pull in written["pulls"].values():
+        assert {"mean", "width"} <= set(pull)
+
+
+def test_labels_are_found_again_without_a_domain_gap(run):
+    _, metrics = run
+    labels = metrics["labels"]["none"]
+    assert abs(labels["teff"]["bias"]) < 60
+    assert labels["teff"]["scatter"] < 250
+    assert abs(labels["mh"]["bias"]) < 0.15
+    assert abs(labels["rv"]["bias"]) < 10
+    # Without a gap the oracle's grid is that of theory.
+    assert metrics["labels"]["oracle"] == labels
+
+
+def test_transfers_are_judged_on_spectra_that_they_were_not_trained_on(run):
+    folder, metrics = run
+    observed = read_table(folder / "transfer" / "observed.parquet")
+    trained = set(observed["path"][observed["part"] == "train"])
+    held_out = quickstart.find_held_out(quickstart.Products(folder))
+    assert not trained & held_out
+    assert trained | held_out == set(read_table(folder / "work" / "fit.parquet")["path"])
+    assert metrics["validation"]["transfer"]["catalogue"] == len(held_out)
+
+
+def test_without_a_gap_one_physics_serves_theory_and_nature(run, built):
+    assert built == [DomainGap.none()]
+
+
+def test_the_catalogue_has_the_columns_of_the_paper(run):
+    folder, _ = run
+    catalogue = read_table(folder / "catalogue.fits")
+    paper = (
+        "obsid RA Dec SNRr SNRi Subclass SpT Gmag BPmag RPmag Plx e_Plx RUWE RV e_RV Teff e_Teff"
+    )
+    paper += " Logg e_Logg [M/H] e_[M/H] Activity"
+    assert set(paper.split()) <= set(catalogue.columns)
+    assert {"path", "alpha_M", "e_alpha_M", "chi2_red", "n_pix", "flags"} <= set(catalogue.columns)
+    assert catalogue.attrs["provenance"]["model_trained_on"] == "a simulation"
+    assert catalogue.attrs["units"]["Plx"] == "mas"
+    truth = read_table(folder / "survey" / "truth.parquet")
+    gaia = read_table(folder / "survey" / "gaia.parquet").set_index("source_id")
+    truth.index = truth["obsid"].astype(str)
+    for row in catalogue.itertuples():
+        star = gaia.loc[truth.loc[row.obsid, "source_id"]]
+        assert row.Gmag == pytest.approx(star["g_mag"])
+
+
+def test_the_report_stands_alone_and_says_that_it_is_a_simulation(run):
+    folder, metrics = run
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    assert "url(" not in page
+    assert "<script" not in page
+    assert "trained on the package's own theory" in page.replace("&#x27;", "'")
+    assert page.count("data:image/png") == len(list((folder / "figures").glob("*.png"))) == 8
+    counts = metrics["counts"]
+    assert f"{counts['input']} files in = {counts['catalogue']} in the catalogue" in page
+    for reject in read_rejects(folder / "catalogue_rejects.csv")[:5]:
+        assert reject.path.rsplit("/", 1)[-1] in page
+
+
+def test_a_second_run_repeats_no_step_and_gives_the_same_numbers(run, monkeypatch):
+    folder, metrics = run
+    for name in STEPS:
+        monkeypatch.setattr(quickstart, name, None)
+    again = run_quickstart(folder, CONFIG)
+    for name in ("counts", "labels", "pulls", "emulator", "fit"):
+        assert again[name] == metrics[name]
+
+
+def test_a_run_with_and_without_an_oracle_is_the_same_run(run, monkeypatch):
+    folder, metrics = run
+    for name in STEPS:
+        monkeypatch.setattr(quickstart, name, None)
+    plain = run_quickstart(folder, replace(CONFIG, oracle=False))
+    assert set(plain["labels"]) == {"none", "transfer"}
+    assert plain["labels"]["none"] == metrics["labels"]["none"]
+
+
+def test_a_folder_of_another_run_is_left_alone(run, tmp_path):
+    folder, _ = run
+    with pytest.raises(UsageError, match="other options"):
+        run_quickstart(folder, QuickstartConfig(n_spectra=249))
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UsageError, match="no quickstart"):
+        run_quickstart(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("wrong", [{"n_spectra": 3}, {"n_grid": 0}, {"seed": -1}])
+def test_sizes_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(UsageError, match="quickstart"):
+        QuickstartConfig(transfer="none", **wrong)
+
+
+def test_too_few_spectra_for_a_transfer_are_refused_before_any_work():
+    with pytest.raises(UsageError, match="leave the transfer out"):
+        QuickstartConfig(n_spectra=100)
+    assert QuickstartConfig(n_spectra=100, transfer="none").transfer == "none"
+
+
+def test_stars_that_were_fitted_but_not_measured_stay_in_the_catalogue():
+    fitted = pd.DataFrame(
+        {"path": ["a", "b"], "RA": [1.0, 2.0], "Dec": [0.0, 0.0], "Teff": [3500.0, 3600.0]}
+    )
+    measured = pd.DataFrame({"path": ["b", "c"], "spt": [2.5, 1.0], "active": [1, 1]})
+    merged = merge_catalogue(fitted, measured)
+    assert merged["path"].tolist() == ["a", "b"]
+    assert merged["Activity"].tolist() == [0, 1]
+    assert np.isnan(merged["SpT"][0])
+    assert merged["SpT"][1] == 2.5

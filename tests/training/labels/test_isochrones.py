@@ -1,0 +1,147 @@
+"""Where main-sequence M dwarfs lie in label space."""
+
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.simulate.population import empirical_relation, surface_gravity
+from jaxmdwarf.training.labels.isochrones import LabelCuts, alpha_of_metallicity, isochrone_points
+
+
+def gravity_at(labels, teff, mh):
+    rows = np.isclose(labels[:, 2], labels[np.argmin(abs(labels[:, 2] - mh)), 2])
+    along = labels[rows][np.argsort(labels[rows, 0])]
+    return np.interp(teff, along[:, 0], along[:, 1])
+
+
+def table_of_relation(*, step_feh=0.25, masses=None, ages=(9.0, 9.69897)):
+    """The embedded relation written as an isochrone table."""
+    masses = np.linspace(0.08, 0.7, 60) if masses is None else masses
+    rows = []
+    for feh in np.arange(-1.25, 0.75 + 1e-9, step_feh):
+        teff, radius = empirical_relation(masses, np.full(masses.size, feh))
+        for age in ages:
+            columns = (np.full_like(masses, feh), np.full_like(masses, age), masses, teff)
+            rows.append(np.column_stack([*columns, surface_gravity(masses, radius)]))
+    table = np.concatenate(rows)
+    return dict(zip(("feh", "log_age", "Mini", "Teff", "logg"), table.T, strict=True))
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return isochrone_points()
+
+
+def test_gravity_rises_to_cooler_stars_and_to_lower_metallicity(embedded):
+    for mh in (-1.0, -0.5, 0.0, 0.5):
+        gravity = gravity_at(embedded, np.array([3050.0, 3300.0, 3600.0, 3950.0]), mh)
+        assert np.all(np.diff(gravity) < 0)
+    by_metallicity = [gravity_at(embedded, 3400.0, mh) for mh in (-1.0, -0.5, 0.0, 0.5)]
+    assert np.all(np.diff(by_metallicity) < -0.05)
+
+
+def test_points_respect_the_cuts_and_reach_them(embedded):
+    cuts = LabelCuts()
+    for column, (low, high) in ((0, cuts.teff), (2, cuts.mh)):
+        assert embedded[:, column].min() == pytest.approx(low, rel=1e-3)
+        assert embedded[:, column].max() == pytest.approx(high, rel=1e-3)
+    assert np.all((embedded[:, 1] > 4.0) & (embedded[:, 1] < 6.0))
+
+
+def test_points_are_even_along_each_isochrone(embedded):
+    along = embedded[embedded[:, 2] == embedded[0, 2]]
+    steps = np.hypot(np.diff(along[:, 0]) / 1000, np.diff(along[:, 1]))
+    np.testing.assert_allclose(steps, steps.mean(), rtol=0.05)
+
+
+def test_alpha_follows_the_rule_of_the_paper(embedded):
+    np.testing.assert_allclose(
+        alpha_of_metallicity(np.array([0.5, 0.0, -0.25, -0.5, -1.0, -1.5])),
+        [0.0, 0.0, 0.1, 0.2, 0.4, 0.4],
+    )
+    np.testing.assert_allclose(embedded[:, 3], alpha_of_metallicity(embedded[:, 2]))
+
+
+def test_a_table_of_the_relation_gives_the_relation(embedded):
+    labels = isochrone_points(table_of_relation())
+    for mh in (-0.9, -0.4, 0.1, 0.4):
+        teff = np.linspace(3050, 3950, 20)
+        known = gravity_at(embedded, teff, mh)
+        np.testing.assert_allclose(gravity_at(labels, teff, mh), known, atol=0.006)
+
+
+def test_sparse_tables_are_filled_in_between():
+    masses = np.array([0.09, 0.12, 0.18, 0.25, 0.35, 0.45, 0.55, 0.62, 0.68])
+    sparse = isochrone_points(table_of_relation(masses=masses, step_feh=0.5))
+    dense = isochrone_points(table_of_relation())
+    along = sparse[sparse[:, 2] == 0.5]
+    assert np.diff(along[:, 0]).max() < 20
+    teff = np.linspace(3050, 3950, 20)
+    for mh in (-0.5, 0.0, 0.25):
+        expected = gravity_at(dense, teff, mh)
+        np.testing.assert_allclose(gravity_at(sparse, teff, mh), expected, atol=0.03)
+
+
+def test_an_isochrone_that_ends_early_is_bridged_by_its_neighbours():
+    table = table_of_relation()
+    short = (table["feh"] == 0.25) & (table["Mini"] > 0.4)
+    table = {name: values[~short] for name, values in table.items()}
+    labels = isochrone_points(table)
+    near = labels[abs(labels[:, 2] - 0.25) < 0.02]
+    assert near[:, 0].max() > 3990
+
+
+def test_later_phases_do_not_enter():
+    """A giant and a white dwarf at the end of an isochrone cross the cuts between them."""
+    table = table_of_relation()
+    late = {
+        "feh": np.repeat(np.unique(table["feh"]), 2),
+        "log_age": 9.69897,
+        "Mini": np.tile([1.20, 1.22], 9),
+        "Teff": np.tile([2900.0, 6000.0], 9),
+        "logg": np.tile([0.0, 8.0], 9),
+    }
+    size = late["feh"].size
+    both = {
+        name: np.concatenate([values, np.broadcast_to(late[name], size)])
+        for name, values in table.items()
+    }
+    np.testing.assert_array_equal(isochrone_points(both), isochrone_points(table))
+
+
+def test_real_parsec_covers_the_cuts_without_holes(real_data):
+    from jaxmdwarf.io.isochrones import read_isochrones
+
+    table = read_isochrones(real_data / "parsec_v12S_lowmass_1_3_5_10Gyr.csv")
+    labels = isochrone_points(table)
+    for mh in np.unique(labels[:, 2]):
+        teff = labels[labels[:, 2] == mh, 0]
+        assert teff.min() < 3001
+        assert teff.max() > 3999
+        assert np.diff(np.sort(teff)).max() < 20
+    gravity = [gravity_at(labels, 3300.0, mh) for mh in (-1.0, -0.5, 0.0, 0.5)]
+    assert np.all(np.diff(gravity) < -0.05)
+    # Ages hardly matter below 4000 K: section 3.3.2 of the paper says 0.03 dex.
+    for age in (1.0, 10.0):
+        other = isochrone_points(table, LabelCuts(age_gyr=age))
+        for teff in (3200.0, 3500.0, 3800.0):
+            here, there = gravity_at(labels, teff, 0.0), gravity_at(other, teff, 0.0)
+            assert abs(here - there) < 0.04
+
+
+def test_wrong_input_says_what_is_wrong():
+    table = table_of_relation()
+    with pytest.raises(UsageError, match=r"no age near 0\.1 Gyr; theirs are 1, 5 Gyr"):
+        isochrone_points(table, LabelCuts(age_gyr=0.1))
+    with pytest.raises(UsageError, match="lacks Teff"):
+        isochrone_points({name: table[name] for name in table if name != "Teff"})
+    with pytest.raises(UsageError, match="lacks logg"):
+        isochrone_points({name: table[name] for name in table if name != "logg"})
+    with pytest.raises(UsageError, match=r"\[M/H\] -1.25..0.75"):
+        isochrone_points(table, LabelCuts(mh=(1.0, 2.0)))
+    with pytest.raises(UsageError, match="no isochrone point lies within 6000-7000 K"):
+        isochrone_points(table, LabelCuts(teff=(6000.0, 7000.0)))
+    with pytest.raises(UsageError, match="must increase"):
+        LabelCuts(teff=(4000.0, 3000.0))
+    with pytest.raises(UsageError, match="no star below"):
+        isochrone_points({**table, "Mini": table["Mini"] + 1.0})

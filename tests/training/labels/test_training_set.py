@@ -1,0 +1,112 @@
+"""The label part of the training set in one call, and the relations that follow from it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.priors import whiten_priors
+from jaxmdwarf.training.labels.codistribution import CodistributionConfig, perturb_reference
+from jaxmdwarf.training.labels.isochrones import LabelCuts, isochrone_points
+from jaxmdwarf.training.labels.mixture import MixtureConfig
+from jaxmdwarf.training.labels.training_set import (
+    TrainingSetConfig,
+    fit_main_sequence_relation,
+    sample_training_labels,
+)
+
+CONFIG = TrainingSetConfig(
+    mixture=MixtureConfig(n_components=(6, 8)),
+    codistribution=CodistributionConfig(n_training=20_000),
+)
+
+
+def make_reference(n=1500, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.column_stack([rng.normal(3600, 180, n), rng.normal(-0.1, 0.2, n)])
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return sample_training_labels(make_reference(), n_draws=200_000, seed=1, config=CONFIG)
+
+
+def test_labels_follow_reference_and_main_sequence(drawn):
+    labels, reference = drawn.labels, make_reference()
+    assert labels.shape == (20_000, 4)
+    assert labels.dtype == np.float32
+    assert np.median(labels[:, 0]) == pytest.approx(np.median(reference[:, 0]), abs=25)
+    assert np.median(labels[:, 2]) == pytest.approx(np.median(reference[:, 1]), abs=0.03)
+    # Cool stars are denser; so are metal-poor ones of the same temperature.
+    near = abs(labels[:, 2] + 0.1) < 0.1
+    assert np.corrcoef(labels[near, 0], labels[near, 1])[0, 1] < -0.9
+    near = abs(labels[:, 0] - 3600) < 60
+    assert np.corrcoef(labels[near, 1], labels[near, 2])[0, 1] < -0.5
+
+
+def test_the_report_tells_every_step(drawn):
+    report = drawn.report
+    assert report["n_components"] in (6, 8)
+    assert report["n_draws"] == 200_000
+    assert report["n_training"] == 20_000
+    assert 1 < report["effective_sample_size"] < 200_000
+    assert 0.9 < report["coverage"] <= 1
+    assert report["n_points"] > 2000
+
+
+def test_without_reference_the_draws_are_returned():
+    drawn = sample_training_labels(None, n_draws=5000, seed=2, config=CONFIG)
+    assert drawn.labels.shape == (5000, 4)
+    assert "coverage" not in drawn.report
+    again = sample_training_labels(None, n_draws=5000, seed=2, config=CONFIG)
+    np.testing.assert_array_equal(drawn.labels, again.labels)
+    other = sample_training_labels(None, n_draws=5000, seed=3, config=CONFIG)
+    assert not np.array_equal(drawn.labels, other.labels)
+
+
+def test_a_wrong_reference_moves_the_labels(drawn):
+    wrong = perturb_reference(make_reference())
+    moved = sample_training_labels(wrong, n_draws=200_000, seed=1, config=CONFIG).labels
+    change = np.median(moved, axis=0) - np.median(drawn.labels, axis=0)
+    assert 25 < change[0] < 60
+    assert 0.06 < change[2] < 0.13
+
+
+def test_hotter_cuts_reach_hotter_stars():
+    cuts = LabelCuts(teff=(3200.0, 4100.0), mh=(-0.8, 0.4))
+    config = TrainingSetConfig(cuts=cuts, mixture=MixtureConfig(n_components=(6,)))
+    labels = sample_training_labels(None, n_draws=20_000, seed=1, config=config).labels
+    assert labels[:, 0].min() >= 3200
+    assert 4080 < labels[:, 0].max() <= 4100
+
+
+def test_relations_predict_gravity_and_alpha(drawn):
+    relations = fit_main_sequence_relation(drawn.labels)
+    space = LabelSpace.mdwarf()
+    pulls = np.asarray(whiten_priors(relations, space, jnp.asarray(space.scale(drawn.labels))))
+    np.testing.assert_allclose(pulls.mean(axis=0), 0, atol=0.02)
+    np.testing.assert_allclose(pulls.std(axis=0), 1, atol=0.02)
+    gravity, alpha = relations
+    assert gravity.name == "logg"
+    assert 0.015 < gravity.sigma < 0.05
+    assert alpha.name == "alpha_m"
+    assert 0.01 < alpha.sigma < 0.06
+    # Against the isochrone itself.
+    points = isochrone_points()
+    near = (abs(points[:, 0] - 3600) < 300) & (abs(points[:, 2] + 0.1) < 0.3)
+    pulls = np.asarray(whiten_priors((gravity,), space, jnp.asarray(space.scale(points[near]))))
+    assert np.abs(pulls).max() < 2
+
+
+def test_relations_need_labels():
+    with pytest.raises(UsageError, match="at least 20"):
+        fit_main_sequence_relation(isochrone_points()[:10])
+    labels = isochrone_points()
+    labels[0, 0] = np.nan
+    with pytest.raises(UsageError, match="NaN"):
+        fit_main_sequence_relation(labels)
+    with pytest.raises(UsageError, match="no isochrone point"):
+        sample_training_labels(
+            None, seed=1, config=TrainingSetConfig(cuts=LabelCuts(teff=(6000.0, 7000.0)))
+        )

@@ -1,0 +1,359 @@
+"""From files to a catalogue: nothing lost, numbers right, and a killed run resumes."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+
+from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.inference.schedule import FitSettings
+from jaxmdwarf.io.models import save_model
+from jaxmdwarf.io.rejects import read_rejects
+from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import ForwardModel, ObservedTraits
+from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.priors import RelationPrior
+from jaxmdwarf.networks.payne import PayneNetwork, init_payne
+from jaxmdwarf.preprocess.continuum import pseudo_continuum
+from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
+from jaxmdwarf.workflows.fitting import FittingOptions, SpectrumFitter, fit_files
+
+GRID = PixelGrid.linear(6000.0, 6900.0, 1.0)
+MASKS = ((6546.0, 6586.0),)
+OPTIONS = FittingOptions(chunk_size=32, settings=FitSettings(batch_size=32))
+N_STAR = 90
+
+
+def make_emulator():
+    """An untrained network in front of narrow bands, which normalising leaves as they are."""
+    rng = np.random.default_rng(6)
+    wave = GRID.wave_aa
+    centre = np.linspace(6020, 6880, 40) + rng.normal(0, 6, 40)
+    width = rng.uniform(3.0, 7.0, 40)
+    lines = np.exp(-0.5 * ((wave - centre[:, None]) / width[:, None]) ** 2)
+    mixing = rng.normal(0, 0.06, (8, 40))
+    basis = jnp.asarray(mixing @ lines, jnp.float32)
+    good = jnp.ones((1, GRID.n_pix), bool)
+    for _ in range(6):
+        basis = basis - pseudo_continuum(basis, good, GRID)
+    network = PayneNetwork(hidden=(24,), n_out=8, activation="tanh")
+    params = init_payne(network, jax.random.key(1), 4)
+    return PayneEmulator(
+        params,
+        basis,
+        jnp.ones(GRID.n_pix),
+        jnp.full(GRID.n_pix, 1e-3),
+        network,
+        LabelSpace.mdwarf(),
+        GRID,
+        Treatment(sigma_aa=30.0, masks_aa=MASKS, resolving_power=1800.0, simulated=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_model(make_emulator(), tmp_path_factory.mktemp("model") / "emulator")
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory, write_stars):
+    """LAMOST files of stars with known labels and velocities, and three inputs that are not."""
+    folder = tmp_path_factory.mktemp("survey")
+    rng = np.random.default_rng(9)
+    emulator = make_emulator()
+    scaled = rng.uniform(-0.35, 0.35, (N_STAR, 4)).astype(np.float32)
+    rv_kms = rng.uniform(-250, 250, N_STAR)
+    rest = np.asarray(emulator.predict_scaled_batch(jnp.asarray(scaled)))
+    snr = rng.uniform(15, 40, N_STAR)
+    write_stars(
+        folder,
+        GRID,
+        rest,
+        rv_kms,
+        snr,
+        rng,
+        log10_start=3.75,
+        n_pix=1150,
+        bad=slice(300, 304),
+        snr_r=np.where(np.arange(N_STAR) == 7, 4.0, 50.0),
+    )
+    (folder / "star-010-empty.fits").write_bytes(b"")
+    (folder / "star-020-text.fits").write_text("no spectrum")
+    shutil.copy(folder / "star-005.fits.gz", folder / "star-080-again.fits.gz")
+    labels = LabelSpace.mdwarf().unscale(scaled.astype(np.float64))
+    return folder, labels, rv_kms
+
+
+@pytest.fixture(scope="module")
+def catalogue(survey, model_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "catalogue.fits"
+    summary = fit_files([survey[0]], model_dir, out, options=OPTIONS, processes=1)
+    return read_table(out), summary, out
+
+
+def test_every_input_ends_in_the_catalogue_or_among_the_rejects(catalogue):
+    table, summary, out = catalogue
+    rejects = read_rejects(out.with_name("catalogue_rejects.csv"))
+    assert summary["inputs"] == N_STAR + 3 == len(table) + len(rejects)
+    assert {reject.path.rsplit("/", 1)[1] for reject in rejects} == {
+        "star-010-empty.fits",
+        "star-020-text.fits",
+        "star-080-again.fits.gz",
+    }
+    assert list(table["path"]) == sorted(table["path"])
+    assert not out.with_name("catalogue.fits.partial").exists()
+
+
+def test_labels_and_velocities_of_the_files_are_right(catalogue, survey):
+    table, summary, _ = catalogue
+    _, labels, rv_kms = survey
+    row = table["obsid"].astype(int).to_numpy() - 1000
+    good = (table["flags"] & ~int(QualityFlag.LOW_SNR)).to_numpy() == 0
+    assert good.mean() > 0.85
+    assert summary["converged_fraction"] > 0.98
+    velocity_pull = (table["RV"].to_numpy() - rv_kms[row]) / table["e_RV"].to_numpy()
+    assert np.median(np.abs(velocity_pull[good])) < 1.0
+    for index, name in enumerate(["Teff", "Logg", "[M/H]", "alpha_M"]):
+        pull = (table[name].to_numpy() - labels[row, index]) / table[f"e_{name}"].to_numpy()
+        assert np.median(np.abs(pull[good])) < 1.1
+    assert np.median(table["chi2_red"]) == pytest.approx(1.0, abs=0.15)
+
+
+def test_the_catalogue_says_what_it_is(catalogue, model_dir):
+    table, summary, _ = catalogue
+    provenance = table.attrs["provenance"]
+    assert provenance["model_trained_on"] == summary["model_trained_on"] == "a simulation"
+    assert len(provenance["model_hash"]) == 64
+    assert table.attrs["units"]["Teff"] == "K"
+    assert list(table.columns[:4]) == ["path", "obsid", "RA", "Dec"]
+    low = table["obsid"].astype(int) == 1007
+    assert (table["flags"][low] & int(QualityFlag.LOW_SNR)).all()
+    assert not (table["flags"][~low] & int(QualityFlag.LOW_SNR)).any()
+
+
+def test_a_killed_run_resumes_to_the_same_catalogue(catalogue, survey, model_dir, tmp_path):
+    whole, _, _ = catalogue
+    out = tmp_path / "again.parquet"
+
+    class Killed(BaseException):
+        pass
+
+    from jaxmdwarf.io.models import load_model
+
+    fitter = SpectrumFitter(load_model(model_dir), OPTIONS)
+    fitter.settings = replace(fitter.settings, batch_size=32)
+    calls = []
+
+    def dying(raws, *, pad_to):
+        calls.append(len(raws))
+        if len(calls) == 3:
+            raise Killed
+        return fitter.fit(raws, pad_to=pad_to)
+
+    with pytest.raises(Killed):
+        fit_files([survey[0]], model_dir, out, options=OPTIONS, processes=1, fit=dying)
+    partial = tmp_path / "again.parquet.partial"
+    assert sorted(path.name for path in partial.glob("chunk-*.json")) == [
+        "chunk-000000.json",
+        "chunk-000001.json",
+    ]
+    assert not out.exists()
+    summary = fit_files([survey[0]], model_dir, out, options=OPTIONS, processes=1)
+    # The spectrum that was given twice is still known after the interruption.
+    assert summary["fitted_now"] == N_STAR - sum(calls[:2])
+    resumed = read_table(out)
+    for name in whole.columns:
+        np.testing.assert_array_equal(resumed[name].to_numpy(), whole[name].to_numpy())
+
+
+@pytest.mark.slow
+def test_a_run_killed_without_warning_resumes_to_the_same_catalogue(survey, model_dir, tmp_path):
+    options = replace(OPTIONS, chunk_size=4, settings=FitSettings())
+    whole = tmp_path / "whole.parquet"
+    fit_files([survey[0]], model_dir, whole, options=options, processes=1)
+    out = tmp_path / "killed.parquet"
+    partial = tmp_path / "killed.parquet.partial"
+    words = ["fit", str(survey[0]), "--model", str(model_dir), "--out", str(out)]
+    words += ["--chunk-size", "4", "--processes", "1"]
+    program = f"from jaxmdwarf.cli import main; main({words!r})"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    running = subprocess.Popen([sys.executable, "-c", program], **quiet)
+    try:
+        until = time.monotonic() + 120
+        while not (partial / "chunk-000003.json").exists():
+            assert running.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < until
+            time.sleep(0.001)
+    finally:
+        running.kill()
+        running.wait()
+    done = len(list(partial.glob("chunk-*.json")))
+    assert 4 <= done < 23
+    assert not out.exists()
+    summary = fit_files([survey[0]], model_dir, out, options=options, processes=1)
+    assert summary["fitted_now"] <= N_STAR - 4 * 3
+    first, second = read_table(whole), read_table(out)
+    assert len(first) == N_STAR
+    for name in first.columns:
+        np.testing.assert_array_equal(second[name].to_numpy(), first[name].to_numpy())
+    assert not partial.exists()
+
+
+def test_a_batch_larger_than_memory_is_refused(survey, model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxmdwarf.inference.memory.find_memory", lambda: 2**20)
+    with pytest.raises(UsageError, match="give a batch size of"):
+        fit_files([survey[0]], model_dir, tmp_path / "T.csv", options=OPTIONS, processes=1)
+
+
+def test_chunks_of_another_command_are_not_used(survey, model_dir, tmp_path):
+    out = tmp_path / "T.csv"
+    partial = tmp_path / "T.csv.partial"
+    partial.mkdir()
+    (partial / "manifest.json").write_text(json.dumps({"run": "another"}))
+    (partial / "chunk-000000.json").write_text("{}")
+    paths = sorted(survey[0].glob("star-00[0-3].fits.gz"))
+    summary = fit_files(paths, model_dir, out, options=OPTIONS, processes=1)
+    assert summary["catalogue"] == 4
+    other = tmp_path / "U.csv.partial"
+    other.mkdir()
+    (other / "precious.txt").write_text("mine")
+    with pytest.raises(UsageError, match="move it away"):
+        fit_files(paths, model_dir, tmp_path / "U.csv", options=OPTIONS, processes=1)
+    assert (other / "precious.txt").exists()
+
+
+def test_header_velocities_can_be_taken_instead(survey, model_dir, tmp_path):
+    folder, _, rv_kms = survey
+    paths = sorted(folder.glob("star-00[0-3].fits.gz"))
+    options = replace(OPTIONS, velocity="header")
+    fit_files(paths, model_dir, tmp_path / "T.fits", options=options, processes=1)
+    table = read_table(tmp_path / "T.fits")
+    np.testing.assert_allclose(table["RV"], rv_kms[:4], atol=0.05)
+    assert table["e_RV"].isna().all()
+    assert (table["chi2_red"] < 1.5).all()
+
+
+class BorrowedPattern(ForwardModel):
+    """An emulator behind a stand-in for a transfer: each star wears a pattern of its own depth."""
+
+    base: PayneEmulator
+    pattern: Float[Array, "n_pix"]
+    model_error: Float[Array, "n_pix"]
+    label_space: LabelSpace = eqx.field(static=True)
+    grid: PixelGrid = eqx.field(static=True)
+    treatment: Treatment = eqx.field(static=True)
+    priors: tuple = eqx.field(static=True, default=())
+
+    def observed_traits(self):
+        return ObservedTraits(self.priors)
+
+    def predict_scaled(self, scaled, context=None):
+        depth = 0.0 if context is None else context
+        return self.base.predict_scaled(scaled) + depth * self.pattern
+
+    def predict_scaled_batch(self, scaled, context=None):
+        flux = self.base.predict_scaled_batch(scaled)
+        return flux if context is None else flux + context[:, None] * self.pattern
+
+    def read_context(self, batch):
+        """Depth of the pattern; not a number for rows of padding."""
+        weight = jnp.where(batch.ivar > 0, self.pattern, 0)
+        return jnp.sum(weight * (batch.flux - 1), axis=-1) / jnp.sum(weight**2, axis=-1)
+
+    def to_synthetic(self, batch):
+        flux = batch.flux - self.read_context(batch)[:, None] * self.pattern
+        return self.base, SpectrumBatch(flux, batch.ivar, batch.information, batch.grid)
+
+
+def make_transfer(**changes):
+    base = make_emulator()
+    wave = GRID.wave_aa
+    pattern = jnp.asarray(1e-3 * np.cos(wave), jnp.float32)
+    arguments = {
+        "base": base,
+        "pattern": pattern,
+        "model_error": base.model_error,
+        "label_space": base.label_space,
+        "grid": base.grid,
+        "treatment": base.treatment,
+    }
+    return BorrowedPattern(**{**arguments, **changes})
+
+
+def fit_with(model, survey, model_dir, out, **options):
+    """Fit forty stars in chunks of 32, so that the last one is padded."""
+    options = replace(OPTIONS, **options)
+    fitter = SpectrumFitter(model, options)
+    paths = sorted(survey[0].glob("star-0[0-3]?.fits.gz"))
+    fitted = []
+
+    def fit(raws, *, pad_to):
+        fitted.append(fitter.fit(raws, pad_to=pad_to))
+        return fitted[-1]
+
+    fit_files(paths, model_dir, out, options=options, processes=1, fit=fit)
+    return read_table(out), np.concatenate([part.result.n_iter for part in fitted])
+
+
+def test_a_transferred_star_is_fitted_in_the_synthetic_domain_first(survey, model_dir, tmp_path):
+    model, tables = make_transfer(), {}
+    for domain in ("synthetic", "observed", "both"):
+        out = tmp_path / f"{domain}.csv"
+        tables[domain] = fit_with(model, survey, model_dir, out, domain=domain)
+    observed, steps = tables["observed"]
+    both, later_steps = tables["both"]
+    assert len(both) == 40
+    for name in ("Teff", "Logg", "[M/H]", "alpha_M"):
+        np.testing.assert_allclose(
+            both[name], observed[name], atol=0.05 * float(observed[f"e_{name}"].max())
+        )
+        moved = (tables["synthetic"][0][name] - both[name]) / both[f"e_{name}"]
+        assert np.median(np.abs(moved)) < 0.3
+    # What the first domain found leaves little to do in the second.
+    assert np.median(later_steps) < np.median(steps)
+
+
+def test_models_without_a_synthetic_side_say_so(survey, model_dir, tmp_path):
+    path = survey[0] / "star-000.fits.gz"
+    options = replace(OPTIONS, domain="synthetic")
+    with pytest.raises(UsageError, match="transfers no spectra"):
+        fit_files([path], model_dir, tmp_path / "T.csv", options=options, processes=1)
+
+
+def test_what_a_model_believes_is_used_unless_it_is_switched_off(survey, model_dir, tmp_path):
+    relation = RelationPrior(
+        "logg", ("teff",), ((0,), (1,)), (5.0, -0.3), 0.01, centre=(3400.0,), scale=(1000.0,)
+    )
+    model = make_transfer(priors=(relation,))
+    believing, _ = fit_with(model, survey, model_dir, tmp_path / "T.csv")
+    sceptical, _ = fit_with(model, survey, model_dir, tmp_path / "U.csv", priors="none")
+    expected = 5.0 - 0.3 * (believing["Teff"] - 3400.0) / 1000.0
+    assert np.abs(believing["Logg"] - expected).max() < 0.05
+    assert np.abs(sceptical["Logg"] - expected).max() > 0.3
+    assert (believing["e_Logg"] < sceptical["e_Logg"]).all()
+    with pytest.raises(UsageError, match="one of teff"):
+        SpectrumFitter(make_transfer(priors=(replace(relation, name="age"),)))
+
+
+def test_faint_spectra_can_be_left_out_and_nothing_usable_is_an_error(survey, model_dir, tmp_path):
+    folder = survey[0]
+    options = replace(OPTIONS, min_snr=10.0)
+    paths = [folder / "star-006.fits.gz", folder / "star-007.fits.gz"]
+    summary = fit_files(paths, model_dir, tmp_path / "T.fits", options=options, processes=1)
+    assert (summary["catalogue"], summary["rejected"]) == (1, 1)
+    assert "below 10" in read_rejects(tmp_path / "T_rejects.csv")[0].reason
+    with pytest.raises(WorkFailed, match="none of 1 inputs"):
+        fit_files(paths[1:], model_dir, tmp_path / "U.fits", options=options, processes=1)
+    assert len(read_rejects(tmp_path / "U_rejects.csv")) == 1

@@ -1,0 +1,182 @@
+"""`jaxmdwarf fit` killed without warning: the same command goes on, and no star shows it."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmdwarf.io.models import save_model
+from jaxmdwarf.io.rejects import read_rejects
+from jaxmdwarf.io.spectra.lamost_writer import LamostHeader, write_lamost_files
+from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.networks.payne import PayneNetwork, init_payne
+from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
+
+GRID = PixelGrid.linear(6000.0, 6600.0, 1.0)
+LOG10_START, LOG10_STEP, N_PIX = 3.77, 1e-4, 560
+LAST_S = 1200.0
+
+
+def make_emulator():
+    """An untrained network in front of narrow lines."""
+    rng = np.random.default_rng(2)
+    centre, width = rng.uniform(6010, 6590, 30), rng.uniform(2.0, 5.0, 30)
+    lines = np.exp(-0.5 * ((GRID.wave_aa - centre[:, None]) / width[:, None]) ** 2)
+    basis = rng.normal(0, 0.06, (6, 30)) @ lines
+    network = PayneNetwork(hidden=(16,), n_out=6, activation="tanh")
+    return PayneEmulator(
+        init_payne(network, jax.random.key(4), 4),
+        jnp.asarray(basis - basis.mean(axis=1, keepdims=True), jnp.float32),
+        jnp.ones(GRID.n_pix),
+        jnp.full(GRID.n_pix, 1e-3),
+        network,
+        LabelSpace.mdwarf(),
+        GRID,
+        Treatment(sigma_aa=30.0, masks_aa=(), resolving_power=1800.0, simulated=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_model(make_emulator(), tmp_path_factory.mktemp("model") / "emulator")
+
+
+def write_survey(folder, n_star, seed=3):
+    """Files of stars in motion, a file that is none, and a copy of another file."""
+    rng = np.random.default_rng(seed)
+    emulator = make_emulator()
+    wave = 10 ** (LOG10_START + LOG10_STEP * np.arange(N_PIX))
+    header = LamostHeader(
+        obsid=0,
+        file_name="",
+        plan_id="TEST",
+        ra_deg=150.0,
+        dec_deg=20.0,
+        lmjd=58000,
+        spectrograph=1,
+        fibre=1,
+        exposure_s=1800.0,
+        helio_kms=0.0,
+        subclass="M1",
+        z=0.0,
+        snr_r=50.0,
+        snr_i=60.0,
+    )
+    folder.mkdir()
+    for first in range(0, n_star, 1000):
+        n = min(1000, n_star - first)
+        scaled = rng.uniform(-0.4, 0.4, (n, 4)).astype(np.float32)
+        rv_kms = rng.uniform(-100, 100, n)
+        rest = np.asarray(emulator.predict_scaled_batch(jnp.asarray(scaled)))
+        clean = 500 * np.stack(
+            [
+                np.interp(wave / (1 + speed / SPEED_OF_LIGHT_KMS), GRID.wave_aa, row)
+                for row, speed in zip(rest, rv_kms, strict=True)
+            ]
+        )
+        snr = 10 ** rng.uniform(0.8, 2.0, (n, 1))
+        flux = (clean * (1 + rng.normal(size=clean.shape) / snr)).astype(np.float32)
+        write_lamost_files(
+            folder,
+            flux,
+            ((snr / clean) ** 2).astype(np.float32),
+            np.zeros(flux.shape, np.int32),
+            [
+                replace(
+                    header,
+                    obsid=100_000 + first + i,
+                    file_name=f"star-{first + i:06d}.fits.gz",
+                    z=float(np.round(rv_kms[i] / SPEED_OF_LIGHT_KMS, 8)),
+                )
+                for i in range(n)
+            ],
+            layouts=["lamost-wavelength"] * n,
+            log10_start=LOG10_START,
+            log10_step=LOG10_STEP,
+        )
+    (folder / f"star-{n_star // 3:06d}-text.fits").write_text("no spectrum")
+    # Copied from what is fitted before any kill to what is read after the last.
+    shutil.copy(folder / "star-000001.fits.gz", folder / f"star-{n_star - 2:06d}-copy.fits.gz")
+    return folder
+
+
+class Run:
+    """One command line, to be given as often as it takes."""
+
+    def __init__(self, folder, model_dir, out, chunk_size) -> None:
+        self.out = out
+        self.partial = out.with_name(f"{out.name}.partial")
+        words = ["fit", str(folder), "--model", str(model_dir), "--out", str(out)]
+        words += ["--chunk-size", str(chunk_size), "--processes", "2", "--json"]
+        program = f"import sys; from jaxmdwarf.cli import main; sys.exit(main({words!r}))"
+        self._command = [sys.executable, "-c", program]
+
+    def finish(self):
+        """Run to the end; the summary."""
+        done = subprocess.run(self._command, capture_output=True, text=True, timeout=LAST_S)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def kill_after(self, number):
+        """Kill the process (as kill -9 does) once a chunk is on disk; chunks that are then done."""
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        running = subprocess.Popen(self._command, **quiet)
+        try:
+            until = time.monotonic() + LAST_S
+            while not (self.partial / f"chunk-{number:06d}.json").exists():
+                assert running.poll() is None, "the run ended before it could be killed"
+                assert time.monotonic() < until
+                time.sleep(0.001)
+        finally:
+            running.kill()
+            assert running.wait() == -9
+        return len(list(self.partial.glob("chunk-*.json")))
+
+
+@pytest.mark.parametrize(
+    ("n_star", "chunk_size", "kills"),
+    [
+        (200, 8, (9,)),
+        pytest.param(20_000, 256, (30, 55), marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_ends_in_the_catalogue_of_one_that_was_not(
+    model_dir, tmp_path, n_star, chunk_size, kills
+):
+    folder = write_survey(tmp_path / "survey", n_star)
+    whole = Run(folder, model_dir, tmp_path / "whole" / "catalogue.parquet", chunk_size)
+    killed = Run(folder, model_dir, tmp_path / "killed" / "catalogue.parquet", chunk_size)
+    n_chunk = -(-(n_star + 2) // chunk_size)
+    done = 0
+    for number in kills:
+        before, done = done, killed.kill_after(number)
+        assert before < done < n_chunk
+        assert not killed.out.exists()
+        # Killed between the rows of a chunk and the note that they are all there.
+        rows = killed.partial / f"chunk-{done:06d}.parquet"
+        assert not rows.exists() or not rows.with_suffix(".json").exists()
+        rows.write_bytes(b"PAR1 half of it")
+    summary = killed.finish()
+    undisturbed = whole.finish()
+    assert undisturbed["fitted_now"] == n_star
+    # One of the chunks that were done may hold the file without a spectrum.
+    assert n_star - done * chunk_size <= summary["fitted_now"] <= n_star - done * chunk_size + 1
+    first, second = read_table(whole.out), read_table(killed.out)
+    pd.testing.assert_frame_equal(second, first, check_exact=True)
+    assert first["obsid"].astype(int).tolist() == list(range(100_000, 100_000 + n_star))
+    assert (first["chi2_red"] > 0).all()
+    assert first["RV"].nunique() > 0.9 * n_star
+    rejects = [read_rejects(run.out.with_name("catalogue_rejects.csv")) for run in (whole, killed)]
+    assert rejects[0] == rejects[1]
+    assert len(rejects[0]) == 2
+    assert not killed.partial.exists()

@@ -1,0 +1,117 @@
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.io.grids.table import read_grid
+from jaxmdwarf.io.spectra.lamost import read_lamost
+from jaxmdwarf.simulate.gap import DomainGap
+from jaxmdwarf.simulate.population import PopulationConfig
+from jaxmdwarf.simulate.survey import SurveyConfig
+from jaxmdwarf.workflows.simulation import FluxSource, simulate_files
+
+WAVE_AA = np.exp(np.arange(np.log(5850.0), np.log(9150.0), 2.7e-5))
+
+
+def fake_flux(labels):
+    teff = np.asarray(labels)[:, :1]
+    planck = 1.1910e27 * np.pi / WAVE_AA**5 / np.expm1(1.4388e8 / (WAVE_AA * teff))
+    return (planck * (1 - 0.3 * np.sin(np.log(WAVE_AA) * 1500.0) ** 8)).astype(np.float32)
+
+
+SOURCE = FluxSource(WAVE_AA, fake_flux)
+CONFIG = SurveyConfig(
+    n_spectra=30, seed=4, population=PopulationConfig(failed_fraction=0.15), stars_per_batch=8
+)
+
+
+def simulate(folder, config=CONFIG, **options):
+    return simulate_files(folder, config=config, nature=SOURCE, theory=SOURCE, **options)
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("survey")
+    return folder, simulate(folder, n_grid=12, csv=True)
+
+
+def test_files_and_tables_belong_together(survey):
+    folder, summary = survey
+    truth = pd.read_parquet(folder / "truth.parquet")
+    assert summary["spectra"] == len(truth) == 30
+    assert sorted(truth["file"]) == sorted(path.name for path in (folder / "spectra").iterdir())
+    gaia = pd.read_parquet(folder / "gaia.parquet")
+    assert set(truth["source_id"]) == set(gaia["source_id"])
+    assert len(gaia) == summary["stars"]
+    for name in ("reference", "pairs"):
+        assert (folder / f"{name}.parquet").exists()
+    assert (folder / "truth.csv").exists()
+
+
+def test_headers_repeat_what_the_truth_table_says(survey):
+    folder, _ = survey
+    truth = pd.read_parquet(folder / "truth.parquet")
+    layouts = set()
+    for row in truth.itertuples():
+        if row.failure == "empty":
+            continue
+        back = read_lamost(folder / "spectra" / row.file)
+        layouts.add(back.meta.layout)
+        assert back.meta.obsid == str(row.obsid)
+        assert back.meta.ra_deg == pytest.approx(row.ra_deg, abs=1e-5)
+        assert back.meta.snr_r == pytest.approx(row.snr_r, abs=0.006)
+        assert back.meta.subclass == row.subclass
+    assert layouts == {"lamost-coadd", "lamost-wavelength"}
+
+
+def test_the_same_seed_gives_the_same_bytes(survey, tmp_path):
+    folder, _ = survey
+    simulate(tmp_path, n_grid=12, csv=True)
+
+    def digests(root):
+        return {
+            str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
+        }
+
+    assert digests(folder) == digests(tmp_path)
+
+
+def test_the_theory_grid_is_a_grid_table(survey):
+    folder, _ = survey
+    grid = read_grid(folder / "theory_grid.parquet")
+    assert grid.kind == "simulated"
+    assert grid.n_spec == 12
+    assert grid.label_space.contains(grid.labels).all()
+
+
+def test_the_recipe_tells_how_it_was_made(survey):
+    folder, _ = survey
+    recipe = json.loads((folder / "survey.json").read_text())
+    assert recipe["simulated"] is True
+    assert recipe["complete"] is True
+    assert recipe["config"]["gap"]["telluric_residuals"] == 1.0
+    assert recipe["gap_in_words"] == "full"
+
+
+def test_another_survey_is_not_written_into_the_same_folder(survey):
+    folder, _ = survey
+    other = SurveyConfig(n_spectra=30, seed=5, gap=DomainGap.none())
+    with pytest.raises(UsageError, match="another"):
+        simulate(folder, other)
+
+
+def test_files_of_unknown_origin_are_left_alone(tmp_path):
+    (tmp_path / "spectra").mkdir()
+    (tmp_path / "spectra" / "mine.fits").write_text("data")
+    with pytest.raises(UsageError, match="unknown origin"):
+        simulate(tmp_path)
+
+
+def test_unknown_layouts_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="lamost-coadd"):
+        simulate(tmp_path, layouts=("dr7",))

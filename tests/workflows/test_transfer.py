@@ -1,0 +1,351 @@
+"""From files to a transfer: nothing lost, resumed where it was stopped, refused before hours."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmdwarf.cli import main
+from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
+from jaxmdwarf.inference.schedule import FitSettings
+from jaxmdwarf.io.models import describe_model, load_model, save_model
+from jaxmdwarf.io.rejects import read_rejects
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.cyclestar import CycleStarModel
+from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
+from jaxmdwarf.networks.payne import PayneNetwork, init_payne
+from jaxmdwarf.preprocess.continuum import pseudo_continuum
+from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.emulator import EmulatorTraining
+from jaxmdwarf.training.labels.mixture import MixtureConfig
+from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
+from jaxmdwarf.training.transfer.distil import Distillation
+from jaxmdwarf.wavelengths import PixelGrid
+from jaxmdwarf.workflows import transfer as stages
+from jaxmdwarf.workflows.observed import ObservedOptions, prepare_observed
+from jaxmdwarf.workflows.transfer import (
+    MetricsLog,
+    TransferOptions,
+    choose_reference,
+    train_transfer_files,
+)
+
+GRID = PixelGrid.linear(6000.0, 6500.0, 1.0)
+N_STAR = 60
+TINY = CycleStarSizes(
+    n_pix=GRID.n_pix,
+    domain=ConvLayers((4,), (8,), (8,)),
+    shared=ConvLayers((6,), (4,), (4,)),
+    split_channels=(3,),
+    shared_latents=3,
+    split_latents=1,
+    critic_flux=ConvLayers((4,), (8,), (8,)),
+    critic_latents=(4,),
+    centred=True,
+)
+OPTIONS = TransferOptions(
+    method="cyclestar",
+    observed=ObservedOptions(
+        velocity="header", chunk_size=32, max_teff=None, settings=FitSettings(batch_size=32)
+    ),
+    cyclestar=CycleStarTraining(sizes=TINY, batch_size=8, steps=30, report_every=10),
+    distillation=Distillation(
+        n_spectra=64, training=EmulatorTraining(hidden=(8,), rank=4, steps=40, report_every=20)
+    ),
+    labels=TrainingSetConfig(mixture=MixtureConfig(n_components=(2,))),
+    n_draws=4000,
+    min_overlap=0.0,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly():
+    """Networks this small compile for longer than they train."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def make_emulator():
+    """An untrained network in front of narrow bands, which normalising leaves as they are."""
+    rng = np.random.default_rng(6)
+    wave = GRID.wave_aa
+    centre = np.linspace(6015, 6485, 24) + rng.normal(0, 5, 24)
+    lines = np.exp(-0.5 * ((wave - centre[:, None]) / rng.uniform(3, 7, (24, 1))) ** 2)
+    basis = jnp.asarray(rng.normal(0, 0.06, (6, 24)) @ lines, jnp.float32)
+    good = jnp.ones((1, GRID.n_pix), bool)
+    for _ in range(6):
+        basis = basis - pseudo_continuum(basis, good, GRID)
+    network = PayneNetwork(hidden=(16,), n_out=6, activation="tanh")
+    return PayneEmulator(
+        init_payne(network, jax.random.key(1), 4),
+        basis,
+        jnp.ones(GRID.n_pix),
+        jnp.full(GRID.n_pix, 1e-3),
+        network,
+        LabelSpace.mdwarf(),
+        GRID,
+        Treatment(sigma_aa=30.0, resolving_power=1800.0, simulated=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_model(make_emulator(), tmp_path_factory.mktemp("model") / "emulator")
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory, write_stars):
+    """LAMOST files of moving stars, one empty file and one spectrum twice."""
+    folder = tmp_path_factory.mktemp("survey")
+    rng = np.random.default_rng(9)
+    emulator = make_emulator()
+    labels = sample_training_labels(n_draws=N_STAR, seed=3, config=OPTIONS.labels).labels
+    rest = np.asarray(
+        emulator.predict_scaled_batch(emulator.label_space.scale(jnp.asarray(labels)))
+    )
+    rv_kms = rng.uniform(-150, 150, N_STAR)
+    write_stars(folder, GRID, rest, rv_kms, 30.0, rng, log10_start=3.765, n_pix=620, snr_r=30.0)
+    (folder / "star-010-empty.fits").write_bytes(b"")
+    shutil.copy(folder / "star-005.fits.gz", folder / "star-070-again.fits.gz")
+    return folder, rest, rv_kms
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    labels = sample_training_labels(n_draws=400, seed=5, config=OPTIONS.labels).labels
+    path = tmp_path_factory.mktemp("reference") / "literature.csv"
+    pd.DataFrame({"teff": labels[:, 0], "mh": labels[:, 2]}).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(survey, model_dir, reference, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "transfer"
+    summary = train_transfer_files([survey[0]], model_dir, reference, out, OPTIONS, processes=1)
+    return out, summary
+
+
+def train(survey, model_dir, out, options=OPTIONS, **more):
+    return train_transfer_files([survey[0]], model_dir, None, out, options, processes=1, **more)
+
+
+def test_spectra_are_at_rest_normalised_and_every_input_is_accounted_for(survey, tmp_path):
+    folder, rest, rv_kms = survey
+    prepared = prepare_observed([folder], make_emulator(), OPTIONS.observed, processes=1)
+    assert prepared.n_in == N_STAR + 2 == prepared.domain.n_spec + len(prepared.rejects)
+    row = prepared.table["obsid"].astype(int).to_numpy() - 1000
+    domain = prepared.domain
+    assert np.allclose(domain.frame_kms, rv_kms[row], atol=0.01)
+    good = domain.ivar > 0
+    pull = (domain.flux - rest[row])[good] * np.sqrt(domain.ivar[good])
+    assert abs(np.median(np.abs(pull)) / 0.6745 - 1) < 0.1
+    assert domain.names == tuple(prepared.table["path"])
+
+
+def test_a_cache_is_read_instead_of_the_files_and_only_for_the_same_call(survey, tmp_path):
+    folder = tmp_path / "files"
+    shutil.copytree(survey[0], folder)
+    model, cache = make_emulator(), tmp_path / "cache"
+
+    def prepare(**changes):
+        options = replace(OPTIONS.observed, **changes)
+        return prepare_observed([folder], model, options, cache=cache, processes=1)
+
+    first = prepare()
+    (cache / "chunk-000001.json").unlink()  # as if killed in the second chunk
+    read = sorted(folder.iterdir())[:32]
+    for path in read:
+        path.write_bytes(b"")
+    again = prepare()
+    assert np.array_equal(again.domain.flux, first.domain.flux)
+    assert [tuple(reject) for reject in again.rejects] == [
+        tuple(reject) for reject in first.rejects
+    ]
+    assert prepare(min_snr=1.0).domain.n_spec < first.domain.n_spec - 20
+
+
+def test_too_many_files_are_drawn_at_random_and_the_others_say_so(survey):
+    options = replace(OPTIONS.observed, max_spectra=20)
+    prepared = prepare_observed([survey[0]], make_emulator(), options, processes=1)
+    assert prepared.n_in == N_STAR + 2
+    left = [reject for reject in prepared.rejects if "not among the 20" in reject.reason]
+    assert len(left) == N_STAR + 2 - 20
+
+
+def test_stars_that_are_too_hot_are_left_out_with_their_temperature(survey):
+    everything = prepare_observed([survey[0]], make_emulator(), OPTIONS.observed, processes=1)
+    limit = float(everything.table["Teff"].median())
+    options = replace(OPTIONS.observed, max_teff=limit)
+    prepared = prepare_observed([survey[0]], make_emulator(), options, processes=1)
+    hot = [reject for reject in prepared.rejects if "fitted Teff" in reject.reason]
+    assert len(hot) == int((everything.table["Teff"] > limit).sum()) > 10
+    assert prepared.table["Teff"].max() <= limit
+    coldest = replace(options, max_teff=1.0)
+    with pytest.raises(WorkFailed, match="none of 62 inputs"):
+        prepare_observed([survey[0]], make_emulator(), coldest, processes=1)
+
+
+def test_the_model_directory_holds_the_transfer_and_its_history(trained):
+    out, summary = trained
+    model = load_model(out)
+    assert isinstance(model, CycleStarModel)
+    assert model.predict(jnp.array([3400.0, 4.9, 0.0, 0.0])).shape == (GRID.n_pix,)
+    assert not out.with_name("transfer.partial").exists()
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["counts"] == {"input": N_STAR + 2, "used": N_STAR, "rejected": 2}
+    assert metrics["transfer"]["steps"] == summary["steps"] == 30
+    distilled = metrics["transfer"]["distillation"]
+    assert 0 < distilled["rms"] < distilled["untouched_rms"]
+    assert model.shortcut() is not None
+    assert set(metrics["transfer"]["classifier_accuracy"]) == {"none", "transfer"}
+    assert metrics["training_labels"]["n_training"] > 100
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 30]
+    assert len(pd.read_parquet(out / "observed.parquet")) == N_STAR
+    assert len(read_rejects(out.with_name("transfer_rejects.csv"))) == 2
+    about = describe_model(out)
+    assert about["training"]["config"]["method"] == "cyclestar"
+    assert about["provenance"]["source"]["reference"] == ["literature.csv"]
+
+
+class Stopped(KeyboardInterrupt):
+    pass
+
+
+def test_a_stopped_run_goes_on_without_reading_again_and_ends_the_same(
+    survey, model_dir, tmp_path, monkeypatch
+):
+    train(survey, model_dir, tmp_path / "whole")
+    append = MetricsLog.append
+
+    def stop_at_20(self, line):
+        append(self, line)
+        if line["step"] == 20:  # after the line, before the checkpoint
+            raise Stopped
+
+    monkeypatch.setattr(MetricsLog, "append", stop_at_20)
+    with pytest.raises(Stopped):
+        train(survey, model_dir, tmp_path / "cut")
+    assert (tmp_path / "cut.partial" / "checkpoints").is_dir()
+    monkeypatch.setattr(MetricsLog, "append", append)
+    monkeypatch.setattr(
+        "jaxmdwarf.workflows.observed.preprocess_batch", lambda *a, **k: pytest.fail("read again")
+    )
+    train(survey, model_dir, tmp_path / "cut")
+
+    def losses(name):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+        return [{**line, "iterations_per_s": 0} for line in lines]
+
+    assert losses("cut") == losses("whole")
+    arrays = [np.load(tmp_path / name / "arrays.npz") for name in ("cut", "whole")]
+    assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[1].files)
+
+
+def test_checkpoints_of_other_settings_are_never_silently_replaced(
+    survey, model_dir, tmp_path, monkeypatch
+):
+    def stop(self, step, state):
+        self._store.save(step, state)
+        raise Stopped
+
+    monkeypatch.setattr(stages._NotedCheckpoints, "save", stop)
+    with pytest.raises(Stopped):
+        train(survey, model_dir, tmp_path / "model")
+    wider = replace(
+        OPTIONS, cyclestar=replace(OPTIONS.cyclestar, sizes=replace(TINY, shared_latents=5))
+    )
+    with pytest.raises(UsageError, match="sizes") as caught:
+        train(survey, model_dir, tmp_path / "model", wider)
+    assert "--no-resume" in caught.value.remedy
+    with pytest.raises(Stopped):
+        train(survey, model_dir, tmp_path / "model", wider, resume=False)
+
+
+def test_what_cannot_work_is_told_before_training(survey, model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "train_by_method", lambda *a, **k: pytest.fail("trained"))
+    few = replace(OPTIONS, cyclestar=replace(OPTIONS.cyclestar, batch_size=64))
+    with pytest.raises(MismatchError, match="60 usable spectra are too few"):
+        train(survey, model_dir, tmp_path / "few", few)
+    apart = tmp_path / "apart.csv"
+    pd.DataFrame({"teff": np.linspace(3000, 3050, 99), "mh": np.linspace(-0.9, -0.8, 99)}).to_csv(
+        apart
+    )
+    strict = replace(OPTIONS, min_overlap=0.999)
+    with pytest.raises(UsageError, match="overlap"):
+        train_transfer_files([survey[0]], model_dir, apart, tmp_path / "apart", strict, processes=1)
+    with pytest.raises(UsageError, match="no file"):
+        train_transfer_files([survey[0]], model_dir, tmp_path / "none.csv", tmp_path / "m", OPTIONS)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    with pytest.raises(UsageError, match="not a model"):
+        train(survey, model_dir, tmp_path / "mine")
+
+
+def test_a_log_forgets_what_is_reported_again(tmp_path):
+    log = MetricsLog(tmp_path / "log.jsonl")
+    for step in (10, 20, 30):
+        log.append({"step": step, "loss": float(step)})
+    with open(log.path, "a") as file:
+        file.write('{"step": 40, "lo')  # killed in mid-line
+    again = MetricsLog(log.path)
+    again.append({"step": 20, "loss": 0.5})
+    assert again.read() == [{"step": 10, "loss": 10.0}, {"step": 20, "loss": 0.5}]
+
+
+def test_the_command_passes_its_options_on(monkeypatch, capsys):
+    seen = {}
+
+    def record(files, emulator, reference, out, options, **more):
+        seen.update(files=files, reference=reference, options=options, out=out, **more)
+        return {"out": out}
+
+    monkeypatch.setattr(stages, "train_transfer_files", record)
+    command = ["train-transfer", "a.fits", "b.fits", "--emulator", "E", "--out", "M"]
+    more = ["--method", "matched+cyclestar", "--preset", "paper", "--steps", "70", "--seed", "4"]
+    assert main([*command, *more, "--reference", "r.csv", "--no-resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": "M"}
+    options = seen["options"]
+    assert (seen["files"], seen["reference"]) == (("a.fits", "b.fits"), ("r.csv",))
+    assert (options.method, options.seed, seen["resume"]) == ("matched+cyclestar", 4, False)
+    training = options.cyclestar
+    assert (training.sizes, training.steps, training.report_every) == ("original", 70, 70)
+    assert main([*command, "--seed", "-1"]) == 2
+    assert main([*command, "--steps", "0"]) == 2
+
+
+def test_an_emulator_that_is_not_there_is_bad_usage(tmp_path, capsys):
+    missing = str(tmp_path / "none")
+    assert main(["train-transfer", "x", "--emulator", missing, "--out", str(tmp_path / "m")]) == 2
+    assert "none" in capsys.readouterr().err
+
+
+def test_labels_are_matched_to_the_stars_that_were_observed():
+    rng = np.random.default_rng(0)
+    spectra = pd.DataFrame({"RA": rng.uniform(0, 360, 300), "Dec": rng.uniform(-5, 60, 300)})
+    # Half of the reference is elsewhere on the sky, and cooler.
+    reference = pd.DataFrame(
+        {
+            "teff": np.r_[np.full(100, 3700.0), np.full(100, 3100.0)],
+            "mh": 0.0,
+            "e_teff": 60.0,
+            "e_mh": np.nan,
+            "ra_deg": np.r_[spectra["RA"][:100], rng.uniform(0, 360, 100)],
+            "dec_deg": np.r_[spectra["Dec"][:100], np.full(100, -80.0)],
+        }
+    )
+    found = choose_reference(spectra, reference, TransferOptions())
+    assert found.rows.tolist() == list(range(100))
+    assert (found.teff_mh[:, 0] == 3700.0).all()
+    assert found.errors == (60.0, 0.0)
+    # Too few in common: the whole reference stands for all spectra.
+    few = choose_reference(spectra[70:], reference, TransferOptions())
+    assert few.rows is None
+    assert len(few.teff_mh) == 200

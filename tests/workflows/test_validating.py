@@ -1,0 +1,226 @@
+"""Catalogues against references of many shapes: guesses that are right, errors that help."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.io.tables import write_table
+from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.workflows.validating import (
+    ValidationOptions,
+    find_column,
+    read_any_table,
+    validate_files,
+    validate_tables,
+)
+
+N = 400
+
+
+@pytest.fixture
+def truth():
+    rng = np.random.default_rng(8)
+    return pd.DataFrame(
+        {
+            "obsid": np.arange(N) + 100,
+            "file": [f"spec-{k}.fits.gz" for k in range(N)],
+            "ra_deg": rng.uniform(0, 360, N),
+            "dec_deg": rng.uniform(-10, 60, N),
+            "teff": rng.uniform(3000, 4000, N),
+            "logg": rng.uniform(4.6, 5.1, N),
+            "mh": rng.normal(-0.1, 0.2, N),
+            "alpha_m": rng.normal(0.1, 0.1, N),
+            "rv_kms": rng.normal(0, 40, N),
+            "kind": np.where(np.arange(N) % 20 == 0, "giant", "mdwarf"),
+            "is_binary": (np.arange(N) % 20 == 1).astype(int),
+            "failed": np.zeros(N, int),
+        }
+    )
+
+
+@pytest.fixture
+def catalogue(truth):
+    """Biased by 25 K, errors too small by 2 in log g, honest otherwise; rows shuffled."""
+    rng = np.random.default_rng(9)
+    noise = rng.standard_normal((5, N))
+    frame = pd.DataFrame(
+        {
+            "path": [f"/data/{name}" for name in truth["file"]],
+            "obsid": truth["obsid"].astype(str),
+            "RA": truth["ra_deg"],
+            "Dec": truth["dec_deg"] + 0.5 / 3600,
+            "SNRr": rng.uniform(6, 90, N),
+            "Teff": truth["teff"] + 25 + 40 * noise[0],
+            "e_Teff": 40.0,
+            "Logg": truth["logg"] + 0.1 * noise[1],
+            "e_Logg": 0.05,
+            "[M/H]": truth["mh"] + 0.1 * noise[2],
+            "e_[M/H]": 0.1,
+            "alpha_M": truth["alpha_m"] + 0.05 * noise[3],
+            "e_alpha_M": 0.05,
+            "RV": truth["rv_kms"] + 3 * noise[4],
+            "e_RV": 3.0,
+            "flags": np.zeros(N, int),
+        }
+    )
+    return frame.sample(frac=1.0, random_state=1).reset_index(drop=True)
+
+
+def test_what_was_put_in_comes_out(catalogue, truth):
+    metrics = validate_tables(catalogue, truth).metrics()
+    assert metrics["labels"]["teff"]["bias"] == pytest.approx(25, abs=8)
+    assert metrics["labels"]["teff"]["scatter"] == pytest.approx(40, rel=0.15)
+    assert metrics["pulls"]["teff"]["mean"] == pytest.approx(25 / 40, abs=0.2)
+    assert metrics["pulls"]["logg"]["width"] == pytest.approx(2.0, rel=0.15)
+    for honest in ("mh", "alpha_m", "rv"):
+        assert metrics["pulls"][honest]["mean"] == pytest.approx(0.0, abs=0.2)
+        assert metrics["pulls"][honest]["width"] == pytest.approx(1.0, rel=0.15)
+
+
+def test_giants_binaries_and_flagged_rows_are_left_out_and_counted(catalogue, truth):
+    single = catalogue["obsid"].astype(int) % 20 == 10
+    catalogue.loc[single, "flags"] = int(QualityFlag.TEFF_AT_BOUND)
+    # An index into the survey, not a reason to doubt a fit.
+    catalogue.loc[~single, "flags"] = int(QualityFlag.NO_HEADER_VELOCITY)
+    counts = validate_tables(catalogue, truth).counts
+    assert counts == {
+        "catalogue": N,
+        "reference": N,
+        "matched": N,
+        "not_single": N // 10,
+        "flagged": N // 20,
+        "compared": N - N // 10 - N // 20,
+    }
+    kept = validate_tables(catalogue, truth, ValidationOptions(keep_flagged=True)).counts
+    assert kept["compared"] == N - N // 10
+
+
+@pytest.mark.parametrize("match", ["obsid", "path", "position", "auto"])
+def test_every_way_of_matching_finds_the_same_stars(catalogue, truth, match):
+    result = validate_tables(catalogue, truth, ValidationOptions(match=match))
+    assert result.counts["matched"] == N
+    ours = catalogue["obsid"].to_numpy(int)[result.rows]
+    assert (ours == truth["obsid"].to_numpy()[result.reference_rows]).all()
+
+
+def test_literature_tables_are_understood(catalogue, truth):
+    """Names of CDS tables, sexagesimal positions, -9999 and text where there is no value."""
+    from astropy.coordinates import SkyCoord
+
+    place = SkyCoord(truth["ra_deg"], truth["dec_deg"], unit="deg")
+    reference = pd.DataFrame(
+        {
+            "RAJ2000": place.ra.to_string(unit="hour", sep=" ", precision=3),
+            "DEJ2000": place.dec.to_string(sep=" ", precision=2, alwayssign=True),
+            "Teff": truth["teff"].astype(str),
+            "e_Teff": 30.0,
+            "[Fe/H]": truth["mh"],
+        }
+    )
+    reference.loc[0, "Teff"] = "-9999"
+    reference.loc[1, "Teff"] = "n/a"
+    result = validate_tables(catalogue, reference)
+    assert result.counts["compared"] == N
+    assert result.comparisons["teff"].recovery.n == N - 2
+    assert result.comparisons["teff"].recovery.bias == pytest.approx(25, abs=8)
+    # The error of the reference enters in quadrature: 50 K together.
+    assert result.comparisons["teff"].pulls.mean == pytest.approx(25 / 50, abs=0.2)
+    assert any("[Fe/H], which is not the same quantity" in note for note in result.notes)
+
+
+def test_columns_can_be_named(catalogue, truth):
+    reference = truth[["obsid"]].assign(mine=truth["teff"] - 1000.0, teff=truth["teff"])
+    guessed = validate_tables(catalogue, reference).comparisons["teff"].recovery.bias
+    told = validate_tables(
+        catalogue, reference, ValidationOptions(columns=(("teff", "mine"),))
+    ).comparisons["teff"]
+    assert told.recovery.bias == pytest.approx(guessed + 1000)
+
+
+@pytest.mark.parametrize(
+    ("columns", "quantity", "expected"),
+    [
+        (["TEFF"], "teff", "TEFF"),
+        (["M_H_APOGEE", "FE_H"], "mh", "M_H_APOGEE"),
+        (["FE_H"], "mh", "FE_H"),
+        (["_RA", "_DE"], "ra", "_RA"),
+        (["_RAJ2000", "_DEJ2000"], "dec", "_DEJ2000"),
+        (["RV_APOGEE_ERR"], "rv", None),
+        (["teff_prior"], "teff", None),
+    ],
+)
+def test_guesses(columns, quantity, expected):
+    assert find_column(pd.DataFrame(columns=columns), quantity) == expected
+
+
+def test_nothing_to_compare_says_what_there_is(catalogue, truth):
+    with pytest.raises(UsageError, match="photometry"):
+        validate_tables(catalogue, truth[["obsid"]].assign(photometry=1.0))
+    with pytest.raises(UsageError, match="belong together"):
+        validate_tables(catalogue, truth[["teff"]])
+    with pytest.raises(UsageError, match="no column 'T'"):
+        validate_tables(catalogue, truth, ValidationOptions(columns=(("teff", "T"),)))
+    with pytest.raises(UsageError, match="colour"):
+        ValidationOptions(columns=(("colour", "T"),))
+
+
+def test_no_common_star_is_failed_work(catalogue, truth):
+    with pytest.raises(WorkFailed, match="none of 400"):
+        validate_tables(
+            catalogue, truth.assign(obsid=truth["obsid"] + 9000), ValidationOptions(match="obsid")
+        )
+    catalogue["flags"] = int(QualityFlag.LOW_SNR)
+    with pytest.raises(WorkFailed, match="360 are flagged"):
+        validate_tables(catalogue, truth)
+
+
+def test_products_on_disk(tmp_path, catalogue, truth):
+    write_table(catalogue, tmp_path / "c.fits")
+    truth.to_csv(tmp_path / "t.csv.gz", index=False)
+    out = tmp_path / "check"
+    summary = validate_files(tmp_path / "c.fits", tmp_path / "t.csv.gz", out)
+    assert summary["compared"] == 360
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["labels"]["teff"]["bias"] == pytest.approx(summary["teff_bias"], abs=1e-3)
+    rows = pd.read_csv(out / "by_snr.csv")
+    assert rows[rows["quantity"] == "mh"]["n"].sum() == 360
+    for name in ("recovery", "by_snr", "pulls"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "data:image/png" in (out / "report.html").read_text()
+
+
+def test_tables_that_are_missing_or_broken(tmp_path):
+    with pytest.raises(UsageError, match="no table"):
+        read_any_table(tmp_path / "none.csv.gz")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        validate_files("a.fits", "b.csv", tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mann15.stars.csv", "gaidos14.csv", "rajpurohit18.csv", "birky2020_safe_minus_holdout.csv.gz"],
+)
+def test_real_literature_tables_are_matched_by_position(real_data, name):
+    """A catalogue made of the table itself comes back without bias."""
+    reference = read_any_table(real_data / name)
+    ra, dec = find_column(reference, "ra"), find_column(reference, "dec")
+    teff = find_column(reference, "teff")
+    from jaxmdwarf.workflows.validating import _degrees
+
+    right, declination = _degrees(reference, ra, dec)
+    catalogue = pd.DataFrame(
+        {
+            "RA": right,
+            "Dec": declination,
+            "Teff": pd.to_numeric(reference[teff], errors="coerce") + 10.0,
+            "e_Teff": 10.0,
+            "SNRr": 30.0,
+        }
+    )
+    result = validate_tables(catalogue, reference)
+    assert result.counts["matched"] > 0.95 * len(reference)
+    assert result.comparisons["teff"].recovery.bias == pytest.approx(10.0)
