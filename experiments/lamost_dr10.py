@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.workflows.emulator import train_emulator_files
-from jaxmdwarf.workflows.fitting import FittingOptions, fit_files
+from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.observed import ObservedOptions
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.transfer import TransferOptions, train_transfer_files

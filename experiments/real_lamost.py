@@ -33,10 +33,11 @@ class RealLamost:
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Numbers of the run; the scatter of velocities is against those of the headers."""
+        from jaxmdwarf.inference.fitter import SpectrumFitter
         from jaxmdwarf.io.models import load_model
         from jaxmdwarf.io.spectra.readers import read_spectrum
         from jaxmdwarf.io.tables import read_table
-        from jaxmdwarf.workflows.fitting import SpectrumFitter, fit_files
+        from jaxmdwarf.workflows.fitting import fit_files
 
         data = self.data or os.path.join(os.environ.get("JAXMDWARF_TEST_DATA", ""), "lamost")
         if not Path(data).is_dir():

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.inference.schedule import FitSettings
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.models import load_model
@@ -16,7 +17,7 @@ from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.training.labels.codistribution import perturb_reference
 from jaxmdwarf.training.transfer.matched import MatchedTraining
-from jaxmdwarf.workflows.fitting import FittingOptions, fit_files
+from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import judge_fitted, predict_fitted
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.transfer import TransferOptions, train_transfer_files

@@ -94,8 +94,9 @@ class Command:
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Fit and write; returns the summary."""
+        from jaxmdwarf.inference.fitter import FittingOptions
         from jaxmdwarf.inference.schedule import FitSettings
-        from jaxmdwarf.workflows.fitting import FittingOptions, fit_files
+        from jaxmdwarf.workflows.fitting import fit_files
 
         require_files(self.files, "fit")
         return fit_files(

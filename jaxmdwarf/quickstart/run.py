@@ -19,6 +19,7 @@ from jaxmdwarf.catalogue.columns import FIT_COLUMNS, Column
 from jaxmdwarf.diagnostics.gap import gap_closed
 from jaxmdwarf.diagnostics.matching import match_by_position
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance
@@ -28,7 +29,7 @@ from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.survey import SurveyConfig
 from jaxmdwarf.training.emulator import EmulatorTraining
 from jaxmdwarf.workflows.emulator import train_emulator_files
-from jaxmdwarf.workflows.fitting import FittingOptions, fit_files
+from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import Judgement, judge_fitted, predict_fitted
 from jaxmdwarf.workflows.measuring import measure_files
 from jaxmdwarf.workflows.progress import Silent

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdwarf.catalogue.rows import LABEL_COLUMNS
 from jaxmdwarf.diagnostics.gap import (
     ClassifierScore,
     ClassifierSettings,
@@ -24,7 +25,6 @@ from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA
 from jaxmdwarf.spectra import SpectrumBatch
-from jaxmdwarf.workflows.fitting import LABEL_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

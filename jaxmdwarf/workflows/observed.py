@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import jax
 import numpy as np
 
+from jaxmdwarf.catalogue.rows import tabulate_fit
 from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.inference.fitter import FittedSpectra, FittingOptions, SpectrumFitter
 from jaxmdwarf.inference.schedule import FitSettings, choose_batch_size
 from jaxmdwarf.io.rejects import Reject, check_accounts, write_rejects
 from jaxmdwarf.io.spectra.readers import expand_inputs
@@ -22,7 +24,6 @@ from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.quality import QualityFlag, describe_flags
 from jaxmdwarf.training.transfer.domain import ObservedDomain
-from jaxmdwarf.workflows.fitting import FittedSpectra, FittingOptions, SpectrumFitter, tabulate_fit
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.run import ChunkFolder, FinishedChunk, ReadChunk
 

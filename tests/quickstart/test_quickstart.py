@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.inference.schedule import FitSettings
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
@@ -21,7 +22,6 @@ from jaxmdwarf.quickstart.run import QuickstartConfig, merge_catalogue, run_quic
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.training.emulator import EmulatorTraining
 from jaxmdwarf.training.transfer.matched import MatchedTraining
-from jaxmdwarf.workflows.fitting import FittingOptions
 from jaxmdwarf.workflows.simulation import FluxSource
 from jaxmdwarf.workflows.transfer import TransferOptions
 

@@ -15,6 +15,7 @@ import pytest
 from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.inference.fitter import FittingOptions, SpectrumFitter
 from jaxmdwarf.inference.schedule import FitSettings
 from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.rejects import read_rejects
@@ -28,7 +29,7 @@ from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
-from jaxmdwarf.workflows.fitting import FittingOptions, SpectrumFitter, fit_files
+from jaxmdwarf.workflows.fitting import fit_files
 
 GRID = PixelGrid.linear(6000.0, 6900.0, 1.0)
 MASKS = ((6546.0, 6586.0),)
