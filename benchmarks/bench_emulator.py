@@ -28,7 +28,7 @@ from results_io import name_device, save_result
 
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.training.emulator import (
-    EmulatorTraining,
+    EmulatorConfig,
     continue_training,
     prepare_training_set,
     start_training,
@@ -52,7 +52,7 @@ def make_spectra(n=1152, seed=0):
 def our_steps(scaled, flux, *, rank, n_step):
     """The trainer of the package; n_step optimiser steps on all training spectra."""
     space = LabelSpace.mdwarf()
-    config = EmulatorTraining(hidden=HIDDEN, rank=rank, steps=10**6, report_every=n_step)
+    config = EmulatorConfig(hidden=HIDDEN, rank=rank, steps=10**6, report_every=n_step)
     training_set = prepare_training_set(
         space.unscale(scaled.astype(np.float64)),
         flux,

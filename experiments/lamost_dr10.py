@@ -11,9 +11,9 @@ from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
-from jaxmdwarf.workflows.observed import ObservedOptions
+from jaxmdwarf.workflows.observed import ObservedConfig
 from jaxmdwarf.workflows.progress import Progress, Silent
-from jaxmdwarf.workflows.transfer import TransferOptions, train_transfer_files
+from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class LamostDr10:
             root / "emulator",
             self.reference,
             root / "transfer",
-            TransferOptions(
+            TransferConfig(
                 method=self.method,  # type: ignore[arg-type]
-                observed=ObservedOptions(max_spectra=110_000, seed=self.seed),
+                observed=ObservedConfig(max_spectra=110_000, seed=self.seed),
                 cyclestar=replace(CycleStarTraining.paper(seed=self.seed), steps=self.steps),
                 seed=self.seed,
             ),

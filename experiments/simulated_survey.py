@@ -16,11 +16,11 @@ from jaxmdwarf.quickstart.run import Products, QuickstartConfig, keep_paths, run
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.training.labels.codistribution import perturb_reference
-from jaxmdwarf.training.transfer.matched import MatchedTraining
+from jaxmdwarf.training.transfer.matched import MatchedConfig
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import judge_fitted, predict_fitted
 from jaxmdwarf.workflows.progress import Progress, Silent
-from jaxmdwarf.workflows.transfer import TransferOptions, train_transfer_files
+from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
 from jaxmdwarf.workflows.validating import clean_numbers, recovery_metrics, validate_tables
 
 WRONG_REFERENCES = {
@@ -86,7 +86,7 @@ class SimulatedSurvey:
             found[name] = _judge(products, model, fit, tested)
         if self.wrong_references:
             strength = metrics["transfer"]["strength"]
-            options = TransferOptions(matched=MatchedTraining(strengths=(strength,)))
+            options = TransferConfig(matched=MatchedConfig(strengths=(strength,)))
             for name, wrong in WRONG_REFERENCES.items():
                 reference = _write_wrong_reference(products, name, wrong)
                 found[f"matched, reference {name}"] = _train_and_judge(
@@ -102,13 +102,13 @@ class SimulatedSurvey:
             temporary.write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
         return outcome
 
-    def _choose_methods(self) -> dict[str, TransferOptions]:
+    def _choose_methods(self) -> dict[str, TransferConfig]:
         methods = {
-            "matched, constant only": TransferOptions(
-                matched=MatchedTraining(order=0, strengths=(1.0,))
+            "matched, constant only": TransferConfig(
+                matched=MatchedConfig(order=0, strengths=(1.0,))
             ),
-            "matched, no nuisance": TransferOptions(
-                matched=MatchedTraining(strengths=(0.2,), n_nuisance=0)
+            "matched, no nuisance": TransferConfig(
+                matched=MatchedConfig(strengths=(0.2,), n_nuisance=0)
             ),
         }
         if not self.networks:
@@ -120,16 +120,16 @@ class SimulatedSurvey:
         )
         return {
             **methods,
-            "cyclestar, as the paper": TransferOptions(method="cyclestar", cyclestar=plain),
-            "cyclestar, residual": TransferOptions(method="cyclestar", cyclestar=small),
-            "matched+cyclestar": TransferOptions(method="matched+cyclestar", cyclestar=small),
+            "cyclestar, as the paper": TransferConfig(method="cyclestar", cyclestar=plain),
+            "cyclestar, residual": TransferConfig(method="cyclestar", cyclestar=small),
+            "matched+cyclestar": TransferConfig(method="matched+cyclestar", cyclestar=small),
         }
 
 
 def _train_and_judge(
     products: Products,
     name: str,
-    options: TransferOptions,
+    options: TransferConfig,
     tested: set[str],
     progress: Progress,
     *,

@@ -78,7 +78,7 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
-        from jaxmdwarf.training.emulator import EmulatorTraining
+        from jaxmdwarf.training.emulator import EmulatorConfig
         from jaxmdwarf.workflows.emulator import train_emulator_files
 
         if self.rank < 0 or self.sigma < 0 or self.seed < 0:
@@ -89,7 +89,7 @@ class Command:
         return train_emulator_files(
             self.grid,
             self.out,
-            config=EmulatorTraining(
+            config=EmulatorConfig(
                 hidden=self.hidden,
                 activation=self.activation,
                 rank=self.rank or None,

@@ -99,8 +99,8 @@ class Command:
         from jaxmdwarf.errors import UsageError
         from jaxmdwarf.training.cyclestar.config import CycleStarTraining
         from jaxmdwarf.workflows.transfer import (
-            ObservedOptions,
-            TransferOptions,
+            ObservedConfig,
+            TransferConfig,
             train_transfer_files,
         )
 
@@ -118,9 +118,9 @@ class Command:
             self.emulator,
             self.reference or None,
             self.out,
-            TransferOptions(
+            TransferConfig(
                 method=self.method,
-                observed=ObservedOptions(
+                observed=ObservedConfig(
                     velocity=self.velocity,
                     min_snr=self.min_snr,
                     max_spectra=self.max_spectra,

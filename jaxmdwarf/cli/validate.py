@@ -76,7 +76,7 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Compare and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
-        from jaxmdwarf.workflows.validating import ValidationOptions, validate_files
+        from jaxmdwarf.workflows.validating import ValidationConfig, validate_files
 
         pairs = [tuple(text.split("=", 1)) for text in self.columns]
         wrong = [text for text, pair in zip(self.columns, pairs, strict=True) if len(pair) != 2]
@@ -88,7 +88,7 @@ class Command:
             self.catalogue,
             self.reference,
             self.out,
-            options=ValidationOptions(
+            options=ValidationConfig(
                 columns=tuple((pair[0], pair[1]) for pair in pairs),
                 match=self.match,
                 radius_arcsec=self.radius_arcsec,

@@ -145,7 +145,7 @@ def gap_closed(none: float, transfer: float, oracle: float) -> float:
 
 
 @dataclass(frozen=True)
-class ClassifierSettings:
+class ClassifierConfig:
     """How two sets are told apart.
 
     Parameters
@@ -218,7 +218,7 @@ def classifier_accuracy(
     *,
     match_noise: bool = True,
     sigma_aa: float | None = PAPER_SIGMA_AA,
-    settings: ClassifierSettings | None = None,
+    settings: ClassifierConfig | None = None,
 ) -> ClassifierScore:
     """Accuracy of a classifier that tells transferred model spectra from observed ones.
 
@@ -235,7 +235,7 @@ def classifier_accuracy(
         pixels out; needs some 120 spectra, and takes the stated errors below that.
     sigma_aa : float, optional
         Width of the pseudo-continuum that the observed spectra were divided by; None for none.
-    settings : ClassifierSettings, optional
+    settings : ClassifierConfig, optional
 
     Returns
     -------
@@ -266,7 +266,7 @@ def classifier_accuracy(
     classifier. Fitted labels also hide what of a gap looks like other labels: quote beside it the
     accuracy at labels of the population, which on a simulation are the true ones.
     """
-    settings = settings or ClassifierSettings()
+    settings = settings or ClassifierConfig()
     flux, ivar, information = (
         np.asarray(values) for values in (observed.flux, observed.ivar, observed.information)
     )
@@ -300,7 +300,7 @@ def separate(
     second: Float[np.ndarray, "n_second n_pix"],
     *,
     ivar: Float[np.ndarray, "n_first n_pix"] | None = None,
-    settings: ClassifierSettings | None = None,
+    settings: ClassifierConfig | None = None,
 ) -> ClassifierScore:
     """Cross-validated accuracy of a classifier between any two sets of vectors.
 
@@ -310,7 +310,7 @@ def separate(
         The larger set is thinned to the size of the smaller.
     ivar : (n, n_pix), optional
         For sets whose rows are pairs: pixels with 0 are bad in both, and never read.
-    settings : ClassifierSettings, optional
+    settings : ClassifierConfig, optional
 
     Raises
     ------
@@ -331,7 +331,7 @@ def separate(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    settings = settings or ClassifierSettings()
+    settings = settings or ClassifierConfig()
     if first.shape[1] != second.shape[1]:
         raise MismatchError(
             f"vectors of {first.shape[1]} and {second.shape[1]} elements cannot be compared.",
@@ -371,7 +371,7 @@ def separate(
     return ClassifierScore(*_mean_and_error(per_pair), rows, per_pair)
 
 
-def _make_classifier(settings: ClassifierSettings) -> Any:
+def _make_classifier(settings: ClassifierConfig) -> Any:
     if settings.kind == "linear":
         from sklearn.linear_model import LogisticRegression
 
@@ -432,7 +432,7 @@ def latent_scores(
     shared_synth: Float[np.ndarray, "n_synth ..."],
     shared_obs: Float[np.ndarray, "n_obs ..."],
     *,
-    settings: ClassifierSettings | None = None,
+    settings: ClassifierConfig | None = None,
 ) -> LatentScores:
     """Whether synthetic and observed spectra can be told apart in the shared latent space.
 
@@ -440,7 +440,7 @@ def latent_scores(
     ----------
     shared_synth, shared_obs : (n, ...)
         Latents; axes behind the first are flattened.
-    settings : ClassifierSettings, optional
+    settings : ClassifierConfig, optional
 
     Examples
     --------
@@ -450,7 +450,7 @@ def latent_scores(
     >>> abs(scores.accuracy - 0.5) < 0.1, abs(scores.distance) < 0.02
     (True, True)
     """
-    settings = settings or ClassifierSettings()
+    settings = settings or ClassifierConfig()
     first = np.asarray(shared_synth, np.float64).reshape(len(shared_synth), -1)
     second = np.asarray(shared_obs, np.float64).reshape(len(shared_obs), -1)
     score = separate(first, second, settings=settings)

@@ -27,14 +27,14 @@ from jaxmdwarf.io.rejects import check_accounts, name_rejects_file, read_rejects
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.survey import SurveyConfig
-from jaxmdwarf.training.emulator import EmulatorTraining
+from jaxmdwarf.training.emulator import EmulatorConfig
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import Judgement, judge_fitted, predict_fitted
 from jaxmdwarf.workflows.measuring import measure_files
 from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.simulation import FluxSource, nature_source, simulate_files, simulate_grid
-from jaxmdwarf.workflows.transfer import METHODS, TransferOptions, train_transfer_files
+from jaxmdwarf.workflows.transfer import METHODS, TransferConfig, train_transfer_files
 from jaxmdwarf.workflows.validating import (
     Validation,
     clean_numbers,
@@ -92,8 +92,8 @@ class QuickstartConfig:
     oracle : bool
         Also train and fit with a model of nature's own physics: the best that any transfer from
         theory could reach. Adds about as much time as the emulator and the fit take.
-    training : EmulatorTraining
-    options : TransferOptions
+    training : EmulatorConfig
+    options : TransferConfig
         Of the transfer; its method is that of `transfer`.
     fitting : FittingOptions
     """
@@ -104,8 +104,8 @@ class QuickstartConfig:
     gap: DomainGap = field(default_factory=DomainGap.full)
     transfer: Literal["matched", "cyclestar", "matched+cyclestar", "none"] = "matched"
     oracle: bool = False
-    training: EmulatorTraining = field(default_factory=EmulatorTraining)
-    options: TransferOptions = field(default_factory=TransferOptions)
+    training: EmulatorConfig = field(default_factory=EmulatorConfig)
+    options: TransferConfig = field(default_factory=TransferConfig)
     fitting: FittingOptions = field(default_factory=FittingOptions)
 
     def __post_init__(self) -> None:

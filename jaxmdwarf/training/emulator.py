@@ -30,7 +30,7 @@ _COMPONENT_ROWS = 3000
 
 
 @dataclass(frozen=True)
-class EmulatorTraining:
+class EmulatorConfig:
     """How an emulator is trained.
 
     Parameters
@@ -228,7 +228,7 @@ def train_emulator(
     *,
     label_space: LabelSpace,
     grid: PixelGrid,
-    config: EmulatorTraining | None = None,
+    config: EmulatorConfig | None = None,
     treatment: Treatment | None = None,
     good: Bool[np.ndarray, "n_pix"] | None = None,
     resume_from: TrainingState | None = None,
@@ -244,7 +244,7 @@ def train_emulator(
         Spectra normalised as `treatment` says; every pixel is learned, masked ones too.
     label_space, grid
         What `labels` and `flux` are on.
-    config : EmulatorTraining, optional
+    config : EmulatorConfig, optional
     treatment : Treatment, optional
         Recorded in the emulator.
     good : (n_pix,) bool, optional
@@ -274,12 +274,12 @@ def train_emulator(
     >>> flux = 1.0 + 0.1 * np.sin(np.arange(50) / 9.0) * scaled[:, :1]
     >>> trained = train_emulator(
     ...     space.unscale(scaled), flux, label_space=space, grid=grid,
-    ...     config=EmulatorTraining(hidden=(16,), rank=2, steps=200, warmup_steps=20),
+    ...     config=EmulatorConfig(hidden=(16,), rank=2, steps=200, warmup_steps=20),
     ... )
     >>> trained.report.metrics()["eq1_median"] < 0.02
     True
     """
-    config = config or EmulatorTraining()
+    config = config or EmulatorConfig()
     training_set = prepare_training_set(
         labels, flux, label_space=label_space, grid=grid, config=config
     )
@@ -302,7 +302,7 @@ def prepare_training_set(
     *,
     label_space: LabelSpace,
     grid: PixelGrid,
-    config: EmulatorTraining,
+    config: EmulatorConfig,
 ) -> TrainingSet:
     """Split the grid, find the principal components of its training part, project both parts.
 
@@ -331,7 +331,7 @@ def prepare_training_set(
 def project_vectors(
     scaled: Float[np.ndarray, "n n_input"],
     vectors: Float[np.ndarray, "n n_pix"],
-    config: EmulatorTraining,
+    config: EmulatorConfig,
 ) -> TrainingSet:
     """Vectors on their principal components, as functions of whatever inputs of order one.
 
@@ -385,7 +385,7 @@ def split_rows(
     return np.sort(order[n_held:]), np.sort(order[:n_held])
 
 
-def start_training(training_set: TrainingSet, config: EmulatorTraining) -> TrainingState:
+def start_training(training_set: TrainingSet, config: EmulatorConfig) -> TrainingState:
     """The state before the first step."""
     network = _training_network(training_set, config)
     n_label = training_set.scaled.shape[1]
@@ -403,7 +403,7 @@ def start_training(training_set: TrainingSet, config: EmulatorTraining) -> Train
 
 
 def continue_training(
-    training_set: TrainingSet, config: EmulatorTraining, state: TrainingState
+    training_set: TrainingSet, config: EmulatorConfig, state: TrainingState
 ) -> Iterator[tuple[TrainingState, TrainingRecord]]:
     """Train from `state` to the end, yielding after every ``config.report_every`` steps.
 
@@ -425,7 +425,7 @@ def continue_training(
         yield state, record
 
 
-def training_records(state: TrainingState, config: EmulatorTraining) -> list[TrainingRecord]:
+def training_records(state: TrainingState, config: EmulatorConfig) -> list[TrainingRecord]:
     """The course of training up to `state`."""
     step = int(state.step)
     losses = np.asarray(state.history)[: math.ceil(step / config.report_every)]
@@ -435,14 +435,14 @@ def training_records(state: TrainingState, config: EmulatorTraining) -> list[Tra
     ]
 
 
-def stopped_early(state: TrainingState, config: EmulatorTraining) -> bool:
+def stopped_early(state: TrainingState, config: EmulatorConfig) -> bool:
     """Whether the validation loss has not improved for ``config.patience`` late steps."""
     return int(state.step) - max(int(state.best_step), config.steps // 2) >= config.patience
 
 
 def build_emulator(
     training_set: TrainingSet,
-    config: EmulatorTraining,
+    config: EmulatorConfig,
     state: TrainingState,
     *,
     label_space: LabelSpace,
@@ -464,7 +464,7 @@ def build_emulator(
 
 
 def fold_head(
-    training_set: TrainingSet, config: EmulatorTraining, state: TrainingState
+    training_set: TrainingSet, config: EmulatorConfig, state: TrainingState
 ) -> tuple[PayneNetwork, dict[str, Any], Float[Array, "k n_pix"], Float[Array, "n_pix"]]:
     """Network, best parameters, basis and mean: ``mean + network(scaled) @ basis``, no scales."""
     network = _training_network(training_set, config)
@@ -532,7 +532,7 @@ def accuracy_over_labels(
 def judge_emulator(
     emulator: PayneEmulator,
     training_set: TrainingSet,
-    config: EmulatorTraining,
+    config: EmulatorConfig,
     state: TrainingState,
     *,
     labels: Float[np.ndarray, "n n_label"],
@@ -573,11 +573,11 @@ def _predict_on_device(emulator: PayneEmulator, scaled):
     return emulator.predict_scaled_batch(scaled)
 
 
-def _training_network(training_set: TrainingSet, config: EmulatorTraining) -> PayneNetwork:
+def _training_network(training_set: TrainingSet, config: EmulatorConfig) -> PayneNetwork:
     return PayneNetwork(config.hidden, training_set.basis.shape[0], config.activation)
 
 
-def _optimiser(config: EmulatorTraining) -> optax.GradientTransformation:
+def _optimiser(config: EmulatorConfig) -> optax.GradientTransformation:
     warmup = min(config.warmup_steps, config.steps // 2)
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup else config.learning_rate,
@@ -597,7 +597,7 @@ def _optimiser(config: EmulatorTraining) -> optax.GradientTransformation:
 
 
 @partial(jax.jit, static_argnames=("config", "n_step"))
-def _take_steps(training_set, state, *, config: EmulatorTraining, n_step: int):
+def _take_steps(training_set, state, *, config: EmulatorConfig, n_step: int):
     """`n_step` steps in one dispatch, then the held-out loss."""
     network, optimiser = _training_network(training_set, config), _optimiser(config)
     n_train = training_set.scaled.shape[0]

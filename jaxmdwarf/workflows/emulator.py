@@ -24,7 +24,7 @@ from jaxmdwarf.models.emulator import Treatment
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise_model
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
 from jaxmdwarf.training.emulator import (
-    EmulatorTraining,
+    EmulatorConfig,
     TrainedEmulator,
     TrainingSet,
     TrainingState,
@@ -49,7 +49,7 @@ def train_emulator_files(
     grid_path: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    config: EmulatorTraining | None = None,
+    config: EmulatorConfig | None = None,
     sigma_aa: float | None = PAPER_SIGMA_AA,
     masks_aa: Sequence[tuple[float, float]] = PAPER_MASKS_AA,
     resume: bool = True,
@@ -101,7 +101,7 @@ def train_grid_emulator(
     model_grid: ModelGrid,
     out: str | os.PathLike[str],
     *,
-    config: EmulatorTraining | None = None,
+    config: EmulatorConfig | None = None,
     sigma_aa: float | None = PAPER_SIGMA_AA,
     masks_aa: Sequence[tuple[float, float]] = PAPER_MASKS_AA,
     resume: bool = True,
@@ -120,7 +120,7 @@ def train_grid_emulator(
     model_grid : ModelGrid
         Un-normalised spectra.
     out : path
-    config : EmulatorTraining, optional
+    config : EmulatorConfig, optional
     sigma_aa : float or None
         Width of the pseudo-continuum; None learns the flux in units of its mean.
     masks_aa : sequence of (low, high)
@@ -144,7 +144,7 @@ def train_grid_emulator(
         If `out` cannot be a model directory, or the grid has no label that varies.
     """
     start = time.perf_counter()
-    config, progress, out = config or EmulatorTraining(), progress or Silent(), Path(out)
+    config, progress, out = config or EmulatorConfig(), progress or Silent(), Path(out)
     # Told before minutes of training, not after.
     if out.exists() and not (out / "model.json").is_file():
         raise UsageError(
@@ -247,7 +247,7 @@ def normalise_grid(
 
 def _train(
     training_set: TrainingSet,
-    config: EmulatorTraining,
+    config: EmulatorConfig,
     checkpoints: Checkpoints,
     progress: Progress,
 ) -> TrainingState:
@@ -275,12 +275,12 @@ def _train(
     return state
 
 
-def _keep(checkpoints: Checkpoints, state: TrainingState, config: EmulatorTraining) -> None:
+def _keep(checkpoints: Checkpoints, state: TrainingState, config: EmulatorConfig) -> None:
     checkpoints.save(int(state.step), state)
     (checkpoints.folder / _LOG_NAME).write_text(_log_text(state, config), encoding="utf-8")
 
 
-def _log_text(state: TrainingState, config: EmulatorTraining) -> str:
+def _log_text(state: TrainingState, config: EmulatorConfig) -> str:
     return "".join(json.dumps(asdict(record)) + "\n" for record in training_records(state, config))
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxmdwarf.catalogue.rows import LABEL_COLUMNS
 from jaxmdwarf.diagnostics.gap import (
+    ClassifierConfig,
     ClassifierScore,
-    ClassifierSettings,
     ResidualSummary,
     classifier_accuracy,
     summarise_residual,
@@ -135,9 +135,9 @@ def _predict(model: ForwardModel, labels, context):
     return model.predict_scaled_batch(model.label_space.scale(labels), context)
 
 
-def judge_fitted(fitted: FittedFlux, *, settings: ClassifierSettings | None = None) -> Judgement:
+def judge_fitted(fitted: FittedFlux, *, settings: ClassifierConfig | None = None) -> Judgement:
     """Residuals and classifier of fitted spectra."""
-    settings = settings or ClassifierSettings()
+    settings = settings or ClassifierConfig()
     observed = fitted.observed
     flux, ivar = np.asarray(observed.flux), np.asarray(observed.ivar)
     bright = fitted.snr > 20.0

@@ -48,7 +48,7 @@ numbers a thousand times those of stars."""
 
 
 @dataclass(frozen=True)
-class ObservedOptions:
+class ObservedConfig:
     """Which spectra make the observed domain.
 
     Parameters
@@ -108,7 +108,7 @@ class PreparedSpectra(NamedTuple):
 def prepare_observed(
     files: Sequence[str | os.PathLike[str]],
     model: ForwardModel,
-    options: ObservedOptions | None = None,
+    options: ObservedConfig | None = None,
     progress: Progress | None = None,
     *,
     cache: str | os.PathLike[str] | None = None,
@@ -124,7 +124,7 @@ def prepare_observed(
         Files, folders, patterns and ``@lists``.
     model : ForwardModel
         The emulator: gives the pixels, the normalisation, and velocities.
-    options : ObservedOptions, optional
+    options : ObservedConfig, optional
     progress : Progress, optional
     cache : path, optional
         Folder for finished chunks: the same call goes on from there, and reads nothing again.
@@ -146,7 +146,7 @@ def prepare_observed(
     WorkFailed
         If no spectrum is usable.
     """
-    options, progress = options or ObservedOptions(), progress or Silent()
+    options, progress = options or ObservedConfig(), progress or Silent()
     fitter = SpectrumFitter(
         model,
         FittingOptions(
@@ -192,7 +192,7 @@ def prepare_observed(
     return _join(parts, rejects, fitter, n_in=inputs.n_in, rejects_file=rejects_file)
 
 
-def _draw(paths: Sequence[str], options: ObservedOptions) -> tuple[list[str], list[Reject]]:
+def _draw(paths: Sequence[str], options: ObservedConfig) -> tuple[list[str], list[Reject]]:
     """Files to use in random order where there are too many, and rejects for the others."""
     if options.max_spectra is None or len(paths) <= options.max_spectra:
         return list(paths), []
@@ -208,7 +208,7 @@ def _draw(paths: Sequence[str], options: ObservedOptions) -> tuple[list[str], li
 
 
 def _prepare_chunk(
-    read: ReadChunk, fitter: SpectrumFitter, options: ObservedOptions, n_row: int
+    read: ReadChunk, fitter: SpectrumFitter, options: ObservedConfig, n_row: int
 ) -> FinishedChunk:
     import pandas as pd
 
@@ -244,7 +244,7 @@ def _prepare_chunk(
     return FinishedChunk(rows.iloc[kept].reset_index(drop=True), rejects, read.hashes, arrays)
 
 
-def _refuse(fitted: FittedSpectra, row: int, options: ObservedOptions) -> tuple[str, str] | None:
+def _refuse(fitted: FittedSpectra, row: int, options: ObservedConfig) -> tuple[str, str] | None:
     """Why a fitted spectrum does not belong to the domain, and what to do; None if it does."""
     flags = int(fitted.flags[row]) & int(UNUSABLE)
     if flags or not np.isfinite(fitted.result.rv_kms[row]):
@@ -307,7 +307,7 @@ def digest_model(model: ForwardModel) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(paths: Sequence[str], model: ForwardModel, options: ObservedOptions) -> str:
+def _fingerprint(paths: Sequence[str], model: ForwardModel, options: ObservedConfig) -> str:
     """What must be the same for chunks of an earlier run to be used."""
     about = {"model": digest_model(model), "options": asdict(options)}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())

@@ -34,9 +34,9 @@ from jaxmdwarf.training.labels.codistribution import check_overlap
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
 from jaxmdwarf.training.transfer.distil import Distillation, distil_transfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
-from jaxmdwarf.training.transfer.matched import MatchedTraining, ReferenceSample, train_matched
+from jaxmdwarf.training.transfer.matched import MatchedConfig, ReferenceSample, train_matched
 from jaxmdwarf.workflows.observed import (
-    ObservedOptions,
+    ObservedConfig,
     PreparedSpectra,
     digest_model,
     prepare_observed,
@@ -54,9 +54,9 @@ TRAINING_LABELS = ("teff", "logg", "mh", "alpha_m")
 __all__ = [
     "METHODS",
     "MetricsLog",
-    "ObservedOptions",
+    "ObservedConfig",
     "PreparedSpectra",
-    "TransferOptions",
+    "TransferConfig",
     "prepare_observed",
     "train_by_method",
     "train_transfer_files",
@@ -64,7 +64,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class TransferOptions:
+class TransferConfig:
     """How a transfer is trained from files.
 
     Parameters
@@ -72,10 +72,10 @@ class TransferOptions:
     method : {"matched", "cyclestar", "matched+cyclestar"}
         A correction learned from matched label distributions, the paper's networks, or the
         networks on top of the correction.
-    observed : ObservedOptions
+    observed : ObservedConfig
         Which spectra make the observed domain.
     cyclestar : CycleStarTraining
-    matched : MatchedTraining, optional
+    matched : MatchedConfig, optional
         See `jaxmdwarf.training.transfer.matched`; its defaults if left out.
     distillation : Distillation or None
         How a shortcut for fits is made of the networks, None for none.
@@ -91,9 +91,9 @@ class TransferOptions:
     """
 
     method: Literal["matched", "cyclestar", "matched+cyclestar"] = "matched"
-    observed: ObservedOptions = field(default_factory=ObservedOptions)
+    observed: ObservedConfig = field(default_factory=ObservedConfig)
     cyclestar: CycleStarTraining = field(default_factory=CycleStarTraining.compact)
-    matched: MatchedTraining | None = None
+    matched: MatchedConfig | None = None
     distillation: Distillation | None = field(default_factory=Distillation)
     labels: TrainingSetConfig = field(default_factory=TrainingSetConfig)
     n_draws: int = 1_000_000
@@ -155,7 +155,7 @@ def train_transfer_files(
     emulator_dir: str | os.PathLike[str],
     reference: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
     out: str | os.PathLike[str],
-    config: TransferOptions | None = None,
+    config: TransferConfig | None = None,
     *,
     isochrones: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -182,7 +182,7 @@ def train_transfer_files(
     out : path
         Model directory to write. While training, ``<out>.partial`` beside it holds the spectra at
         rest, checkpoints and the log.
-    config : TransferOptions, optional
+    config : TransferConfig, optional
     isochrones : path, sequence of path or None
         PARSEC or MIST tables; the embedded relation if left out.
     cache : path, optional
@@ -211,7 +211,7 @@ def train_transfer_files(
         If no spectrum is usable, or training diverges at once.
     """
     began = time.perf_counter()
-    config, progress, out = config or TransferOptions(), progress or Silent(), Path(out)
+    config, progress, out = config or TransferConfig(), progress or Silent(), Path(out)
     # Told before hours of training, not after.
     if out.exists() and not (out / "model.json").is_file():
         raise UsageError(
@@ -296,7 +296,7 @@ def train_by_method(
     emulator: ForwardModel,
     observed: ObservedDomain,
     labels: Float[np.ndarray, "n_draw n_label"],
-    config: TransferOptions,
+    config: TransferConfig,
     *,
     reference: ReferenceSample | None = None,
     folder: str | os.PathLike[str],
@@ -311,7 +311,7 @@ def train_by_method(
     observed : ObservedDomain
     labels : (n_draw, n_label)
         Draws of the synthetic domain, in the emulator's order.
-    config : TransferOptions
+    config : TransferConfig
     reference : ReferenceSample, optional
         What labels are matched to; the draws if left out.
     folder : path
@@ -372,7 +372,7 @@ def _train_networks(
     model: ForwardModel,
     observed: ObservedDomain,
     labels: np.ndarray,
-    config: TransferOptions,
+    config: TransferConfig,
     *,
     folder: Path,
     resume: bool,
@@ -425,7 +425,7 @@ def _distil(
     trained: TrainedTransfer,
     observed: ObservedDomain,
     labels: np.ndarray,
-    config: TransferOptions,
+    config: TransferConfig,
     progress: Progress,
 ) -> tuple[TrainedTransfer, dict[str, Any]]:
     """The transfer with a shortcut for fits, and how good that is."""
@@ -454,7 +454,7 @@ def _distil(
 
 
 def choose_reference(
-    spectra: pd.DataFrame, reference: pd.DataFrame, config: TransferOptions
+    spectra: pd.DataFrame, reference: pd.DataFrame, config: TransferConfig
 ) -> ReferenceSample:
     """The stars of a reference that labels are matched to: those observed, if there are enough.
 
@@ -467,9 +467,9 @@ def choose_reference(
         Observed spectra, with the columns RA and Dec.
     reference : DataFrame
         From `jaxmdwarf.io.references.read_references`.
-    config : TransferOptions
+    config : TransferConfig
     """
-    settings = config.matched or MatchedTraining()
+    settings = config.matched or MatchedConfig()
     known = reference[reference[["teff", "mh"]].notna().all(axis=1)].reset_index(drop=True)
     errors = [float(known[name].median()) for name in ("e_teff", "e_mh")]
     errors = [value if np.isfinite(value) else 0.0 for value in errors]
@@ -486,9 +486,9 @@ def choose_reference(
     return ReferenceSample(labels, (errors[0], errors[1]))
 
 
-def _name_parts(prepared: PreparedSpectra, config: TransferOptions) -> np.ndarray:
+def _name_parts(prepared: PreparedSpectra, config: TransferConfig) -> np.ndarray:
     """Whether each spectrum was trained on, validated on or held out."""
-    seed = (config.matched or MatchedTraining()).seed
+    seed = (config.matched or MatchedConfig()).seed
     if "cyclestar" in config.method:
         seed = config.cyclestar.seed
     parts = np.full(prepared.domain.n_spec, "train", dtype=object)
@@ -498,9 +498,9 @@ def _name_parts(prepared: PreparedSpectra, config: TransferOptions) -> np.ndarra
 
 
 def _train_matched(
-    model, observed, labels, reference, config: TransferOptions, progress
+    model, observed, labels, reference, config: TransferConfig, progress
 ) -> TrainedTransfer:
-    settings = config.matched or MatchedTraining()
+    settings = config.matched or MatchedConfig()
     total = float(len(settings.strengths) * settings.n_passes)
     with progress.stage("matching distributions", total=total) as task:
 
@@ -537,7 +537,7 @@ def _sample_labels(
     table: pd.DataFrame | None,
     reference,
     isochrones,
-    config: TransferOptions,
+    config: TransferConfig,
     partial: Path,
     progress: Progress,
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -580,7 +580,7 @@ def _choose_columns(emulator: ForwardModel, labels: np.ndarray) -> np.ndarray:
 
 
 def _check_labels(
-    prepared: PreparedSpectra, labels: np.ndarray, config: TransferOptions
+    prepared: PreparedSpectra, labels: np.ndarray, config: TransferConfig
 ) -> dict[str, Any] | None:
     """Whether both domains hold the same kind of stars, as far as the emulator alone can tell."""
     found = prepared.table[["Teff", "[M/H]"]].to_numpy(np.float64)

@@ -50,7 +50,7 @@ _HIGH_SNR = 50.0
 
 
 @dataclass(frozen=True)
-class ValidationOptions:
+class ValidationConfig:
     """How a catalogue is compared.
 
     Parameters
@@ -147,7 +147,7 @@ def pull_metrics(comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, A
 def validate_tables(
     catalogue: pd.DataFrame,
     reference: pd.DataFrame,
-    options: ValidationOptions | None = None,
+    options: ValidationConfig | None = None,
 ) -> Validation:
     """Compare the rows that two tables share.
 
@@ -158,7 +158,7 @@ def validate_tables(
     reference : DataFrame
         Truth of a simulated survey (contaminants, binaries and failed spectra are left out), or a
         table of the literature.
-    options : ValidationOptions, optional
+    options : ValidationConfig, optional
 
     Raises
     ------
@@ -167,7 +167,7 @@ def validate_tables(
     WorkFailed
         If no row is left.
     """
-    options = options or ValidationOptions()
+    options = options or ValidationConfig()
     given = dict(options.columns)
     _require_columns(reference, given)
     pairs = _find_quantities(catalogue, reference, given)
@@ -251,7 +251,7 @@ def validate_files(
     reference: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    options: ValidationOptions | None = None,
+    options: ValidationConfig | None = None,
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def validate_files(
         Tables of any format that `jaxmdwarf.io.tables` reads, and ``.csv.gz``.
     out : path
         Folder; gets ``metrics.json``, ``by_snr.csv``, ``report.html`` and figures.
-    options : ValidationOptions, optional
+    options : ValidationConfig, optional
     command : sequence of str, optional
         Command line for the provenance.
     progress : Progress, optional
@@ -445,7 +445,7 @@ def _match(
     catalogue: pd.DataFrame,
     reference: pd.DataFrame,
     given: Mapping[str, str],
-    options: ValidationOptions,
+    options: ValidationConfig,
 ) -> tuple[Matches, str]:
     def columns(name: str) -> tuple[str, str] | None:
         ours = find_column(catalogue, name)

@@ -6,7 +6,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from jaxmdwarf.diagnostics.gap import (
-    ClassifierSettings,
+    ClassifierConfig,
     classifier_accuracy,
     compare_variants,
     gap_closed,
@@ -104,7 +104,7 @@ def observe(flux, rng, *, inflation=1.0):
 @pytest.mark.parametrize("kind", KINDS)
 def test_spectra_of_one_distribution_cannot_be_told_apart(rng, kind):
     models, observed = stars(rng, 240), observe(stars(rng, 240), rng)
-    score = classifier_accuracy(models, observed, settings=ClassifierSettings(kind))
+    score = classifier_accuracy(models, observed, settings=ClassifierConfig(kind))
     assert score.accuracy == pytest.approx(0.5, abs=4 * score.e_accuracy)
     assert score.e_accuracy < 0.05
 
@@ -112,7 +112,7 @@ def test_spectra_of_one_distribution_cannot_be_told_apart(rng, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors_that_are_stated_too_small_are_no_cue(rng, kind):
     models, observed = stars(rng, 240), observe(stars(rng, 240), rng, inflation=2.0)
-    settings = ClassifierSettings(kind)
+    settings = ClassifierConfig(kind)
     matched = classifier_accuracy(models, observed, settings=settings)
     assert matched.noise_factor == pytest.approx(2.0, rel=0.05)
     assert matched.accuracy == pytest.approx(0.5, abs=4 * matched.e_accuracy)
@@ -121,7 +121,7 @@ def test_errors_that_are_stated_too_small_are_no_cue(rng, kind):
 def test_believed_errors_are_a_cue_for_a_classifier_that_sees_scatter(rng):
     models, observed = stars(rng, 240), observe(stars(rng, 240), rng, inflation=2.0)
     score = classifier_accuracy(
-        models, observed, match_noise=False, settings=ClassifierSettings("boosted")
+        models, observed, match_noise=False, settings=ClassifierConfig("boosted")
     )
     assert score.noise_factor == 1.0
     assert score.accuracy > 0.6
@@ -156,7 +156,7 @@ def test_neither_the_places_nor_the_values_of_bad_pixels_tell_anything(rng):
 def test_the_same_seed_gives_the_same_score_and_another_one_another(rng):
     models, observed = stars(rng, 150), observe(stars(rng, 150), rng)
     scores = [
-        classifier_accuracy(models, observed, settings=ClassifierSettings(seed=seed))
+        classifier_accuracy(models, observed, settings=ClassifierConfig(seed=seed))
         for seed in (3, 3, 4)
     ]
     np.testing.assert_array_equal(scores[0].correct, scores[1].correct)
@@ -172,7 +172,7 @@ def test_sets_of_different_sizes_are_balanced(rng):
 
 def test_only_the_rows_asked_for_take_part(rng):
     first, second = rng.standard_normal((2, 500, 6))
-    score = separate(first, second + 3.0, settings=ClassifierSettings(max_pairs=100))
+    score = separate(first, second + 3.0, settings=ClassifierConfig(max_pairs=100))
     assert len(score.rows) == 100
     assert np.unique(score.rows).size == 100
 
@@ -186,9 +186,9 @@ def test_too_few_spectra_and_odd_shapes_are_refused(rng):
     with pytest.raises((MismatchError, TypeCheckError)):
         residual_in_sigma(np.ones((2, 3)), np.ones((2, 4)), np.ones((2, 3)))
     with pytest.raises((UsageError, TypeCheckError)):
-        ClassifierSettings("quantum")
+        ClassifierConfig("quantum")
     with pytest.raises(UsageError, match="cannot work"):
-        ClassifierSettings(n_fold=1)
+        ClassifierConfig(n_fold=1)
     with pytest.raises(UsageError, match="map"):
         tsne_pairs(few[:2], few[:2])
 

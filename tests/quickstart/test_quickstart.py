@@ -20,10 +20,10 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.quickstart import run as quickstart
 from jaxmdwarf.quickstart.run import QuickstartConfig, merge_catalogue, run_quickstart
 from jaxmdwarf.simulate.gap import DomainGap
-from jaxmdwarf.training.emulator import EmulatorTraining
-from jaxmdwarf.training.transfer.matched import MatchedTraining
+from jaxmdwarf.training.emulator import EmulatorConfig
+from jaxmdwarf.training.transfer.matched import MatchedConfig
 from jaxmdwarf.workflows.simulation import FluxSource
-from jaxmdwarf.workflows.transfer import TransferOptions
+from jaxmdwarf.workflows.transfer import TransferConfig
 
 STEPS = (
     "nature_source",
@@ -40,9 +40,9 @@ CONFIG = QuickstartConfig(
     seed=2,
     gap=DomainGap.none(),
     oracle=True,
-    training=EmulatorTraining(hidden=(48,), rank=8, steps=600, learning_rate=1e-2),
-    options=TransferOptions(
-        matched=MatchedTraining(
+    training=EmulatorConfig(hidden=(48,), rank=8, steps=600, learning_rate=1e-2),
+    options=TransferConfig(
+        matched=MatchedConfig(
             order=0, strengths=(1.0,), n_passes=1, n_nuisance=0, min_snr=5.0, least_common=20
         ),
         n_draws=20_000,

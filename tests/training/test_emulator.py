@@ -10,7 +10,7 @@ import pytest
 from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.training.emulator import (
-    EmulatorTraining,
+    EmulatorConfig,
     accuracy_over_labels,
     continue_training,
     prepare_training_set,
@@ -26,7 +26,7 @@ from jaxmdwarf.wavelengths import PixelGrid
 
 SPACE = LabelSpace.mdwarf()
 GRID = PixelGrid.linear(7000.0, 7199.0, 1.0)
-TINY = EmulatorTraining(
+TINY = EmulatorConfig(
     hidden=(32, 32), rank=6, steps=60, warmup_steps=10, report_every=20, learning_rate=3e-3
 )
 
@@ -52,7 +52,7 @@ def grid_of_spectra():
 @pytest.fixture(scope="module")
 def trained(grid_of_spectra):
     labels, flux = grid_of_spectra
-    config = EmulatorTraining(hidden=(96, 96), rank=16, steps=1500)
+    config = EmulatorConfig(hidden=(96, 96), rank=16, steps=1500)
     return train_emulator(labels, flux, label_space=SPACE, grid=GRID, config=config)
 
 
@@ -195,7 +195,7 @@ def test_shapes_that_do_not_fit_are_refused(grid_of_spectra):
 )
 def test_impossible_configurations_are_refused(options):
     with pytest.raises(UsageError):
-        EmulatorTraining(**options)
+        EmulatorConfig(**options)
 
 
 def test_accuracy_over_labels_counts_every_spectrum_once_a_label():

@@ -15,13 +15,13 @@ from jaxmdwarf.io.models import describe_model, load_model
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.preprocess.continuum import normalise_model
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
-from jaxmdwarf.training.emulator import EmulatorTraining, reconstruct
+from jaxmdwarf.training.emulator import EmulatorConfig, reconstruct
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows import emulator as pipeline
 from jaxmdwarf.workflows.emulator import normalise_grid, train_emulator_files, train_grid_emulator
 
 PIXELS = PixelGrid.linear(6900.0, 7299.0, 1.0)
-TINY = EmulatorTraining(hidden=(24,), rank=4, steps=60, warmup_steps=10, report_every=20)
+TINY = EmulatorConfig(hidden=(24,), rank=4, steps=60, warmup_steps=10, report_every=20)
 
 
 @pytest.fixture

@@ -22,16 +22,16 @@ from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
-from jaxmdwarf.training.emulator import EmulatorTraining
+from jaxmdwarf.training.emulator import EmulatorConfig
 from jaxmdwarf.training.labels.mixture import MixtureConfig
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
 from jaxmdwarf.training.transfer.distil import Distillation
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows import transfer as stages
-from jaxmdwarf.workflows.observed import ObservedOptions, prepare_observed
+from jaxmdwarf.workflows.observed import ObservedConfig, prepare_observed
 from jaxmdwarf.workflows.transfer import (
     MetricsLog,
-    TransferOptions,
+    TransferConfig,
     choose_reference,
     train_transfer_files,
 )
@@ -49,14 +49,14 @@ TINY = CycleStarSizes(
     critic_latents=(4,),
     centred=True,
 )
-OPTIONS = TransferOptions(
+OPTIONS = TransferConfig(
     method="cyclestar",
-    observed=ObservedOptions(
+    observed=ObservedConfig(
         velocity="header", chunk_size=32, max_teff=None, settings=FitSettings(batch_size=32)
     ),
     cyclestar=CycleStarTraining(sizes=TINY, batch_size=8, steps=30, report_every=10),
     distillation=Distillation(
-        n_spectra=64, training=EmulatorTraining(hidden=(8,), rank=4, steps=40, report_every=20)
+        n_spectra=64, training=EmulatorConfig(hidden=(8,), rank=4, steps=40, report_every=20)
     ),
     labels=TrainingSetConfig(mixture=MixtureConfig(n_components=(2,))),
     n_draws=4000,
@@ -341,11 +341,11 @@ def test_labels_are_matched_to_the_stars_that_were_observed():
             "dec_deg": np.r_[spectra["Dec"][:100], np.full(100, -80.0)],
         }
     )
-    found = choose_reference(spectra, reference, TransferOptions())
+    found = choose_reference(spectra, reference, TransferConfig())
     assert found.rows.tolist() == list(range(100))
     assert (found.teff_mh[:, 0] == 3700.0).all()
     assert found.errors == (60.0, 0.0)
     # Too few in common: the whole reference stands for all spectra.
-    few = choose_reference(spectra[70:], reference, TransferOptions())
+    few = choose_reference(spectra[70:], reference, TransferConfig())
     assert few.rows is None
     assert len(few.teff_mh) == 200

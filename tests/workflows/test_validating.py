@@ -10,7 +10,7 @@ from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.tables import write_table
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows.validating import (
-    ValidationOptions,
+    ValidationConfig,
     find_column,
     read_any_table,
     validate_files,
@@ -94,13 +94,13 @@ def test_giants_binaries_and_flagged_rows_are_left_out_and_counted(catalogue, tr
         "flagged": N // 20,
         "compared": N - N // 10 - N // 20,
     }
-    kept = validate_tables(catalogue, truth, ValidationOptions(keep_flagged=True)).counts
+    kept = validate_tables(catalogue, truth, ValidationConfig(keep_flagged=True)).counts
     assert kept["compared"] == N - N // 10
 
 
 @pytest.mark.parametrize("match", ["obsid", "path", "position", "auto"])
 def test_every_way_of_matching_finds_the_same_stars(catalogue, truth, match):
-    result = validate_tables(catalogue, truth, ValidationOptions(match=match))
+    result = validate_tables(catalogue, truth, ValidationConfig(match=match))
     assert result.counts["matched"] == N
     ours = catalogue["obsid"].to_numpy(int)[result.rows]
     assert (ours == truth["obsid"].to_numpy()[result.reference_rows]).all()
@@ -135,7 +135,7 @@ def test_columns_can_be_named(catalogue, truth):
     reference = truth[["obsid"]].assign(mine=truth["teff"] - 1000.0, teff=truth["teff"])
     guessed = validate_tables(catalogue, reference).comparisons["teff"].recovery.bias
     told = validate_tables(
-        catalogue, reference, ValidationOptions(columns=(("teff", "mine"),))
+        catalogue, reference, ValidationConfig(columns=(("teff", "mine"),))
     ).comparisons["teff"]
     assert told.recovery.bias == pytest.approx(guessed + 1000)
 
@@ -162,15 +162,15 @@ def test_nothing_to_compare_says_what_there_is(catalogue, truth):
     with pytest.raises(UsageError, match="belong together"):
         validate_tables(catalogue, truth[["teff"]])
     with pytest.raises(UsageError, match="no column 'T'"):
-        validate_tables(catalogue, truth, ValidationOptions(columns=(("teff", "T"),)))
+        validate_tables(catalogue, truth, ValidationConfig(columns=(("teff", "T"),)))
     with pytest.raises(UsageError, match="colour"):
-        ValidationOptions(columns=(("colour", "T"),))
+        ValidationConfig(columns=(("colour", "T"),))
 
 
 def test_no_common_star_is_failed_work(catalogue, truth):
     with pytest.raises(WorkFailed, match="none of 400"):
         validate_tables(
-            catalogue, truth.assign(obsid=truth["obsid"] + 9000), ValidationOptions(match="obsid")
+            catalogue, truth.assign(obsid=truth["obsid"] + 9000), ValidationConfig(match="obsid")
         )
     catalogue["flags"] = int(QualityFlag.LOW_SNR)
     with pytest.raises(WorkFailed, match="360 are flagged"):

@@ -33,7 +33,7 @@ _SPREAD = 1.5
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingConfig:
     """How long and how carefully posteriors are sampled.
 
     Parameters
@@ -132,7 +132,7 @@ def sample_posterior(
     stars: Sequence[int] | np.ndarray | None = None,
     context: PyTree[Any] | None = None,
     settings: FitSettings | None = None,
-    sampling: SamplingSettings | None = None,
+    sampling: SamplingConfig | None = None,
 ) -> Posterior:
     """Draw from the posteriors of stars, whose fit is where chains start.
 
@@ -151,7 +151,7 @@ def sample_posterior(
     settings : FitSettings, optional
         Those of the fit: what is a parameter, and what is believed beforehand. At most
         `settings.batch_size` stars are on the device at once, times the number of chains.
-    sampling : SamplingSettings, optional
+    sampling : SamplingConfig, optional
 
     Returns
     -------
@@ -177,7 +177,7 @@ def sample_posterior(
     unseen, and `jaxmdwarf.inference.explore.minima` is there to look for them.
     """
     _require_blackjax()
-    settings, sampling = settings or FitSettings(), sampling or SamplingSettings()
+    settings, sampling = settings or FitSettings(), sampling or SamplingConfig()
     rows = np.arange(batch.n_spec) if stars is None else np.asarray(stars, np.int64).reshape(-1)
     if not rows.size or rows.min() < 0 or rows.max() >= batch.n_spec:
         raise UsageError(

@@ -20,7 +20,7 @@ from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.distilled import Distillate
 from jaxmdwarf.training.emulator import (
-    EmulatorTraining,
+    EmulatorConfig,
     TrainingSet,
     TrainingState,
     continue_training,
@@ -46,7 +46,7 @@ class Distillation:
     uniform_share : float
         Share of the spectra whose labels are drawn from the whole label space, where a descent may
         pass; the others have labels as the stars of the synthetic domain.
-    training : EmulatorTraining
+    training : EmulatorConfig
         Of the small network.
     seed : int
         Of the draws.
@@ -55,8 +55,8 @@ class Distillation:
     n_spectra: int = 8192
     n_components: int = 8
     uniform_share: float = 0.3
-    training: EmulatorTraining = field(
-        default_factory=lambda: EmulatorTraining(
+    training: EmulatorConfig = field(
+        default_factory=lambda: EmulatorConfig(
             hidden=(192, 192),
             rank=32,
             steps=6000,
@@ -204,7 +204,7 @@ def _build_head(
     data: TrainingSet,
     state: TrainingState,
     projection: np.ndarray,
-    config: EmulatorTraining,
+    config: EmulatorConfig,
 ) -> Distillate:
     network, params, basis, mean = fold_head(data, config, state)
     return Distillate(  # type: ignore[call-arg]

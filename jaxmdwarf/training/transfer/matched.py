@@ -43,7 +43,7 @@ _FAR_SIGMA, _FAR_FLUX = 6.0, 0.15
 
 
 @dataclass(frozen=True)
-class MatchedTraining:
+class MatchedConfig:
     """How a matched correction is learned.
 
     Parameters
@@ -138,7 +138,7 @@ def train_matched(
     emulator: ForwardModel,
     observed: ObservedDomain,
     labels: Float[np.ndarray, "n_draw n_label"],
-    config: MatchedTraining | None = None,
+    config: MatchedConfig | None = None,
     *,
     reference: ReferenceSample | None = None,
     on_pass: Callable[[dict[str, Any]], None] | None = None,
@@ -154,7 +154,7 @@ def train_matched(
     labels : (n_draw, n_label)
         Draws of the training labels (paper, section 3.3.2), in the emulator's order; they give the
         relations of log g and [alpha/M] to the other labels.
-    config : MatchedTraining, optional
+    config : MatchedConfig, optional
     reference : ReferenceSample, optional
         The distribution of Teff and [M/H]; that of `labels` if left out.
     on_pass : callable, optional
@@ -170,7 +170,7 @@ def train_matched(
     MismatchError
         If grids or labels do not match, or there are too few spectra.
     """
-    config = config or MatchedTraining()
+    config = config or MatchedConfig()
     _require_inputs(emulator, observed, labels)
     space = emulator.label_space
     split = split_domain(observed.n_spec, seed=config.seed, least=(_LEAST_STARS, 20, 1))
@@ -370,7 +370,7 @@ class _Population(NamedTuple):
 
 
 def _describe_population(
-    space: LabelSpace, labels, reference: ReferenceSample | None, config: MatchedTraining
+    space: LabelSpace, labels, reference: ReferenceSample | None, config: MatchedConfig
 ) -> _Population:
     matched = [space.index(name) for name in _MATCHED]
     sample = labels[:, matched] if reference is None else reference.teff_mh
@@ -399,7 +399,7 @@ def _describe_population(
 
 
 def _start_model(
-    emulator: ForwardModel, population: _Population, config: MatchedTraining
+    emulator: ForwardModel, population: _Population, config: MatchedConfig
 ) -> CorrectedModel:
     """Theory, nothing corrected yet, with what is believed of the stars."""
     features = LabelFeatures(
@@ -425,7 +425,7 @@ def _learn(
     stars: StarSample,
     population: _Population,
     strength: float,
-    config: MatchedTraining,
+    config: MatchedConfig,
     common: np.ndarray | None,
     on_pass: Callable[[dict[str, Any]], None] | None,
 ) -> tuple[CorrectedModel, list[dict[str, Any]]]:
@@ -592,7 +592,7 @@ def _learn_nuisance(
     stars: StarSample,
     start: np.ndarray,
     kept: np.ndarray,
-    config: MatchedTraining,
+    config: MatchedConfig,
 ) -> CorrectedModel:
     """Directions of what bright stars' own best labels leave."""
     bright = np.flatnonzero(kept & (stars.snr >= np.quantile(stars.snr, 0.6)))
@@ -724,7 +724,7 @@ def _each(matrices, vectors):
 
 
 def _choose_rows(
-    observed: ObservedDomain, rows: np.ndarray, config: MatchedTraining, least: int
+    observed: ObservedDomain, rows: np.ndarray, config: MatchedConfig, least: int
 ) -> np.ndarray:
     """Spectra good enough to learn from, at most so many."""
     good = rows[observed.snr[rows] >= config.min_snr]

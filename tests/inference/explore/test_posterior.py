@@ -11,7 +11,7 @@ import pytest
 from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.inference.explore.posterior import SamplingSettings, sample_posterior
+from jaxmdwarf.inference.explore.posterior import SamplingConfig, sample_posterior
 from jaxmdwarf.inference.schedule import Start, fit_stars
 from jaxmdwarf.inference.settings import FitSettings
 from jaxmdwarf.labels import LabelSpace
@@ -25,7 +25,7 @@ pytest.importorskip("blackjax")
 GRID = PixelGrid.linear(6000.0, 6127.0, 1.0)
 SPACE = LabelSpace(("teff", "mh"), ("K", "dex"), (3e3, -1.0), (4e3, 1.0))
 AT_REST = FitSettings(fit_velocity=False)
-LONG = SamplingSettings(n_warmup=200, n_draw=1000)
+LONG = SamplingConfig(n_warmup=200, n_draw=1000)
 N_STAR = 4
 
 
@@ -173,7 +173,7 @@ def test_what_is_missing_or_wrong_is_named(sampled, monkeypatch):
     with pytest.raises(MismatchError, match="one velocity a spectrum"):
         sample_posterior(model, batch, short, key)
     with pytest.raises(UsageError, match="two chains"):
-        SamplingSettings(n_chain=1)
+        SamplingConfig(n_chain=1)
     with pytest.raises(UsageError, match="teff, mh"):
         posterior.column("logg")
     there = builtins.__import__

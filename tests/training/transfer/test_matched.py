@@ -14,7 +14,7 @@ from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.training.transfer import matched
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.matched import (
-    MatchedTraining,
+    MatchedConfig,
     ReferenceSample,
     StarSample,
     estimate_labels,
@@ -25,7 +25,7 @@ from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6199.0, 1.0)
 SPACE = LabelSpace.mdwarf()
-QUICK = MatchedTraining(strengths=(0.2,), n_passes=3, n_nuisance=2, order=1, min_snr=5.0)
+QUICK = MatchedConfig(strengths=(0.2,), n_passes=3, n_nuisance=2, order=1, min_snr=5.0)
 
 
 def make_theory() -> PayneEmulator:
@@ -169,7 +169,7 @@ def test_head_of_a_corrected_model_is_exact(universe):
 
 def test_masked_pixels_do_not_matter(universe):
     theory, domain, _, _ = universe
-    quick = MatchedTraining(strengths=(0.2,), n_passes=1, n_nuisance=0, min_snr=5.0)
+    quick = MatchedConfig(strengths=(0.2,), n_passes=1, n_nuisance=0, min_snr=5.0)
     flux = domain.flux.copy()
     flux[:, 40:50] = 77.0
     other = ObservedDomain(
@@ -257,7 +257,7 @@ def test_a_strength_gives_the_same_whatever_else_is_tried(universe):
             theory,
             hit,
             sample_labels(2000, 6),
-            MatchedTraining(strengths=strengths, n_passes=1, n_nuisance=1, order=1, min_snr=5.0),
+            MatchedConfig(strengths=strengths, n_passes=1, n_nuisance=1, order=1, min_snr=5.0),
         ).report
         for strengths in ((0.2,), (0.6, 0.2))
     )
@@ -271,12 +271,12 @@ def test_too_few_stars_other_grids_and_poor_references_are_refused(universe):
     with pytest.raises(MismatchError, match="too few"):
         train_matched(theory, few, sample_labels(1000, 0), QUICK)
     with pytest.raises(MismatchError, match="S/N 500 or more"):
-        train_matched(theory, domain, sample_labels(1000, 0), MatchedTraining(min_snr=500.0))
+        train_matched(theory, domain, sample_labels(1000, 0), MatchedConfig(min_snr=500.0))
     sample = ReferenceSample(np.full((3, 2), 3500.0))
     with pytest.raises(MismatchError, match="at least 20"):
         train_matched(theory, domain, sample_labels(1000, 0), QUICK, reference=sample)
     with pytest.raises(UsageError, match="positive"):
-        MatchedTraining(strengths=(0.0,))
+        MatchedConfig(strengths=(0.0,))
 
 
 def test_directions_are_found_under_noise_and_gaps():
