@@ -9,7 +9,7 @@ import jaxmdwarf
 
 PACKAGE = Path(jaxmdwarf.__file__).parent
 ROOMS = (
-    ("errors", "precision", "wavelengths", "quality", "labels", "spectra", "lsf"),
+    ("errors", "precision", "wavelengths", "quality", "labels", "arrays", "spectra", "lsf"),
     ("simulate",),
     ("measure",),
     ("preprocess",),

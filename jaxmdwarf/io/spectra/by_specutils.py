@@ -6,18 +6,15 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.arrays import read_specutils
+from jaxmdwarf.errors import RejectedInput, UsageError
 from jaxmdwarf.io.spectra.records import (
     SpectrumRecord,
     build_spectrum,
     check_record,
-    clean_pixels,
     number_or_nan,
     text_or_empty,
 )
-from jaxmdwarf.wavelengths import air_to_vacuum
 
 if TYPE_CHECKING:
     from jaxmdwarf.spectra import RawSpectrum
@@ -77,41 +74,26 @@ def decode_with_specutils(
             f"no known spectrum format; specutils says: {line}.",
             "give LAMOST, SDSS or BOSS files, or a format with a specutils loader.",
         ) from None
-    return _record_of(spectrum, path, format=format, air=air)
+    return record_of(spectrum, path, format=format, air=air)
 
 
-def _record_of(spectrum: Any, path: str, *, format: str | None, air: bool | None) -> SpectrumRecord:
-    import astropy.units as u
-    from astropy.nddata import InverseVariance
+def record_of(
+    spectrum: Any, path: str, *, format: str | None = None, air: bool | None = None
+) -> SpectrumRecord:
+    """A specutils spectrum as a record.
 
-    if spectrum.flux.ndim != 1:
-        raise RejectedInput(
-            f"holds spectra of shape {spectrum.flux.shape}.", "give files of one spectrum each."
-        )
-    if spectrum.uncertainty is None:
-        raise RejectedInput(
-            "gives no uncertainty.", "add an uncertainty: every measurement here needs one."
-        )
+    Raises
+    ------
+    RejectedInput
+        If it gives no uncertainty, or no wavelengths.
+    """
+    medium = None if air is None else "air" if air else "vacuum"
     try:
-        wave = spectrum.spectral_axis.to_value(u.AA, equivalencies=u.spectral())
-        ivar = spectrum.uncertainty.represent_as(InverseVariance).array
-    except (u.UnitConversionError, TypeError, ValueError) as error:
-        raise RejectedInput(
-            f"wavelengths or uncertainties cannot be converted ({error}).",
-            "give wavelengths with a unit and a standard uncertainty.",
-        ) from None
+        pixels = read_specutils(spectrum, medium=medium)
+    except UsageError as error:
+        raise RejectedInput(error.message, error.remedy) from None
     header = spectrum.meta.get("header") if isinstance(spectrum.meta, dict) else None
     header = header if header is not None else {}
-    wave = np.asarray(wave, dtype=np.float64)
-    if air if air is not None else _says_air(spectrum, header):
-        wave = air_to_vacuum(wave)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        flux, ivar, had_nonfinite = clean_pixels(
-            np.asarray(spectrum.flux.value), np.asarray(ivar), spectrum.mask
-        )
-    if wave.size > 1 and (np.diff(wave) < 0).all():
-        # Frequencies and wavenumbers run the other way round.
-        wave, flux, ivar = wave[::-1].copy(), flux[::-1].copy(), ivar[::-1].copy()
     identifier = header.get("OBSID", header.get("OBJECT", header.get("TARGETID")))
     meta: dict[str, str | float | bool] = {
         "path": path,
@@ -125,17 +107,6 @@ def _record_of(spectrum: Any, path: str, *, format: str | None, air: bool | None
         "snr_i": number_or_nan(header.get("SNRI")),
         "subclass": text_or_empty(header.get("SUBCLASS")),
         "object_class": text_or_empty(header.get("CLASS")),
-        "had_nonfinite": had_nonfinite,
+        "had_nonfinite": pixels.had_nonfinite,
     }
-    return SpectrumRecord(wave, flux, ivar, meta)
-
-
-def _says_air(spectrum: Any, header: Any) -> bool:
-    types = [text_or_empty(header.get("CTYPE1"))]
-    fits_wcs = getattr(getattr(spectrum, "wcs", None), "wcs", None)
-    types += [str(name) for name in getattr(fits_wcs, "ctype", ())]
-    if any(name.upper().startswith("AWAV") for name in types):
-        return True
-    if text_or_empty(header.get("AIRORVAC")).lower() == "air":
-        return True
-    return header.get("VACUUM") in (False, 0, "F")
+    return SpectrumRecord(pixels.wave_aa, pixels.flux, pixels.ivar, meta)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxmdwarf.arrays import clean_pixels, header_says_air
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.spectra.fits_bytes import (
     LeanHdu,
@@ -43,7 +44,6 @@ from jaxmdwarf.io.spectra.records import (
     SpectrumRecord,
     build_spectrum,
     check_record,
-    clean_pixels,
     expand_log_grid,
     number_or_nan,
     text_or_empty,
@@ -218,10 +218,10 @@ def _assemble(
         pixels = grid
     else:
         pixels = np.asarray(wave, dtype=np.float64)
-    if header.get("VACUUM") is False:
+    if header_says_air(header):
         pixels = air_to_vacuum(expand_log_grid(pixels) if isinstance(pixels, LogGrid) else pixels)
     bad = np.asarray(and_mask != 0)
-    flux, ivar, had_nonfinite = clean_pixels(flux, ivar, bad)
+    cleaned = clean_pixels(flux, ivar, bad)
     meta: dict[str, str | float | bool] = {
         "path": path,
         "obsid": _identifier(header),
@@ -234,9 +234,9 @@ def _assemble(
         "snr_i": number_or_nan(header.get("SNRI", header.get("SN_I"))),
         "subclass": text_or_empty(header.get("SUBCLASS")),
         "object_class": text_or_empty(header.get("CLASS")),
-        "had_nonfinite": had_nonfinite,
+        "had_nonfinite": cleaned.had_nonfinite,
     }
-    return SpectrumRecord(pixels, flux, ivar, meta)
+    return SpectrumRecord(pixels, cleaned.flux, cleaned.ivar, meta, cleaned.why_empty)
 
 
 def _same_solution(wave: np.ndarray, grid: LogGrid) -> bool:

@@ -43,12 +43,15 @@ class SpectrumRecord:
         Finite; bad pixels have ivar 0.
     meta : dict
         The fields of `jaxmdwarf.spectra.SpectrumMeta`.
+    why_empty : str
+        Where no pixel is good, the reason as a phrase.
     """
 
     pixels: LogGrid | np.ndarray
     flux: np.ndarray
     ivar: np.ndarray
     meta: dict[str, str | float | bool]
+    why_empty: str = ""
 
     @property
     def wave_aa(self) -> np.ndarray:
@@ -98,44 +101,6 @@ def expand_log_grid(grid: LogGrid) -> np.ndarray:
     return wave
 
 
-def clean_pixels(
-    flux: np.ndarray, ivar: np.ndarray, bad: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Turn every kind of bad pixel into ivar 0.
-
-    Parameters
-    ----------
-    flux, ivar : (n,) float
-        As in the file.
-    bad : (n,) bool, optional
-        Further pixels to drop, from the survey's mask.
-
-    Returns
-    -------
-    flux, ivar : (n,) float
-        Native byte order; non-finite values are 0 with ivar 0; negative ivar is 0.
-    had_nonfinite : bool
-        Whether flux or ivar held NaN or infinity.
-    """
-    flux = _native_float(flux)
-    ivar = _native_float(ivar)
-    # A sum is finite only if all terms are: one pass in the usual case of nothing to repair.
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspicious = not math.isfinite(float(flux.sum(dtype=np.float64))) or not math.isfinite(
-            float(ivar.sum(dtype=np.float64))
-        )
-    had_nonfinite = False
-    if suspicious:
-        nonfinite = ~(np.isfinite(flux) & np.isfinite(ivar))
-        had_nonfinite = bool(nonfinite.any())
-        flux = np.where(nonfinite, 0, flux)
-        ivar = np.where(nonfinite, 0, ivar)
-    ivar = np.maximum(ivar, 0)
-    if bad is not None and bad.any():
-        ivar[bad] = 0
-    return flux, ivar, had_nonfinite
-
-
 def check_record(record: SpectrumRecord, requirements: Requirements | None = None) -> None:
     """Raise `RejectedInput` unless `record` meets `requirements` (None: any readable spectrum)."""
     wave, flux, ivar = record.wave_aa, record.flux, record.ivar
@@ -156,10 +121,8 @@ def check_record(record: SpectrumRecord, requirements: Requirements | None = Non
             )
     good = ivar > 0
     if not good.any():
-        raise RejectedInput(
-            "no good pixel: ivar is zero, negative or masked everywhere.",
-            "the spectrum is empty: leave the file out or download it again.",
-        )
+        reason = record.why_empty or "ivar is 0 or negative in every pixel"
+        raise RejectedInput(f"no good pixel: {reason}.", "leave the spectrum out.")
     if requirements is None:
         return
     low, high = requirements.window_aa
@@ -200,9 +163,3 @@ def number_or_nan(value: object) -> float:
 def text_or_empty(value: object) -> str:
     """`value` as stripped text, empty where it is missing."""
     return "" if value is None else str(value).strip()
-
-
-def _native_float(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values)
-    kind = values.dtype.newbyteorder("=") if values.dtype.kind == "f" else np.dtype(np.float64)
-    return np.ascontiguousarray(values, dtype=kind)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxmdwarf.arrays import clean_pixels, header_says_air
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.spectra.fits_bytes import read_file_bytes
 from jaxmdwarf.io.spectra.records import (
@@ -25,7 +26,6 @@ from jaxmdwarf.io.spectra.records import (
     SpectrumRecord,
     build_spectrum,
     check_record,
-    clean_pixels,
     number_or_nan,
     text_or_empty,
 )
@@ -97,10 +97,10 @@ def _assemble(
 ) -> SpectrumRecord:
     loglam = np.asarray(coadd["LOGLAM"], dtype=np.float64).ravel()
     pixels: LogGrid | np.ndarray = _on_survey_grid(loglam)
-    if header.get("VACUUM") is False:
+    if header_says_air(header):
         pixels = air_to_vacuum(10.0**loglam)
     bad = np.ravel(coadd["AND_MASK"]) != 0 if "AND_MASK" in coadd else None
-    flux, ivar, had_nonfinite = clean_pixels(coadd["FLUX"].ravel(), coadd["IVAR"].ravel(), bad)
+    cleaned = clean_pixels(coadd["FLUX"].ravel(), coadd["IVAR"].ravel(), bad)
 
     def first(*names: str) -> Any:
         for name in names:
@@ -134,9 +134,9 @@ def _assemble(
         "snr_i": float(signal_to_noise("i")),
         "subclass": text_or_empty(first("SUBCLASS")),
         "object_class": text_or_empty(first("CLASS")),
-        "had_nonfinite": had_nonfinite,
+        "had_nonfinite": cleaned.had_nonfinite,
     }
-    return SpectrumRecord(pixels, flux, ivar, meta)
+    return SpectrumRecord(pixels, cleaned.flux, cleaned.ivar, meta, cleaned.why_empty)
 
 
 def _on_survey_grid(loglam: np.ndarray) -> LogGrid | np.ndarray:

@@ -253,7 +253,9 @@ def bad_ivar_negative(folder, write):
 
 
 def bad_all_masked(folder, write):
-    return write(folder / "bad.fits", "sdss-coadd", and_mask=np.ones(3909)), "no good pixel"
+    return write(
+        folder / "bad.fits", "sdss-coadd", and_mask=np.ones(3909)
+    ), "no good pixel: the mask"
 
 
 def bad_unsorted(folder, write):
@@ -450,8 +452,10 @@ def test_what_specutils_knows_is_read(tmp_path):
     wave, flux = write_other(tmp_path / "a.fits")
     spectrum = read_spectrum(tmp_path / "a.fits")
     np.testing.assert_allclose(spectrum.wave_aa, wave)
-    np.testing.assert_allclose(spectrum.flux, flux)
-    np.testing.assert_allclose(spectrum.ivar, 4.0)
+    # Jansky are per frequency: the spectrum is per wavelength, in units of mid-spectrum.
+    per_wavelength = np.median(wave) ** 2 / wave**2
+    np.testing.assert_allclose(spectrum.flux, flux * per_wavelength, rtol=1e-3)
+    np.testing.assert_allclose(spectrum.ivar, 4.0 / per_wavelength**2, rtol=2e-3)
     in_air = by_specutils.read_with_specutils(tmp_path / "a.fits", air=True)
     np.testing.assert_allclose(in_air.wave_aa, air_to_vacuum(wave))
 
@@ -469,7 +473,7 @@ def test_a_wcs_in_air_is_converted(tmp_path):
     spectrum = reader(
         flux=np.ones(100) * u.Jy, wcs=wcs, uncertainty=InverseVariance(np.ones(100) / u.Jy**2)
     )
-    record = by_specutils._record_of(spectrum, "a", format=None, air=None)
+    record = by_specutils.record_of(spectrum, "a")
     np.testing.assert_allclose(record.wave_aa, air_to_vacuum(6000.0 + np.arange(100)))
 
 
