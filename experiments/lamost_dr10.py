@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittingOptions
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
+from jaxmdwarf.workflows.methods.registry import build_transfer_method
 from jaxmdwarf.workflows.observed import ObservedConfig
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
@@ -60,9 +60,10 @@ class LamostDr10:
             self.reference,
             root / "transfer",
             TransferConfig(
-                method=self.method,  # type: ignore[arg-type]
+                method=build_transfer_method(
+                    self.method, seed=self.seed, preset="paper", steps=self.steps
+                ),
                 observed=ObservedConfig(max_spectra=110_000, seed=self.seed),
-                cyclestar=replace(CycleStarTraining.paper(seed=self.seed), steps=self.steps),
                 seed=self.seed,
             ),
             isochrones=self.isochrones,

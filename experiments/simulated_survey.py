@@ -19,6 +19,8 @@ from jaxmdwarf.training.labels.codistribution import perturb_reference
 from jaxmdwarf.training.transfer.matched import MatchedConfig
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import judge_fitted, predict_fitted
+from jaxmdwarf.workflows.methods.cyclestar import CycleStar, MatchedThenCycleStar
+from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
 from jaxmdwarf.workflows.validating import clean_numbers, recovery_metrics, validate_tables
@@ -86,7 +88,7 @@ class SimulatedSurvey:
             found[name] = _judge(products, model, fit, tested)
         if self.wrong_references:
             strength = metrics["transfer"]["strength"]
-            options = TransferConfig(matched=MatchedConfig(strengths=(strength,)))
+            options = TransferConfig(Matched(MatchedConfig(strengths=(strength,))))
             for name, wrong in WRONG_REFERENCES.items():
                 reference = _write_wrong_reference(products, name, wrong)
                 found[f"matched, reference {name}"] = _train_and_judge(
@@ -105,10 +107,10 @@ class SimulatedSurvey:
     def _choose_methods(self) -> dict[str, TransferConfig]:
         methods = {
             "matched, constant only": TransferConfig(
-                matched=MatchedConfig(order=0, strengths=(1.0,))
+                Matched(MatchedConfig(order=0, strengths=(1.0,)))
             ),
             "matched, no nuisance": TransferConfig(
-                matched=MatchedConfig(strengths=(0.2,), n_nuisance=0)
+                Matched(MatchedConfig(strengths=(0.2,), n_nuisance=0))
             ),
         }
         if not self.networks:
@@ -120,9 +122,9 @@ class SimulatedSurvey:
         )
         return {
             **methods,
-            "cyclestar, as the paper": TransferConfig(method="cyclestar", cyclestar=plain),
-            "cyclestar, residual": TransferConfig(method="cyclestar", cyclestar=small),
-            "matched+cyclestar": TransferConfig(method="matched+cyclestar", cyclestar=small),
+            "cyclestar, as the paper": TransferConfig(CycleStar(plain)),
+            "cyclestar, residual": TransferConfig(CycleStar(small)),
+            "matched+cyclestar": TransferConfig(MatchedThenCycleStar(networks=CycleStar(small))),
         }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from jaxmdwarf.cli.options import ReaderProcesses
+from jaxmdwarf.workflows.methods.registry import list_transfer_methods
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
@@ -45,10 +46,11 @@ class Command:
     ] = "1"
 
     transfer: Annotated[
-        Literal["matched", "cyclestar", "matched+cyclestar", "none"],
+        str,
         tyro.conf.arg(
+            metavar="{" + ",".join((*list_transfer_methods(), "none")) + "}",
             help="How theory is carried into the observed domain: a correction learned from "
-            "matched label distributions, the paper's networks, both, or not at all."
+            "matched label distributions, the paper's networks, both, or not at all.",
         ),
     ] = "matched"
 

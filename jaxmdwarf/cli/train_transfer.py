@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from jaxmdwarf.cli.options import JsonOutput, ReaderProcesses, SpectrumFiles, VelocitySource
+from jaxmdwarf.workflows.methods.registry import build_transfer_method, list_transfer_methods
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
@@ -52,10 +53,11 @@ class Command:
     ] = ()
 
     method: Annotated[
-        Literal["matched", "cyclestar", "matched+cyclestar"],
+        str,
         tyro.conf.arg(
+            metavar="{" + ",".join(list_transfer_methods()) + "}",
             help="A correction learned from matched label distributions (a minute), the paper's "
-            "networks, or these on top of the correction."
+            "networks, or these on top of the correction.",
         ),
     ] = "matched"
 
@@ -97,7 +99,6 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
-        from jaxmdwarf.training.cyclestar.config import CycleStarTraining
         from jaxmdwarf.workflows.transfer import (
             ObservedConfig,
             TransferConfig,
@@ -108,25 +109,22 @@ class Command:
             raise UsageError(f"--seed {self.seed} is negative.", "give a number from 0 on.")
         if self.processes is not None and self.processes < 1:
             raise UsageError(f"{self.processes} processes cannot work.", "give 1 or more.")
-        preset = getattr(CycleStarTraining, self.preset)(seed=self.seed)
-        if self.steps is not None:
-            preset = replace(
-                preset, steps=self.steps, report_every=min(preset.report_every, max(self.steps, 1))
-            )
+        method = build_transfer_method(
+            self.method, seed=self.seed, preset=self.preset, steps=self.steps
+        )
         return train_transfer_files(
             self.files,
             self.emulator,
             self.reference or None,
             self.out,
             TransferConfig(
-                method=self.method,
+                method=method,
                 observed=ObservedConfig(
                     velocity=self.velocity,
                     min_snr=self.min_snr,
                     max_spectra=self.max_spectra,
                     seed=self.seed,
                 ),
-                cyclestar=preset,
                 seed=self.seed,
             ),
             isochrones=self.isochrones or None,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,9 +32,10 @@ from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import Judgement, judge_fitted, predict_fitted
 from jaxmdwarf.workflows.measuring import measure_files
+from jaxmdwarf.workflows.methods.registry import build_transfer_method, list_transfer_methods
 from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.simulation import FluxSource, nature_source, simulate_files, simulate_grid
-from jaxmdwarf.workflows.transfer import METHODS, TransferConfig, train_transfer_files
+from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
 from jaxmdwarf.workflows.validating import (
     Validation,
     clean_numbers,
@@ -87,14 +88,15 @@ class QuickstartConfig:
         Of everything random.
     gap : DomainGap
         How nature differs from theory.
-    transfer : {"matched", "cyclestar", "matched+cyclestar", "none"}
-        How theory is carried into the observed domain; the catalogue is fitted with the result.
+    transfer : str
+        How theory is carried into the observed domain, by the name of a transfer method, or
+        "none"; the catalogue is fitted with the result.
     oracle : bool
         Also train and fit with a model of nature's own physics: the best that any transfer from
         theory could reach. Adds about as much time as the emulator and the fit take.
     training : EmulatorConfig
     options : TransferConfig
-        Of the transfer; its method is that of `transfer`.
+        Of the transfer; its method, with its settings, counts where it is the one of that name.
     fitting : FittingOptions
     """
 
@@ -102,16 +104,17 @@ class QuickstartConfig:
     n_grid: int = 1152
     seed: int = 0
     gap: DomainGap = field(default_factory=DomainGap.full)
-    transfer: Literal["matched", "cyclestar", "matched+cyclestar", "none"] = "matched"
+    transfer: str = "matched"
     oracle: bool = False
     training: EmulatorConfig = field(default_factory=EmulatorConfig)
     options: TransferConfig = field(default_factory=TransferConfig)
     fitting: FittingOptions = field(default_factory=FittingOptions)
 
     def __post_init__(self) -> None:
-        if self.transfer not in (*METHODS, "none"):
+        methods = (*list_transfer_methods(), "none")
+        if self.transfer not in methods:
             raise UsageError(
-                f"transfer {self.transfer!r} is unknown.", f"use one of {', '.join(METHODS)}, none."
+                f"transfer {self.transfer!r} is unknown.", f"use one of {', '.join(methods)}."
             )
         if self.transfer != "none" and self.n_spectra < LEAST_FOR_TRANSFER:
             raise UsageError(
@@ -433,13 +436,15 @@ def _train_transfer(
     command: Sequence[str] | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    assert config.transfer != "none"
+    method = config.options.method
+    if method.name != config.transfer:
+        method = build_transfer_method(config.transfer)
     return train_transfer_files(
         [products.survey / "spectra"],
         products.emulator,
         products.survey / "reference.parquet",
         products.transfer,
-        replace(config.options, method=config.transfer),
+        replace(config.options, method=method),
         processes=processes,
         command=command,
         progress=progress,

@@ -10,57 +10,34 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxmdwarf.diagnostics.matching import match_by_position
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.io.atomic import write_atomically
-from jaxmdwarf.io.checkpoints import Checkpoints
 from jaxmdwarf.io.isochrones import read_isochrones
-from jaxmdwarf.io.models import load_model, save_model
+from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance, hash_files
 from jaxmdwarf.io.references import read_references
 from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.models.cyclestar import CycleStarModel
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
-from jaxmdwarf.training.cyclestar.data import split_for_training
-from jaxmdwarf.training.cyclestar.loop import TrainedTransfer, TransferRecord, train_cyclestar
-from jaxmdwarf.training.cyclestar.steps import TransferState
+from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.labels.codistribution import check_overlap
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
-from jaxmdwarf.training.transfer.distil import Distillation, distil_transfer
-from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
-from jaxmdwarf.training.transfer.matched import MatchedConfig, ReferenceSample, train_matched
-from jaxmdwarf.workflows.observed import (
-    ObservedConfig,
-    PreparedSpectra,
-    digest_model,
-    prepare_observed,
-)
+from jaxmdwarf.training.transfer.domain import split_domain
+from jaxmdwarf.training.transfer.matched import ReferenceSample
+from jaxmdwarf.workflows.methods.base import LEAST_COMMON_STARS, TransferMethod
+from jaxmdwarf.workflows.methods.cyclestar import LOG_NAME
+from jaxmdwarf.workflows.methods.matched import Matched
+from jaxmdwarf.workflows.observed import ObservedConfig, PreparedSpectra, prepare_observed
 from jaxmdwarf.workflows.progress import Progress, Silent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METHODS = ("matched", "cyclestar", "matched+cyclestar")
-LOG_NAME = "metrics.jsonl"
-_DISTILLED_STARS = 4096
 TRAINING_LABELS = ("teff", "logg", "mh", "alpha_m")
-
-__all__ = [
-    "METHODS",
-    "MetricsLog",
-    "ObservedConfig",
-    "PreparedSpectra",
-    "TransferConfig",
-    "prepare_observed",
-    "train_by_method",
-    "train_transfer_files",
-]
 
 
 @dataclass(frozen=True)
@@ -69,16 +46,10 @@ class TransferConfig:
 
     Parameters
     ----------
-    method : {"matched", "cyclestar", "matched+cyclestar"}
-        A correction learned from matched label distributions, the paper's networks, or the
-        networks on top of the correction.
+    method : TransferMethod
+        One of `jaxmdwarf.workflows.methods`, with its settings, or a user's own.
     observed : ObservedConfig
         Which spectra make the observed domain.
-    cyclestar : CycleStarTraining
-    matched : MatchedConfig, optional
-        See `jaxmdwarf.training.transfer.matched`; its defaults if left out.
-    distillation : Distillation or None
-        How a shortcut for fits is made of the networks, None for none.
     labels : TrainingSetConfig
         How labels of the synthetic domain are drawn.
     n_draws : int
@@ -90,64 +61,20 @@ class TransferConfig:
         Of the label draws.
     """
 
-    method: Literal["matched", "cyclestar", "matched+cyclestar"] = "matched"
+    method: TransferMethod = field(default_factory=Matched)
     observed: ObservedConfig = field(default_factory=ObservedConfig)
-    cyclestar: CycleStarTraining = field(default_factory=CycleStarTraining.compact)
-    matched: MatchedConfig | None = None
-    distillation: Distillation | None = field(default_factory=Distillation)
     labels: TrainingSetConfig = field(default_factory=TrainingSetConfig)
     n_draws: int = 1_000_000
     min_overlap: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
+        if not isinstance(self.method, TransferMethod):
             raise UsageError(
-                f"method {self.method!r} is unknown.", f"use one of {', '.join(METHODS)}."
+                f"method {self.method!r} is no transfer method.",
+                "give an object of jaxmdwarf.workflows.methods, or build one from a name with "
+                "build_transfer_method.",
             )
-
-
-class MetricsLog:
-    """JSON lines, one a step; steps that are reported again replace what was there.
-
-    A run that was killed between a line and its checkpoint reports that step once more.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> log = MetricsLog(Path(tempfile.mkdtemp()) / "metrics.jsonl")
-    >>> for step, loss in ((1, 0.5), (2, 0.4), (2, 0.3)):
-    ...     log.append({"step": step, "loss": loss})
-    >>> [line["loss"] for line in log.read()]
-    [0.5, 0.3]
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._last = max((line["step"] for line in self.read()), default=-1)
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Add a line; earlier ones of this step or later are dropped."""
-        if line["step"] <= self._last:
-            kept = [old for old in self.read() if old["step"] < line["step"]]
-            with write_atomically(self.path) as temporary:
-                temporary.write_text("".join(json.dumps(old) + "\n" for old in kept))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self._last = line["step"]
-
-    def read(self) -> list[dict[str, Any]]:
-        """All complete lines."""
-        if not self.path.exists():
-            return []
-        text = self.path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-    def clear(self) -> None:
-        """Forget all lines."""
-        self.path.unlink(missing_ok=True)
-        self._last = -1
 
 
 def train_transfer_files(
@@ -217,7 +144,7 @@ def train_transfer_files(
         raise UsageError(
             f"{out} exists and is not a model; it was left alone.", "give another output path."
         )
-    _hash_tables(reference), _hash_tables(isochrones)
+    labels_key = _hash_label_sources(config, reference, isochrones)
     emulator = load_model(emulator_dir)
     partial, rejects_file = Path(f"{out}.partial"), name_rejects_file(out)
     prepared = prepare_observed(
@@ -231,38 +158,23 @@ def train_transfer_files(
         processes=processes,
     )
     progress.say(f"{prepared.domain.n_spec} of {prepared.n_in} spectra are usable.")
-    if "cyclestar" in config.method:
-        split_for_training(prepared.domain.n_spec, config.cyclestar)
-    table = None if reference is None else read_references(reference)
-    sample = None if table is None else choose_reference(prepared.table, table, config)
-    labels, label_report = _sample_labels(table, reference, isochrones, config, partial, progress)
-    wanted = _choose_columns(emulator, labels)
-    overlap = _check_labels(prepared, labels, config)
-    trained, metrics = train_by_method(
+    learned = learn_transfer(
+        prepared,
         emulator,
-        prepared.domain,
-        wanted,
         config,
-        reference=sample,
+        reference=None if reference is None else read_references(reference),
+        isochrones=isochrones,
+        labels_file=partial / f"labels-{labels_key[:16]}.npz",
         folder=partial,
         resume=resume,
         progress=progress,
     )
-    everything = {
-        "wall_s": round(time.perf_counter() - began, 3),
-        "counts": {
-            "input": prepared.n_in,
-            "used": prepared.domain.n_spec,
-            "rejected": len(prepared.rejects),
-        },
-        "transfer": {"method": config.method, **metrics},
-        "training_labels": {**label_report, "overlap_with_observed": overlap},
-    }
+    everything = {"wall_s": round(time.perf_counter() - began, 3), **learned.metrics}
     log = partial / LOG_NAME
-    save_model(
-        trained.model,
+    config.method.save(
+        learned.trained,
         out,
-        training={"config": asdict(config), **everything},
+        training={"config": _describe_config(config), **everything},
         provenance={
             **asdict(gather_provenance(command=command, model=emulator_dir)),
             "source": {
@@ -275,186 +187,113 @@ def train_transfer_files(
             "metrics.json": (json.dumps(_finite(everything), indent=2) + "\n").encode(),
             LOG_NAME: log.read_bytes() if log.exists() else b"",
             "observed.parquet": _as_parquet(
-                prepared.table.assign(part=_name_parts(prepared, config))
+                prepared.table.assign(part=_name_parts(prepared, config.method))
             ),
         },
     )
     shutil.rmtree(partial, ignore_errors=True)
+    numbers = learned.metrics["transfer"]
     return {
         "out": os.fspath(out),
         "inputs": prepared.n_in,
         "used": prepared.domain.n_spec,
         "rejected": len(prepared.rejects),
-        "method": config.method,
-        **{name: value for name, value in metrics.items() if isinstance(value, int | float | str)},
+        **{name: value for name, value in numbers.items() if isinstance(value, int | float | str)},
         "rejects": os.fspath(rejects_file),
         "wall_s": round(time.perf_counter() - began, 2),
     }
 
 
-def train_by_method(
-    emulator: ForwardModel,
-    observed: ObservedDomain,
-    labels: Float[np.ndarray, "n_draw n_label"],
-    config: TransferConfig,
-    *,
-    reference: ReferenceSample | None = None,
-    folder: str | os.PathLike[str],
-    resume: bool = True,
-    progress: Progress | None = None,
-) -> tuple[TrainedTransfer, dict[str, Any]]:
-    """Train a transfer on what is in memory.
+class LearnedTransfer(NamedTuple):
+    """A transfer and all that is known of how it was learned.
 
     Parameters
     ----------
+    trained : TrainedTransfer
+    metrics : dict
+        Plain numbers under stable names: ``counts``, ``transfer``, ``training_labels``.
+    """
+
+    trained: TrainedTransfer
+    metrics: dict[str, Any]
+
+
+def learn_transfer(
+    prepared: PreparedSpectra,
+    emulator: ForwardModel,
+    config: TransferConfig | None = None,
+    *,
+    reference: pd.DataFrame | None = None,
+    isochrones: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    labels_file: Path | None = None,
+    folder: Path | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> LearnedTransfer:
+    """Train a transfer on an observed domain in memory.
+
+    Parameters
+    ----------
+    prepared : PreparedSpectra
     emulator : ForwardModel
-    observed : ObservedDomain
-    labels : (n_draw, n_label)
-        Draws of the synthetic domain, in the emulator's order.
-    config : TransferConfig
-    reference : ReferenceSample, optional
-        What labels are matched to; the draws if left out.
-    folder : path
-        Gets ``checkpoints`` and ``metrics.jsonl`` of the networks; they stay.
+    config : TransferConfig, optional
+    reference : DataFrame, optional
+        Literature labels, from `jaxmdwarf.io.references.read_references`; without them the
+        synthetic domain is as the isochrones have it.
+    isochrones : path, sequence of path or None
+        PARSEC or MIST tables; the embedded relation if left out.
+    labels_file : path, optional
+        Labels of the synthetic domain are kept here, and read if they are there.
+    folder : path, optional
+        For the method's checkpoints and log; none are kept without.
     resume : bool
-        Whether to go on from checkpoints in `folder`.
+        Go on from the checkpoints in `folder`.
     progress : Progress, optional
 
     Returns
     -------
-    tuple
-        The trained transfer, and plain numbers under stable names.
+    LearnedTransfer
 
     Raises
     ------
     UsageError
-        If `folder` holds checkpoints of other settings or data.
+        If checkpoints of other settings are in the way, or labels of the domains do not overlap.
+    MismatchError
+        If there are too few usable spectra, or nothing is known of the emulator's labels.
     """
-    progress = progress or Silent()
-    metrics: dict[str, Any] = {}
-    model = emulator
-    trained: TrainedTransfer | None = None
-    if "matched" in config.method:
-        trained = _train_matched(model, observed, labels, reference, config, progress)
-        model, metrics = trained.model, _numbers_of(trained.report)
-    if "cyclestar" in config.method:
-        matched = metrics
-        trained = _train_networks(
-            model, observed, labels, config, folder=Path(folder), resume=resume, progress=progress
+    config, progress = config or TransferConfig(), progress or Silent()
+    config.method.require(prepared.domain.n_spec)
+    sample = None
+    if reference is not None:
+        sample = choose_reference(
+            prepared.table, reference, least_common=config.method.least_common
         )
-        metrics = _numbers_of(trained.report)
-        if matched:
-            metrics["matched"] = matched
-        if config.distillation is not None:
-            trained, metrics["distillation"] = _distil(trained, observed, labels, config, progress)
-    assert trained is not None
-    return trained, metrics
-
-
-class _NotedCheckpoints:
-    """Checkpoints that say so when training goes on from them."""
-
-    def __init__(self, store: Checkpoints, progress: Progress, on_restore) -> None:
-        self._store, self._progress, self._on_restore = store, progress, on_restore
-
-    def save(self, step: int, state: TransferState) -> None:
-        self._store.save(step, state)
-
-    def restore(self, *, like: TransferState) -> TransferState | None:
-        state = self._store.restore(like=like)
-        if state is not None:
-            self._progress.say(f"resuming after step {int(state.step)}")
-            self._on_restore(int(state.step))
-        return state
-
-
-def _train_networks(
-    model: ForwardModel,
-    observed: ObservedDomain,
-    labels: np.ndarray,
-    config: TransferConfig,
-    *,
-    folder: Path,
-    resume: bool,
-    progress: Progress,
-) -> TrainedTransfer:
-    training = config.cyclestar
-    about = {
-        "config": asdict(training),
-        "model": digest_model(model),
-        "data": _digest(observed.flux, observed.ivar, labels),
+    labels, label_report = _sample_labels(reference, isochrones, config, labels_file, progress)
+    wanted = _choose_columns(emulator, labels)
+    overlap = _check_labels(prepared, labels, config)
+    trained = config.method.train(
+        prepared.domain,
+        emulator,
+        wanted,
+        reference=sample,
+        folder=folder,
+        resume=resume,
+        progress=progress,
+    )
+    metrics = {
+        "counts": {
+            "input": prepared.n_in,
+            "used": prepared.domain.n_spec,
+            "rejected": len(prepared.rejects),
+        },
+        "transfer": {"method": config.method.name, **trained.report},
+        "training_labels": {**label_report, "overlap_with_observed": overlap},
     }
-    store, log = Checkpoints(folder / "checkpoints", about), MetricsLog(folder / LOG_NAME)
-    if not resume:
-        store.clear()
-        log.clear()
-    _require_own_checkpoints(store.folder, about)
-    with progress.stage("training the networks", total=float(training.steps)) as task:
-        done = 0
-
-        def move_to(step: int, note: str = "") -> None:
-            nonlocal done
-            task.advance(float(step - done), note=note)
-            done = step
-
-        def report(record: TransferRecord) -> None:
-            log.append(record.as_dict())
-            move_to(
-                record.step,
-                f"loss {record.losses['total']:.3g}, gap {record.validation['gap']:.2f}, "
-                f"{record.iterations_per_s:.1f} it/s",
-            )
-
-        trained = train_cyclestar(
-            model,
-            observed,
-            labels,
-            training,
-            checkpoints=_NotedCheckpoints(store, progress, move_to),
-            on_interval=report,
-        )
-    if trained.report.diverged_at is not None:
-        progress.say(
-            f"training diverged before step {trained.report.diverged_at}; the model is that of "
-            f"step {trained.report.kept_step}."
-        )
-    return trained
-
-
-def _distil(
-    trained: TrainedTransfer,
-    observed: ObservedDomain,
-    labels: np.ndarray,
-    config: TransferConfig,
-    progress: Progress,
-) -> tuple[TrainedTransfer, dict[str, Any]]:
-    """The transfer with a shortcut for fits, and how good that is."""
-    model, settings = trained.model, config.distillation
-    assert isinstance(model, CycleStarModel)
-    assert settings is not None
-    order = np.random.default_rng(settings.seed).permutation(observed.n_spec)
-    splits = model.read_context(observed.batch(np.sort(order[:_DISTILLED_STARS])))
-    total = float(settings.training.steps)
-    with progress.stage("distilling the networks", total=total) as task:
-        done = 0
-
-        def report(step: int, loss: float) -> None:
-            nonlocal done
-            task.advance(float(step - done), note=f"held-out error {loss:.3f}")
-            done = step
-
-        distilled = distil_transfer(
-            model,
-            np.asarray(model.label_space.scale(labels), np.float32),
-            np.asarray(splits),
-            settings,
-            on_report=report,
-        )
-    return trained._replace(model=distilled.model), distilled.report
+    return LearnedTransfer(trained, metrics)
 
 
 def choose_reference(
-    spectra: pd.DataFrame, reference: pd.DataFrame, config: TransferConfig
+    spectra: pd.DataFrame, reference: pd.DataFrame, *, least_common: int = LEAST_COMMON_STARS
 ) -> ReferenceSample:
     """The stars of a reference that labels are matched to: those observed, if there are enough.
 
@@ -467,9 +306,9 @@ def choose_reference(
         Observed spectra, with the columns RA and Dec.
     reference : DataFrame
         From `jaxmdwarf.io.references.read_references`.
-    config : TransferConfig
+    least_common : int
+        Stars that both must have for this.
     """
-    settings = config.matched or MatchedConfig()
     known = reference[reference[["teff", "mh"]].notna().all(axis=1)].reset_index(drop=True)
     errors = [float(known[name].median()) for name in ("e_teff", "e_mh")]
     errors = [value if np.isfinite(value) else 0.0 for value in errors]
@@ -480,68 +319,33 @@ def choose_reference(
             *(spectra[name].to_numpy(np.float64) for name in ("RA", "Dec")),
             *(known.loc[placed, name].to_numpy(np.float64) for name in ("ra_deg", "dec_deg")),
         )
-        if found.rows.size >= settings.least_common:
+        if found.rows.size >= least_common:
             chosen = np.flatnonzero(placed)[found.reference_rows]
             return ReferenceSample(labels[chosen], (errors[0], errors[1]), found.rows)
     return ReferenceSample(labels, (errors[0], errors[1]))
 
 
-def _name_parts(prepared: PreparedSpectra, config: TransferConfig) -> np.ndarray:
+def _name_parts(prepared: PreparedSpectra, method: TransferMethod) -> np.ndarray:
     """Whether each spectrum was trained on, validated on or held out."""
-    seed = (config.matched or MatchedConfig()).seed
-    if "cyclestar" in config.method:
-        seed = config.cyclestar.seed
     parts = np.full(prepared.domain.n_spec, "train", dtype=object)
-    split = split_domain(prepared.domain.n_spec, seed=seed)
+    split = split_domain(prepared.domain.n_spec, seed=method.seed)
     parts[split.validation], parts[split.test] = "validation", "test"
     return parts
 
 
-def _train_matched(
-    model, observed, labels, reference, config: TransferConfig, progress
-) -> TrainedTransfer:
-    settings = config.matched or MatchedConfig()
-    total = float(len(settings.strengths) * settings.n_passes)
-    with progress.stage("matching distributions", total=total) as task:
-
-        def report(line: dict[str, Any]) -> None:
-            shift = line["shift"]
-            task.advance(note=f"labels moved by {shift['teff']:+.0f} K, {shift['mh']:+.2f} dex")
-
-        return train_matched(model, observed, labels, settings, reference=reference, on_pass=report)
+def _describe_config(config: TransferConfig) -> dict[str, Any]:
+    """The settings in words and numbers; those of the method as it tells them."""
+    about = {
+        "observed": asdict(config.observed),
+        "labels": asdict(config.labels),
+        **{name: getattr(config, name) for name in ("n_draws", "min_overlap", "seed")},
+    }
+    settings = config.method.describe()
+    return {"method": settings.pop("name"), "settings": settings, **about}
 
 
-def _require_own_checkpoints(folder: Path, about: dict[str, Any]) -> None:
-    """Raise unless the checkpoints in `folder`, if any, are of this training."""
-    try:
-        found = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    wanted = json.loads(json.dumps(about))
-    if found == wanted:
-        return
-    old, new = found.get("config", {}), wanted["config"]
-    changed = [name for name in new if old.get(name) != new[name]]
-    what = (
-        "of " + ", ".join(f"{name} {old.get(name)} instead of {new[name]}" for name in changed[:3])
-        if changed
-        else "on other spectra, labels or another emulator"
-    )
-    raise UsageError(
-        f"{folder} holds checkpoints of a training {what}.",
-        "repeat the earlier command to go on with it, or start anew with --no-resume.",
-    )
-
-
-def _sample_labels(
-    table: pd.DataFrame | None,
-    reference,
-    isochrones,
-    config: TransferConfig,
-    partial: Path,
-    progress: Progress,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Labels of the synthetic domain; those of an earlier run of the same command if there are."""
+def _hash_label_sources(config: TransferConfig, reference, isochrones) -> str:
+    """What must be the same for kept labels of the synthetic domain to be used."""
     about = {
         "labels": asdict(config.labels),
         "n_draws": config.n_draws,
@@ -549,12 +353,21 @@ def _sample_labels(
         "reference": _hash_tables(reference),
         "isochrones": _hash_tables(isochrones),
     }
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-    kept = partial / f"labels-{key[:16]}.npz"
-    if kept.is_file():
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _sample_labels(
+    table: pd.DataFrame | None,
+    isochrones,
+    config: TransferConfig,
+    kept: Path | None,
+    progress: Progress,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Labels of the synthetic domain; those of an earlier run of the same command if there are."""
+    if kept is not None and kept.is_file():
         with np.load(kept, allow_pickle=False) as stored:
             return stored["labels"], json.loads(str(stored["report"]))
-    progress.say("drawing labels of the synthetic domain")
+    progress.say("sampling labels of the synthetic domain")
     drawn = sample_training_labels(
         None if table is None else table[["teff", "mh"]].to_numpy(np.float64),
         None if isochrones is None else read_isochrones(isochrones),
@@ -563,8 +376,9 @@ def _sample_labels(
         config=config.labels,
     )
     report = _finite(drawn.report)
-    with write_atomically(kept) as temporary, open(temporary, "wb") as file:
-        np.savez(file, labels=drawn.labels, report=np.array(json.dumps(report)))
+    if kept is not None:
+        with write_atomically(kept) as temporary, open(temporary, "wb") as file:
+            np.savez(file, labels=drawn.labels, report=np.array(json.dumps(report)))
     return drawn.labels, report
 
 
@@ -591,12 +405,6 @@ def _check_labels(
     return asdict(check_overlap(found, given.astype(np.float64), min_overlap=config.min_overlap))
 
 
-def _numbers_of(report: Any) -> dict[str, Any]:
-    if hasattr(report, "metrics"):
-        return dict(report.metrics())
-    return dict(report) if isinstance(report, dict) else asdict(report)
-
-
 def _paths(tables) -> list[Path]:
     if tables is None:
         return []
@@ -612,13 +420,6 @@ def _hash_tables(tables) -> list[str]:
     if missing:
         raise UsageError(f"there is no file {missing[0]}.", "check the path.")
     return [hash_files(path) for path in _paths(tables)]
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for values in arrays:
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
 
 
 def _as_parquet(table) -> bytes:

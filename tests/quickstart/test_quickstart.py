@@ -22,6 +22,7 @@ from jaxmdwarf.quickstart.run import QuickstartConfig, merge_catalogue, run_quic
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.training.emulator import EmulatorConfig
 from jaxmdwarf.training.transfer.matched import MatchedConfig
+from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.simulation import FluxSource
 from jaxmdwarf.workflows.transfer import TransferConfig
 
@@ -42,8 +43,10 @@ CONFIG = QuickstartConfig(
     oracle=True,
     training=EmulatorConfig(hidden=(48,), rank=8, steps=600, learning_rate=1e-2),
     options=TransferConfig(
-        matched=MatchedConfig(
-            order=0, strengths=(1.0,), n_passes=1, n_nuisance=0, min_snr=5.0, least_common=20
+        method=Matched(
+            MatchedConfig(
+                order=0, strengths=(1.0,), n_passes=1, n_nuisance=0, min_snr=5.0, least_common=20
+            )
         ),
         n_draws=20_000,
         # Toy stars are not what isochrones say.

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,15 +23,24 @@ from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.emulator import EmulatorConfig
 from jaxmdwarf.training.labels.mixture import MixtureConfig
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
 from jaxmdwarf.training.transfer.distil import Distillation
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows import transfer as stages
+from jaxmdwarf.workflows.methods import registry
+from jaxmdwarf.workflows.methods.base import TransferMethod
+from jaxmdwarf.workflows.methods.cyclestar import CycleStar, MetricsLog, NotedCheckpoints
+from jaxmdwarf.workflows.methods.registry import (
+    build_transfer_method,
+    find_transfer_method,
+    list_transfer_methods,
+    register_transfer_method,
+)
 from jaxmdwarf.workflows.observed import ObservedConfig, prepare_observed
 from jaxmdwarf.workflows.transfer import (
-    MetricsLog,
     TransferConfig,
     choose_reference,
     train_transfer_files,
@@ -50,13 +60,14 @@ TINY = CycleStarSizes(
     centred=True,
 )
 OPTIONS = TransferConfig(
-    method="cyclestar",
+    method=CycleStar(
+        CycleStarTraining(sizes=TINY, batch_size=8, steps=30, report_every=10),
+        Distillation(
+            n_spectra=64, training=EmulatorConfig(hidden=(8,), rank=4, steps=40, report_every=20)
+        ),
+    ),
     observed=ObservedConfig(
         velocity="header", chunk_size=32, max_teff=None, settings=FitSettings(batch_size=32)
-    ),
-    cyclestar=CycleStarTraining(sizes=TINY, batch_size=8, steps=30, report_every=10),
-    distillation=Distillation(
-        n_spectra=64, training=EmulatorConfig(hidden=(8,), rank=4, steps=40, report_every=20)
     ),
     labels=TrainingSetConfig(mixture=MixtureConfig(n_components=(2,))),
     n_draws=4000,
@@ -130,6 +141,11 @@ def trained(survey, model_dir, reference, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "transfer"
     summary = train_transfer_files([survey[0]], model_dir, reference, out, OPTIONS, processes=1)
     return out, summary
+
+
+def with_networks(**changes):
+    method = OPTIONS.method
+    return replace(OPTIONS, method=replace(method, settings=replace(method.settings, **changes)))
 
 
 def train(survey, model_dir, out, options=OPTIONS, **more):
@@ -256,12 +272,10 @@ def test_checkpoints_of_other_settings_are_never_silently_replaced(
         self._store.save(step, state)
         raise Stopped
 
-    monkeypatch.setattr(stages._NotedCheckpoints, "save", stop)
+    monkeypatch.setattr(NotedCheckpoints, "save", stop)
     with pytest.raises(Stopped):
         train(survey, model_dir, tmp_path / "model")
-    wider = replace(
-        OPTIONS, cyclestar=replace(OPTIONS.cyclestar, sizes=replace(TINY, shared_latents=5))
-    )
+    wider = with_networks(sizes=replace(TINY, shared_latents=5))
     with pytest.raises(UsageError, match="sizes") as caught:
         train(survey, model_dir, tmp_path / "model", wider)
     assert "--no-resume" in caught.value.remedy
@@ -270,8 +284,8 @@ def test_checkpoints_of_other_settings_are_never_silently_replaced(
 
 
 def test_what_cannot_work_is_told_before_training(survey, model_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "train_by_method", lambda *a, **k: pytest.fail("trained"))
-    few = replace(OPTIONS, cyclestar=replace(OPTIONS.cyclestar, batch_size=64))
+    monkeypatch.setattr(CycleStar, "train", lambda *a, **k: pytest.fail("trained"))
+    few = with_networks(batch_size=64)
     with pytest.raises(MismatchError, match="60 usable spectra are too few"):
         train(survey, model_dir, tmp_path / "few", few)
     apart = tmp_path / "apart.csv"
@@ -314,11 +328,16 @@ def test_the_command_passes_its_options_on(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == {"out": "M"}
     options = seen["options"]
     assert (seen["files"], seen["reference"]) == (("a.fits", "b.fits"), ("r.csv",))
-    assert (options.method, options.seed, seen["resume"]) == ("matched+cyclestar", 4, False)
-    training = options.cyclestar
+    method = options.method
+    assert (method.name, options.seed, seen["resume"]) == ("matched+cyclestar", 4, False)
+    assert method.matched.seed == method.networks.seed == method.seed == 4
+    training = method.networks.settings
     assert (training.sizes, training.steps, training.report_every) == ("original", 70, 70)
     assert main([*command, "--seed", "-1"]) == 2
-    assert main([*command, "--steps", "0"]) == 2
+    assert main([*command, "--method", "cyclestar", "--steps", "0"]) == 2
+    capsys.readouterr()
+    assert main([*command, "--method", "cycelstar"]) == 2
+    assert "Did you mean cyclestar?" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_emulator_that_is_not_there_is_bad_usage(tmp_path, capsys):
@@ -341,11 +360,60 @@ def test_labels_are_matched_to_the_stars_that_were_observed():
             "dec_deg": np.r_[spectra["Dec"][:100], np.full(100, -80.0)],
         }
     )
-    found = choose_reference(spectra, reference, TransferConfig())
+    found = choose_reference(spectra, reference)
     assert found.rows.tolist() == list(range(100))
     assert (found.teff_mh[:, 0] == 3700.0).all()
     assert found.errors == (60.0, 0.0)
     # Too few in common: the whole reference stands for all spectra.
-    few = choose_reference(spectra[70:], reference, TransferConfig())
+    few = choose_reference(spectra[70:], reference)
     assert few.rows is None
     assert len(few.teff_mh) == 200
+
+
+@dataclass(frozen=True)
+class Dimmed(TransferMethod):
+    """A user's own method: the emulator, with errors as large as told."""
+
+    error: float = 0.02
+
+    name = "dimmed"
+
+    def train(self, domain, emulator, labels, **more):
+        wider = eqx.tree_at(
+            lambda one: one.model_error, emulator, jnp.full(emulator.grid.n_pix, self.error)
+        )
+        return TrainedTransfer(wider, {"error": self.error})
+
+
+def test_a_method_of_a_users_own_trains_saves_and_loads(survey, model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    register_transfer_method(Dimmed)
+    assert list_transfer_methods()[-1] == "dimmed"
+    method = build_transfer_method("dimmed")
+    summary = train(survey, model_dir, tmp_path / "own", replace(OPTIONS, method=method))
+    assert (summary["method"], summary["error"]) == ("dimmed", 0.02)
+    assert np.allclose(method.load(tmp_path / "own").model_error, 0.02)
+    assert describe_model(tmp_path / "own")["training"]["config"]["settings"] == {"error": 0.02}
+
+    class Other(Dimmed):
+        name = "matched"
+
+    with pytest.raises(UsageError, match="registered already"):
+        register_transfer_method(Other)
+
+
+@pytest.mark.parametrize("name", ["matched", "cyclestar", "matched+cyclestar"])
+def test_methods_are_built_from_their_names_and_describe_themselves(name):
+    method = build_transfer_method(name, seed=7)
+    assert isinstance(method, find_transfer_method(name))
+    assert (method.name, method.seed) == (name, 7)
+    assert json.loads(json.dumps(method.describe()))["name"] == name
+    assert build_transfer_method(method) is method
+
+
+def test_a_method_that_is_none_is_refused_with_the_names_there_are():
+    with pytest.raises(UsageError, match="Did you mean matched") as caught:
+        find_transfer_method("mached")
+    assert "matched+cyclestar" in caught.value.remedy
+    with pytest.raises(UsageError, match="preset"):
+        build_transfer_method("cyclestar", preset="huge")

@@ -1,0 +1,132 @@
+"""What every transfer method is."""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxmdwarf.errors import MismatchError
+from jaxmdwarf.io.models import load_model, save_model
+from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
+from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.matched import ReferenceSample
+from jaxmdwarf.workflows.progress import Progress
+
+LEAST_COMMON_STARS = 60
+"""Stars of a reference that must be among the spectra to be compared star for star."""
+
+
+class TransferMethod(abc.ABC):
+    """A way to learn, without labels, how observed spectra differ from an emulator's.
+
+    Subclasses are frozen dataclasses of settings. A new one is a class with `name` and `train`,
+    known to commands once `jaxmdwarf.workflows.methods.registry.register_transfer_method` or its
+    table has it. A method whose model is of a kind of its own tells
+    `jaxmdwarf.io.model_kinds.register_model_kind` how that is kept; `save` and `load` then need
+    nothing more.
+
+    Attributes
+    ----------
+    name : str
+        What commands call it.
+    """
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def train(
+        self,
+        domain: ObservedDomain,
+        emulator: ForwardModel,
+        labels: Float[np.ndarray, "n_draw n_label"],
+        *,
+        reference: ReferenceSample | None = None,
+        folder: Path | None = None,
+        resume: bool = True,
+        progress: Progress | None = None,
+    ) -> TrainedTransfer:
+        """Learn a forward model of observed spectra.
+
+        Parameters
+        ----------
+        domain : ObservedDomain
+            Unlabelled spectra at rest, normalised, on the emulator's pixels.
+        emulator : ForwardModel
+        labels : (n_draw, n_label)
+            Draws of the synthetic domain, physical units, in the emulator's order.
+        reference : ReferenceSample, optional
+            Literature labels of stars like the observed ones.
+        folder : path, optional
+            Where checkpoints and logs may be kept; nothing is kept without.
+        resume : bool
+            Whether to go on from checkpoints in `folder`.
+        progress : Progress, optional
+
+        Returns
+        -------
+        TrainedTransfer
+            The model, and a dictionary of plain numbers under stable names.
+        """
+
+    @classmethod
+    def build(
+        cls, *, seed: int = 0, preset: str = "compact", steps: int | None = None
+    ) -> TransferMethod:
+        """The method from what commands offer; those without networks need no preset or steps.
+
+        Parameters
+        ----------
+        seed : int
+            Decides the split of the spectra, and all weights.
+        preset : {"compact", "paper"}
+            Networks that train in minutes on two cores, or those of the paper.
+        steps : int, optional
+            Batches, in place of the preset's.
+        """
+        return cls()
+
+    @property
+    def seed(self) -> int:
+        """Of the split of the spectra into training, validation and test."""
+        return 0
+
+    @property
+    def least_common(self) -> int:
+        """Stars of a reference that must be among the spectra to be compared star for star."""
+        return LEAST_COMMON_STARS
+
+    def require(self, n_spec: int) -> None:
+        """Raise what training would, were it given `n_spec` spectra; told before long work."""
+        if n_spec < 1:
+            raise MismatchError("there is no spectrum to learn from.", "give usable spectra.")
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings, for the model's record."""
+        settings: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
+        return {"name": self.name, **settings}
+
+    def save(
+        self,
+        trained: TrainedTransfer,
+        path: str | os.PathLike[str],
+        *,
+        training: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        extras: Mapping[str, bytes] | None = None,
+    ) -> Path:
+        """Write the model directory; arguments as of `jaxmdwarf.io.models.save_model`."""
+        return save_model(
+            trained.model, path, training=training, provenance=provenance, extras=extras
+        )
+
+    def load(self, path: str | os.PathLike[str]) -> ForwardModel:
+        """Read what `save` wrote."""
+        return load_model(path)

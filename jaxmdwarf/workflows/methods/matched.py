@@ -1,0 +1,68 @@
+"""The correction that is learned from matched label distributions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
+from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.matched import MatchedConfig, ReferenceSample, train_matched
+from jaxmdwarf.workflows.methods.base import TransferMethod
+from jaxmdwarf.workflows.progress import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Matched(TransferMethod):
+    """A correction learned from matched label distributions: no networks, a minute.
+
+    Parameters
+    ----------
+    settings : MatchedConfig
+        See `jaxmdwarf.training.transfer.matched`.
+    """
+
+    settings: MatchedConfig = field(default_factory=MatchedConfig)
+
+    name = "matched"
+
+    @classmethod
+    def build(cls, *, seed: int = 0, preset: str = "compact", steps: int | None = None) -> Matched:
+        """With `seed`; there is neither a preset nor a number of steps to choose."""
+        return cls(replace(MatchedConfig(), seed=seed))
+
+    @property
+    def seed(self) -> int:
+        """Of the split and the draws."""
+        return self.settings.seed
+
+    @property
+    def least_common(self) -> int:
+        """As the settings have it."""
+        return self.settings.least_common
+
+    def train(
+        self,
+        domain: ObservedDomain,
+        emulator: ForwardModel,
+        labels,
+        *,
+        reference: ReferenceSample | None = None,
+        folder: Path | None = None,
+        resume: bool = True,
+        progress: Progress | None = None,
+    ) -> TrainedTransfer:
+        """Learn a `jaxmdwarf.models.corrected.CorrectedModel`; nothing is kept in `folder`."""
+        progress, settings = progress or Silent(), self.settings
+        total = float(len(settings.strengths) * settings.n_passes)
+        with progress.stage("matching distributions", total=total) as task:
+
+            def report(line: dict[str, Any]) -> None:
+                shift = line["shift"]
+                task.advance(note=f"labels moved by {shift['teff']:+.0f} K, {shift['mh']:+.2f} dex")
+
+            return train_matched(
+                emulator, domain, labels, settings, reference=reference, on_pass=report
+            )
