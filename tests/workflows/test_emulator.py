@@ -49,7 +49,7 @@ class Watched:
         self.said, self.advanced, self._left = [], 0.0, interrupt_after
 
     @contextmanager
-    def stage(self, title, total=None):
+    def stage(self, title, total=None, *, unit="", done=0):
         yield self
 
     def say(self, text):
