@@ -1,19 +1,27 @@
 """Experiments: one short file each, a frozen dataclass that tells its whole story.
 
-Run one from the root of the repository: ``python -m experiments no_gap --out DIR``.
+Run one from the source tree: ``jaxmdwarf run no_gap --out DIR``, or ``python -m experiments``.
 """
 
-from experiments.lamost_dr10 import LamostDr10
-from experiments.no_gap import NoGap
-from experiments.quickstart import Quickstart
-from experiments.real_lamost import RealLamost
-from experiments.simulated_survey import SimulatedSurvey
-
-EXPERIMENTS: dict[str, type] = {
-    "quickstart": Quickstart,
-    "no_gap": NoGap,
-    "real_lamost": RealLamost,
-    "simulated_survey": SimulatedSurvey,
-    "lamost_dr10": LamostDr10,
+EXPERIMENTS: dict[str, tuple[str, str]] = {
+    "no_gap": (
+        "experiments.no_gap:NoGapConfig",
+        "are the errors honest where theory is right?",
+    ),
+    "simulated_survey": (
+        "experiments.simulated_survey:SimulatedSurveyConfig",
+        "every transfer on a survey whose truth is known",
+    ),
+    "real_lamost": (
+        "experiments.real_lamost:RealLamostConfig",
+        "real LAMOST files through a model of simulated theory",
+    ),
+    "lamost_dr10": (
+        "experiments.lamost_dr10:LamostDr10Config",
+        "the paper's own run, on data of your own",
+    ),
 }
-"""Experiments by name; each has a method ``run(out, progress)`` that returns its numbers."""
+"""Where each experiment is (loaded when it is asked for) and what it shows.
+
+Each is a frozen dataclass with defaults and a method ``run(progress)`` that returns numbers.
+"""

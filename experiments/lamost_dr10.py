@@ -2,78 +2,104 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittingOptions
+from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.emulator import EmulatorConfig
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
-from jaxmdwarf.workflows.methods.registry import build_transfer_method
+from jaxmdwarf.workflows.methods.cyclestar import CycleStar
 from jaxmdwarf.workflows.observed import ObservedConfig
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
 
 
 @dataclass(frozen=True)
-class LamostDr10:
-    """Sections 2 to 4 of the paper: BT-Settl, PARSEC, literature labels, 110,000 spectra.
+class DataConfig:
+    """What the paper's run needs, none of which can be shipped.
 
-    The grid is one table of `jaxmdwarf grid`; isochrones are PARSEC tables of 5 Gyr as its web form
-    writes them; the reference is one table, or several, of labels of stars in common. Selection by
-    Gaia (RUWE, colour, absolute magnitude; section 2.1) is done beforehand, on the list of spectra.
+    Parameters
+    ----------
+    spectra : str
+        Folder, pattern or @list of the selected LAMOST spectra.
+    grid : str
+        Table of BT-Settl spectra at R about 2000, of `jaxmdwarf grid`.
+    isochrones : str
+        PARSEC tables of 5 Gyr, as its web form writes them.
+    reference : str
+        Table of literature labels of stars in common.
     """
 
     spectra: str = ""
-    """Folder, pattern or @list of the selected LAMOST spectra."""
     grid: str = ""
-    """Model grid on the survey's resolution, R about 2000."""
     isochrones: str = ""
-    """PARSEC tables."""
     reference: str = ""
-    """Table of literature labels."""
-    out: str = "runs/lamost_dr10"
-    """Folder to write."""
-    method: str = "cyclestar"
-    """The paper's; matched and matched+cyclestar are ours."""
-    steps: int = 500_000
-    """Batches of 8; ten hours of a V100 in the paper."""
-    seed: int = 0
 
-    def run(self, progress: Progress | None = None) -> dict[str, Any]:
-        """Train both models and write the catalogue; returns counts and rates."""
-        missing = [
-            f"--{name}"
-            for name in ("spectra", "grid", "isochrones", "reference")
-            if not getattr(self, name)
-        ]
+    def require(self) -> None:
+        """Raise `UsageError` for what was not given."""
+        missing = [f"--data.{name}" for name, path in vars(self).items() if not path]
         if missing:
             raise UsageError(
                 f"the experiment needs {', '.join(missing)}.", "give paths to data of your own."
             )
+
+
+def _as_in_paper() -> TransferConfig:
+    # Batches of 8; ten hours of a V100 in the paper.
+    return TransferConfig(
+        CycleStar(CycleStarTraining.paper(steps=500_000)),
+        observed=ObservedConfig(max_spectra=110_000),
+    )
+
+
+@dataclass(frozen=True)
+class LamostDr10Config:
+    """Sections 2 to 4 of the paper: BT-Settl, PARSEC, literature labels, 110,000 spectra.
+
+    Selection by Gaia (RUWE, colour, absolute magnitude; section 2.1) is done beforehand, on the
+    list of spectra.
+
+    Parameters
+    ----------
+    data : DataConfig
+    out : str
+        Folder to write.
+    emulator : EmulatorConfig
+    transfer : TransferConfig
+    fit : FittingOptions
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    out: str = "runs/lamost_dr10"
+    emulator: EmulatorConfig = field(default_factory=EmulatorConfig)
+    transfer: TransferConfig = field(default_factory=_as_in_paper)
+    fit: FittingOptions = field(default_factory=lambda: FittingOptions(min_snr=5.0))
+
+    def run(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Train both models and write the catalogue; returns counts and rates."""
+        self.data.require()
         progress, root = progress or Silent(), Path(self.out)
-        emulator = train_emulator_files(self.grid, root / "emulator", progress=progress)
+        emulator = train_emulator_files(
+            self.data.grid, root / "emulator", config=self.emulator, progress=progress
+        )
         transfer = train_transfer_files(
-            [self.spectra],
+            [self.data.spectra],
             root / "emulator",
-            self.reference,
+            self.data.reference,
             root / "transfer",
-            TransferConfig(
-                method=build_transfer_method(
-                    self.method, seed=self.seed, preset="paper", steps=self.steps
-                ),
-                observed=ObservedConfig(max_spectra=110_000, seed=self.seed),
-                seed=self.seed,
-            ),
-            isochrones=self.isochrones,
+            self.transfer,
+            isochrones=self.data.isochrones,
             progress=progress,
         )
         fitted = fit_files(
-            [self.spectra],
+            [self.data.spectra],
             root / "transfer",
             root / "catalogue.fits",
-            options=FittingOptions(min_snr=5.0),
+            options=self.fit,
             progress=progress,
         )
         return {"emulator": emulator, "transfer": transfer, "fit": fitted}

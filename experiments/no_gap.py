@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxmdwarf.quickstart.run import QuickstartConfig, run_quickstart
@@ -11,45 +11,59 @@ from jaxmdwarf.workflows.progress import Progress, Silent
 
 
 @dataclass(frozen=True)
-class NoGap:
+class PullLimitsConfig:
+    """Within what pulls are called honest.
+
+    Parameters
+    ----------
+    largest_mean : float
+        How far the mean of a pull may be from 0.
+    narrowest, widest : float
+        Between what its width must lie.
+    """
+
+    largest_mean: float = 0.1
+    narrowest: float = 0.9
+    widest: float = 1.15
+
+    def allow(self, pull: dict[str, float]) -> bool:
+        """Whether a pull is within the limits."""
+        centred = abs(pull["mean"]) <= self.largest_mean
+        return centred and self.narrowest <= pull["width"] <= self.widest
+
+
+def _without_gap() -> QuickstartConfig:
+    # Six in ten spectra are compared: the mean of a pull is then known to 0.026.
+    return QuickstartConfig(n_spectra=2500, seed=3, gap=DomainGap.none(), transfer="none")
+
+
+@dataclass(frozen=True)
+class NoGapConfig:
     """Pulls of all labels and of the velocity, nature being theory seen through photon noise.
 
     Whatever differs from mean 0 and width 1 is the pipeline's own doing: the emulator's error
     (which is the same for all stars of one kind, so that no weight accounts for it), resampling,
     normalisation, the minimum that a fit ends in. Binaries, contaminants and failed spectra are
     left out by truth, flagged fits by their flags.
+
+    Parameters
+    ----------
+    out : str
+        Folder to write.
+    pipeline : QuickstartConfig
+        The survey and what is trained on it.
+    limits : PullLimitsConfig
+        What decides whether the experiment passes.
     """
 
     out: str = "runs/no_gap"
-    """Folder to write."""
-    n_spectra: int = 2500
-    """Of which six in ten are compared: the mean of a pull is then known to 0.026."""
-    n_grid: int = 1152
-    seed: int = 3
-    largest_mean: float = 0.1
-    """How far the mean of a pull may be from 0."""
-    narrowest: float = 0.9
-    widest: float = 1.15
-    """Between what the width of the pulls must lie."""
+    pipeline: QuickstartConfig = field(default_factory=_without_gap)
+    limits: PullLimitsConfig = field(default_factory=PullLimitsConfig)
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Pulls by quantity, and whether all are within the limits."""
-        metrics = run_quickstart(
-            self.out,
-            QuickstartConfig(
-                n_spectra=self.n_spectra,
-                n_grid=self.n_grid,
-                seed=self.seed,
-                gap=DomainGap.none(),
-                transfer="none",
-            ),
-            progress=progress or Silent(),
-        )
-        honest = {
-            name: abs(pull["mean"]) <= self.largest_mean
-            and self.narrowest <= pull["width"] <= self.widest
-            for name, pull in metrics["pulls"].items()
-        }
+        metrics = run_quickstart(self.out, self.pipeline, progress=progress or Silent())
+        honest = {name: self.limits.allow(pull) for name, pull in metrics["pulls"].items()}
         return {
             "pulls": metrics["pulls"],
             "honest": honest,

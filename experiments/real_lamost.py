@@ -14,7 +14,7 @@ from jaxmdwarf.workflows.progress import Progress, Silent
 
 
 @dataclass(frozen=True)
-class RealLamost:
+class RealLamostConfig:
     """A catalogue of the real LAMOST files in a folder, and a figure of one star with its fit.
 
     The labels inherit every error of the simulated theory and are not to be used for science; what

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.inference.schedule import FitSettings
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.quickstart.run import Products, QuickstartConfig, keep_paths, run_quickstart
-from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.training.labels.codistribution import perturb_reference
 from jaxmdwarf.training.transfer.matched import MatchedConfig
@@ -34,43 +34,58 @@ WRONG_REFERENCES = {
 
 
 @dataclass(frozen=True)
-class SimulatedSurvey:
+class NetworksConfig:
+    """Networks of Cycle-StarNet beside the corrections.
+
+    Parameters
+    ----------
+    train : bool
+        Whether they are trained at all: most of the time.
+    steps : int
+        Batches of 32 that each of them trains on.
+    """
+
+    train: bool = True
+    steps: int = 1200
+
+
+def _full_survey() -> QuickstartConfig:
+    return QuickstartConfig(n_spectra=12_000, oracle=True)
+
+
+@dataclass(frozen=True)
+class SimulatedSurveyConfig:
     """A full domain gap, ten thousand spectra, and every way across.
 
     The survey, theory, the default transfer and the oracle are those of the quickstart, only more
     of them. Then the paper's networks (small enough for a processor), their residual form, and
     these on top of the correction are trained on the same spectra; and the default once more with
     references that are wrong on purpose. All are compared on the spectra of the test split.
+
+    Parameters
+    ----------
+    out : str
+        Folder to write.
+    pipeline : QuickstartConfig
+        The survey, theory, the default transfer and the oracle.
+    networks : NetworksConfig
+    wrong_references : bool
+        Whether the default is trained with wrong references too.
     """
 
     out: str = "runs/simulated_survey"
-    """Folder to write."""
-    n_spectra: int = 12_000
-    n_grid: int = 1152
-    seed: int = 0
-    gap: str = "1"
-    """As for `jaxmdwarf simulate`: a number, or causes."""
-    networks: bool = True
-    """Whether networks are trained too: most of the time."""
-    steps: int = 1200
-    """Batches of 32 that each of them trains on."""
+    pipeline: QuickstartConfig = field(default_factory=_full_survey)
+    networks: NetworksConfig = field(default_factory=NetworksConfig)
     wrong_references: bool = True
-    """Whether the default is trained with wrong references too."""
+
+    def __post_init__(self) -> None:
+        if not self.pipeline.oracle:
+            raise UsageError("the comparison needs an oracle.", "leave --pipeline.oracle on.")
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Labels, residuals and classifier of every method; also in metrics.json."""
         progress = progress or Silent()
-        metrics = run_quickstart(
-            self.out,
-            QuickstartConfig(
-                n_spectra=self.n_spectra,
-                n_grid=self.n_grid,
-                seed=self.seed,
-                gap=DomainGap.parse(self.gap),
-                oracle=True,
-            ),
-            progress=progress,
-        )
+        metrics = run_quickstart(self.out, self.pipeline, progress=progress)
         products = Products(Path(self.out))
         observed = read_table(products.transfer / "observed.parquet")
         tested = set(observed["path"][observed["part"] == "test"])
@@ -113,9 +128,9 @@ class SimulatedSurvey:
                 Matched(MatchedConfig(strengths=(0.2,), n_nuisance=0))
             ),
         }
-        if not self.networks:
+        if not self.networks.train:
             return methods
-        small = CycleStarTraining.compact(steps=self.steps)
+        small = CycleStarTraining.compact(steps=self.networks.steps)
         # The paper's losses and nothing of ours, at sizes and rates that a processor can train.
         plain = replace(
             small, residual=False, r1=0.0, averaging=0.0, clip_norm=None, warmup_steps=0

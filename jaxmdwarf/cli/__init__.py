@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
-from operator import or_
-from typing import Annotated, Any
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxmdwarf.cli.console import Terminal
 
 COMMANDS: dict[str, str] = {
     "quickstart": "the whole pipeline on a simulated survey",
@@ -19,66 +20,148 @@ COMMANDS: dict[str, str] = {
     "grid": "model-grid files of any supported format to one table",
     "train-emulator": "train the emulator on a grid table",
     "train-transfer": "train what carries the emulator's spectra into the observed domain",
+    "run": "an experiment: a dataclass of the whole configuration, with overrides",
 }
 """Command names and one-line descriptions; command ``a-b`` lives in ``jaxmdwarf.cli.a_b``."""
 
+DONE, FAILED, BAD_USAGE, STOPPED = 0, 1, 2, 130
+"""Exit codes."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 1 failed work, 2 bad usage, 130 stopped)."""
-    import tyro
+    """Run one command.
 
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code: 0 done, 1 failed work, 2 bad usage, 130 stopped.
+    """
     from jaxmdwarf import __version__
-    from jaxmdwarf.cli.console import Terminal
-    from jaxmdwarf.errors import JaxmdwarfError, UsageError
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments in (["--version"], ["-V"]):
+    if arguments in (["--version"], ["-V"], ["version"]):
         print(f"jaxmdwarf {__version__}")
-        return 0
-    if not arguments:
-        arguments = ["--help"]
-    # Only the command that is called is imported, so that it starts at once.
-    chosen = [name for name in COMMANDS if name == arguments[0]] or list(COMMANDS)
-    # In the list a command has one line; alone it has the whole text of its class.
-    lines: dict[str, str | None] = dict(COMMANDS) if len(chosen) > 1 else {}
-    members = [
-        Annotated[_load(name), tyro.conf.subcommand(name, description=lines.get(name))]
-        for name in chosen
-    ]
-    # A union keeps the subcommand syntax even when a single command is loaded.
-    members.append(Annotated[_Version, tyro.conf.subcommand("version")])
-    commands: Any = reduce(or_, members)
-    options = tyro.cli(
-        commands,
-        prog="jaxmdwarf",
-        args=arguments,
-        description="From raw low-resolution spectra of M dwarfs to a catalogue.",
-    )
-    terminal = Terminal(json_only=bool(getattr(options, "json", False)))
+        return DONE
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_list_commands())
+        return DONE
+    # Before a command is loaded, for some load JAX with the configurations that they offer.
+    from jaxmdwarf.cli.compile_cache import forbid_compile_cache, use_compile_cache
+
+    if "--no-compile-cache" in arguments:
+        forbid_compile_cache()
+        return _run(arguments, "compiled programs are not kept.")
+    folder = use_compile_cache()
+    return _run(arguments, f"compiled programs are kept in {folder}." if folder else "")
+
+
+def _run(arguments: Sequence[str], detail: str) -> int:
+    """Run a command and turn what it raises into a line and an exit code."""
+    from jaxmdwarf.cli.parsing import HelpShown
+    from jaxmdwarf.errors import JaxmdwarfError, UsageError
+
+    terminal: Terminal | None = None
     try:
-        summary = options.run(terminal)
+        command = _parse(arguments)
+        terminal = _open_terminal(command)
+        if detail:
+            terminal.detail(detail)
+        summary: Mapping[str, Any] = command.run(terminal)
+        terminal.result(summary)
+        return DONE if summary.get("passed", True) else FAILED
+    except HelpShown:
+        return DONE
     except UsageError as error:
-        print(f"jaxmdwarf: {error}", file=sys.stderr)
-        return 2
+        return _fail(terminal, str(error), BAD_USAGE)
     except JaxmdwarfError as error:
-        print(f"jaxmdwarf: {error}", file=sys.stderr)
-        return 1
+        return _fail(terminal, str(error), FAILED)
     except KeyboardInterrupt:
-        print("jaxmdwarf: stopped. Long work resumes with the same command.", file=sys.stderr)
-        return 130
-    terminal.result(summary)
-    return 0
+        text = "stopped. Long work resumes with the same command."
+        return _fail(terminal, text, STOPPED, traced=False)
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        text = f"{named}{error.strerror or error}. Remedy: look at the path, its rights, the room."
+        return _fail(terminal, text, FAILED)
+    except MemoryError:
+        text = "out of memory. Remedy: fewer stars at once (--batch-size), or fewer --processes."
+        return _fail(terminal, text, FAILED)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        text = "the device is out of memory. Remedy: fewer stars at once (--batch-size N)."
+        return _fail(terminal, text, FAILED)
+    finally:
+        if terminal is not None:
+            terminal.close()
 
 
-def _load(name: str) -> Any:
-    return importlib.import_module(f"jaxmdwarf.cli.{name.replace('-', '_')}").Command
+def _fail(terminal: Terminal | None, text: str, code: int, *, traced: bool = True) -> int:
+    """Say in one line why it ended; the exit code."""
+    line = f"jaxmdwarf: {' '.join(text.split())}"
+    if terminal is None:
+        print(line, file=sys.stderr)
+        return code
+    if traced:
+        terminal.detail(traceback.format_exc().rstrip())
+    terminal.fail(line)
+    return code
 
 
-@dataclass(frozen=True)
-class _Version:
-    """Print the version."""
+def _parse(arguments: Sequence[str]) -> Any:
+    """The command that the arguments name, with its options."""
+    from jaxmdwarf.cli.parsing import parse, suggest
+    from jaxmdwarf.errors import UsageError
 
-    def run(self, terminal: Any) -> dict[str, str]:
-        from jaxmdwarf import __version__
+    name, *rest = arguments
+    if name not in COMMANDS:
+        what = "option" if name.startswith("-") else "command"
+        raise UsageError(
+            f"there is no {what} {name}.",
+            suggest(name, COMMANDS, otherwise="'jaxmdwarf --help' lists the commands."),
+        )
+    # Only the command that is called is imported, so that it starts at once.
+    module = importlib.import_module(f"jaxmdwarf.cli.{name.replace('-', '_')}")
+    if hasattr(module, "parse_command"):
+        return module.parse_command(rest)
+    return parse(module.Command, f"jaxmdwarf {name}", rest)
 
-        return {"jaxmdwarf": __version__}
+
+def _open_terminal(command: Any) -> Terminal:
+    from jaxmdwarf.cli.console import Terminal
+
+    shown = command.terminal
+    return Terminal(
+        json_only=shown.json, quiet=shown.quiet, verbose=shown.verbose, log_file=shown.log_file
+    )
+
+
+def _list_commands() -> str:
+    import textwrap
+
+    width = max(map(len, COMMANDS)) + 4
+    lines = [
+        textwrap.fill(
+            line, 79, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width
+        )
+        for name, line in COMMANDS.items()
+    ]
+    return "\n".join(
+        [
+            "usage: jaxmdwarf COMMAND [OPTIONS]",
+            "",
+            "From raw low-resolution spectra of M dwarfs to a catalogue.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "'jaxmdwarf COMMAND --help' explains a command and its options.",
+            "'jaxmdwarf --version' tells the version. To see the whole of it at work:",
+            "",
+            "  jaxmdwarf quickstart --out first",
+        ]
+    )

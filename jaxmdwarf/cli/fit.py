@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jaxmdwarf.cli.options import (
-    JsonOutput,
+    SHOW_ALL,
     ReaderProcesses,
     SpectrumFiles,
+    TerminalOptions,
     VelocitySource,
     require_files,
 )
@@ -90,7 +91,7 @@ class Command:
 
     processes: ReaderProcesses = None
 
-    json: JsonOutput = False
+    terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Fit and write; returns the summary."""

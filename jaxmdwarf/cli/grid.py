@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxmdwarf.cli.options import JsonOutput, WorkerProcesses
+from jaxmdwarf.cli.options import SHOW_ALL, TerminalOptions, WorkerProcesses
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
@@ -71,7 +71,7 @@ class Command:
 
     processes: WorkerProcesses = None
 
-    json: JsonOutput = False
+    terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Read, convolve and write; returns the summary."""

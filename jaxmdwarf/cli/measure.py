@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from jaxmdwarf.cli.options import (
+    SHOW_ALL,
     SPECTRA_HELP,
-    JsonOutput,
+    TerminalOptions,
     WorkerProcesses,
     describe_files,
     require_files,
@@ -62,7 +63,7 @@ class Command:
 
     processes: WorkerProcesses = None
 
-    json: JsonOutput = False
+    terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Measure and write; returns the summary."""

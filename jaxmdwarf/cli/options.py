@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -36,9 +37,53 @@ WorkerProcesses = Annotated[
     tyro.conf.arg(metavar="N", help="Worker processes.", help_behavior_hint="(default: all cores)"),
 ]
 
-JsonOutput = Annotated[
-    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print the result as JSON.")
-]
+
+@dataclass(frozen=True)
+class TerminalConfig:
+    """What a command shows, and where."""
+
+    json: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(help="Print the result as JSON, on standard output."),
+    ] = False
+
+    quiet: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(help="Show errors and the result alone."),
+    ] = False
+
+    verbose: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(aliases=["-v"], help="Show details, and the traceback of errors."),
+    ] = False
+
+    log_file: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="FILE",
+            help="Also write progress, details and errors to this file, at its end.",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None
+
+    no_compile_cache: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(
+            help="Do not keep compiled programs in the user's cache folder, where the next run "
+            "finds them. JAX_COMPILATION_CACHE_DIR names another folder."
+        ),
+    ] = False
+
+
+TerminalOptions = Annotated[TerminalConfig, tyro.conf.arg(name="")]
+"""The last field of every command; ``--json`` and so on, without a prefix."""
+
+SHOW_ALL = TerminalConfig()
+"""Its default."""
 
 
 def require_files(files: Sequence[str], command: str) -> None:
@@ -49,3 +94,25 @@ def require_files(files: Sequence[str], command: str) -> None:
         raise UsageError(
             "no spectra were given.", f"name files, folders or patterns after '{command}'."
         )
+
+
+def parse_columns(words: Sequence[str], option: str = "--columns") -> tuple[tuple[str, str], ...]:
+    """Pairs of a quantity and a column from ``teff=TEFF_K`` or ``teff=TEFF_K,mh=FEH``.
+
+    Raises
+    ------
+    UsageError
+        If a word is no such pair, or names a quantity twice.
+    """
+    from jaxmdwarf.errors import UsageError
+
+    pairs: dict[str, str] = {}
+    for item in (part.strip() for word in words for part in word.split(",")):
+        name, equals, column = item.partition("=")
+        if not (equals and name and column):
+            raise UsageError(
+                f"{option} {item!r} names no column.", "write for example teff=TEFF_K."
+            )
+        if pairs.setdefault(name, column) != column:
+            raise UsageError(f"{option} names two columns for {name}.", "give one.")
+    return tuple(pairs.items())

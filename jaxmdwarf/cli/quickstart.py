@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jaxmdwarf.cli.options import ReaderProcesses
+from jaxmdwarf.cli.options import SHOW_ALL, ReaderProcesses, TerminalOptions
 from jaxmdwarf.workflows.methods.registry import list_transfer_methods
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ class Command:
 
     processes: ReaderProcesses = None
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the metrics as JSON."""
+    terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Run everything; returns the metrics, or the lines that a person wants to see."""
@@ -86,4 +85,4 @@ class Command:
             processes=self.processes,
             progress=terminal,
         )
-        return metrics if self.json else summarise(metrics, self.out)
+        return metrics if self.terminal.json else summarise(metrics, self.out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jaxmdwarf.cli.options import JsonOutput
+from jaxmdwarf.cli.options import SHOW_ALL, TerminalOptions
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
@@ -70,7 +70,7 @@ class Command:
         bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Write the tables as CSV also.")
     ] = False
 
-    json: JsonOutput = False
+    terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Simulate and write; returns the summary."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxmdwarf.cli.options import JsonOutput
+from jaxmdwarf.cli.options import SHOW_ALL, TerminalOptions
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
@@ -73,7 +73,7 @@ class Command:
         bool, tyro.conf.arg(help="Go on from MODEL.training if it holds the same training.")
     ] = True
 
-    json: JsonOutput = False
+    terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""

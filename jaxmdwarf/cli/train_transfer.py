@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxmdwarf.cli.options import JsonOutput, ReaderProcesses, SpectrumFiles, VelocitySource
+from jaxmdwarf.cli.options import (
+    SHOW_ALL,
+    ReaderProcesses,
+    SpectrumFiles,
+    TerminalOptions,
+    VelocitySource,
+)
 from jaxmdwarf.workflows.methods.registry import build_transfer_method, list_transfer_methods
 
 if TYPE_CHECKING:
@@ -41,6 +47,7 @@ class Command:
             metavar="TABLE [TABLE ...]",
             help="Literature labels (Teff, [M/H]) of stars like the observed ones; they need not "
             "be the same stars. Without, labels are as frequent as along the isochrones.",
+            help_behavior_hint="(default: none)",
         ),
     ] = ()
 
@@ -48,7 +55,8 @@ class Command:
         tuple[str, ...],
         tyro.conf.arg(
             metavar="FILE [FILE ...]",
-            help="PARSEC or MIST tables; the package's own relation if left out.",
+            help="PARSEC or MIST tables.",
+            help_behavior_hint="(default: the package's own relation)",
         ),
     ] = ()
 
@@ -94,7 +102,7 @@ class Command:
         bool, tyro.conf.arg(help="Go on from the checkpoints in MODEL.partial, if there are any.")
     ] = True
 
-    json: JsonOutput = False
+    terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxmdwarf.cli.options import JsonOutput
+from jaxmdwarf.cli.options import SHOW_ALL, TerminalOptions, parse_columns
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
@@ -71,25 +71,18 @@ class Command:
         ),
     ] = ""
 
-    json: JsonOutput = False
+    terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Compare and write; returns the summary."""
-        from jaxmdwarf.errors import UsageError
         from jaxmdwarf.workflows.validating import ValidationConfig, validate_files
 
-        pairs = [tuple(text.split("=", 1)) for text in self.columns]
-        wrong = [text for text, pair in zip(self.columns, pairs, strict=True) if len(pair) != 2]
-        if wrong:
-            raise UsageError(
-                f"--columns {wrong[0]!r} names no column.", "write for example teff=TEFF_K."
-            )
         return validate_files(
             self.catalogue,
             self.reference,
             self.out,
             options=ValidationConfig(
-                columns=tuple((pair[0], pair[1]) for pair in pairs),
+                columns=parse_columns(self.columns),
                 match=self.match,
                 radius_arcsec=self.radius_arcsec,
                 keep_flagged=self.keep_flagged,
