@@ -25,6 +25,7 @@ ROOMS = (
     ("report",),
     ("workflows",),
     ("quickstart",),
+    ("api",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -55,6 +55,37 @@ def test_residuals_are_in_units_of_the_error_and_bad_pixels_are_gaps():
     assert "Å" in figure.axes[1].get_xlabel()
 
 
+def boxes_of(axis):
+    axis.figure.canvas.draw()
+    return [text.get_window_extent() for text in axis.texts if text.get_text()]
+
+
+@pytest.mark.parametrize("limits", [(6000.0, 8900.0), (6400.0, 7100.0), (8400.0, 8700.0)])
+def test_names_of_features_never_touch_each_other_and_stay_inside(limits):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    wave = np.linspace(*limits, 400)
+    figure = plot_fit(
+        wave, np.ones(400), np.full(400, 0.1), np.ones(400), title="A star", subtitle="Teff " * 40
+    )
+    FigureCanvasAgg(figure)
+    spectrum, _, names = figure.axes
+    boxes = boxes_of(names)
+    assert len(boxes) > 2
+    for index, one in enumerate(boxes):
+        assert not any(one.overlaps(other) for other in boxes[index + 1 :])
+        assert not one.overlaps(spectrum.get_window_extent())
+        assert 0 <= one.x0 < one.x1 <= figure.bbox.x1
+        assert one.y1 <= figure.bbox.y1
+
+
+def test_a_spectrum_outside_all_features_or_without_a_good_pixel_is_drawn():
+    wave = np.linspace(9100.0, 9300.0, 50)
+    nothing = np.full(50, np.nan)
+    render_png(plot_fit(wave, np.ones(50), nothing, np.ones(50)), dpi=40)
+    render_png(plot_fit(wave, np.ones(50), np.ones(50), nothing, title="no model"), dpi=40)
+
+
 def test_pulls_are_drawn_as_a_density():
     rng = np.random.default_rng(0)
     values = rng.standard_normal(5000)

@@ -1,0 +1,1 @@
+"""What ``import jaxmdwarf as jm`` offers; see the package itself for the names."""
