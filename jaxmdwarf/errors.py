@@ -1,5 +1,7 @@
 """What can go wrong, said once: every error tells what happened, where, and what to do about it."""
 
+from typing import Any
+
 
 class JaxmdwarfError(Exception):
     """Base of all errors that the package raises on purpose.
@@ -43,3 +45,21 @@ class FormatError(JaxmdwarfError):
 
 class MismatchError(JaxmdwarfError):
     """Two objects that must agree (pixel grids, label spaces, shapes) do not."""
+
+
+def require_one_shape(**arrays: Any) -> None:
+    """Refuse arrays that are to be read row by row and differ in shape.
+
+    Parameters
+    ----------
+    **arrays : array
+        Under the names that the message is to give them.
+
+    Raises
+    ------
+    MismatchError
+        If shapes differ.
+    """
+    if len({one.shape for one in arrays.values()}) > 1:
+        shapes = ", ".join(f"{name} {one.shape}" for name, one in arrays.items())
+        raise MismatchError(f"{shapes} must have one shape.", "pair them row by row.")

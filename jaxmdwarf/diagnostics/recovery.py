@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+
+from jaxmdwarf.errors import require_one_shape
 
 SNR_EDGES = (5.0, 10.0, 20.0, 50.0, 100.0, math.inf)
 """Bins of S/N in which catalogues are judged."""
@@ -201,6 +203,62 @@ def compare(
                 )
             )
     return Comparison(measure_recovery(difference), measure_pulls(difference, error), tuple(bins))
+
+
+def compare_variants(
+    measured: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]],
+    truth: Mapping[str, Float[np.ndarray, " n"]],
+    *,
+    errors: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]] | None = None,
+    snr: Float[np.ndarray, " n"] | None = None,
+    chosen: Bool[np.ndarray, " n"] | None = None,
+) -> dict[str, dict[str, Comparison]]:
+    """Bias, scatter and pulls of several fits of the same stars: none, transfers, oracle.
+
+    Parameters
+    ----------
+    measured : mapping of variant to mapping of label to (n,)
+        Rows are the same stars in every variant.
+    truth : mapping of label to (n,)
+    errors : as `measured`, optional
+        Stated errors, for pulls.
+    snr : (n,), optional
+        For bins of S/N.
+    chosen : (n,) bool, optional
+        Stars that count, held-out ones with S/N above 50, say.
+
+    Returns
+    -------
+    dict of variant to dict of label to Comparison
+
+    Notes
+    -----
+    A star without a finite value in one variant leaves that label in all of them: variants are
+    compared on one set of stars, or the one that gives up on hard stars would win.
+
+    Examples
+    --------
+    >>> truth = {"teff": np.array([3400.0, 3500.0, 3600.0])}
+    >>> fits = {"none": {"teff": truth["teff"] + 90.0}, "oracle": {"teff": truth["teff"] + 1.0}}
+    >>> table = compare_variants(fits, truth)
+    >>> table["none"]["teff"].recovery.bias, table["oracle"]["teff"].recovery.bias
+    (90.0, 1.0)
+    """
+    table: dict[str, dict[str, Comparison]] = {variant: {} for variant in measured}
+    for label, known in truth.items():
+        with_label = {name: one[label] for name, one in measured.items() if label in one}
+        kept = np.isfinite(known) if chosen is None else np.isfinite(known) & chosen
+        for values in with_label.values():
+            require_one_shape(truth=known, measured=values)
+            kept = kept & np.isfinite(values)
+        for name, values in with_label.items():
+            stated = errors.get(name, {}).get(label) if errors is not None else None
+            error = np.full(known.shape, np.nan) if stated is None else stated
+            brightness = np.full(known.shape, np.nan) if snr is None else snr
+            table[name][label] = compare(
+                values[kept], known[kept], error[kept], brightness[kept], edges=SNR_EDGES
+            )
+    return table
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

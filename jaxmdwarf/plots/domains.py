@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxmdwarf.diagnostics.gap import PairMap
+from jaxmdwarf.diagnostics.embedding import PairMap
 from jaxmdwarf.plots.style import BLUE, ORANGE
 
 
@@ -19,7 +19,7 @@ def plot_domains(
     Parameters
     ----------
     maps : mapping of title to PairMap
-        From `jaxmdwarf.diagnostics.gap.tsne_pairs`.
+        From `jaxmdwarf.diagnostics.embedding.tsne_pairs`.
     names : (first, second)
         What the two sets of each map are.
 

@@ -101,7 +101,7 @@ def plot_residuals(
     wave_aa : (n_pix,)
         Vacuum Angstrom.
     per_star, per_pixel : mapping of variant to values
-        See `jaxmdwarf.diagnostics.gap.ResidualSummary`; NaN where there is none.
+        See `jaxmdwarf.diagnostics.residuals.ResidualSummary`; NaN where there is none.
     noise_level : float, optional
         What noise alone would give.
     unit : str

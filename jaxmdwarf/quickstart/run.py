@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxmdwarf.catalogue.columns import FIT_COLUMNS, Column
-from jaxmdwarf.diagnostics.gap import gap_closed
 from jaxmdwarf.diagnostics.matching import match_by_position
+from jaxmdwarf.diagnostics.residuals import gap_closed
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.io.atomic import write_atomically

@@ -11,13 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdwarf.catalogue.rows import LABEL_COLUMNS
-from jaxmdwarf.diagnostics.gap import (
-    ClassifierConfig,
-    ClassifierScore,
-    ResidualSummary,
-    classifier_accuracy,
-    summarise_residual,
-)
+from jaxmdwarf.diagnostics.residuals import ResidualSummary, summarise_residual
+from jaxmdwarf.diagnostics.two_sample import ClassifierConfig, ClassifierScore, classifier_accuracy
 from jaxmdwarf.io.spectra.readers import read_spectrum
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.emulator import Treatment

@@ -6,6 +6,7 @@ import pytest
 from jaxmdwarf.diagnostics.recovery import (
     PULL_LIMIT,
     compare,
+    compare_variants,
     compute_pulls,
     measure_pulls,
     measure_recovery,
@@ -106,3 +107,19 @@ def test_bins_show_errors_that_are_honest_only_for_faint_stars(rng):
     assert faint.pulls.width == pytest.approx(np.hypot(10 / 7, floor) / (10 / 7), rel=0.05)
     assert bright.pulls.width == pytest.approx(np.hypot(1 / 7, floor) * 7, rel=0.05)
     assert bright.error == pytest.approx(1 / 7)
+
+
+def test_variants_are_compared_on_the_same_stars(rng):
+    truth = {"teff": rng.uniform(3000, 4000, 200), "mh": rng.normal(0, 0.2, 200)}
+    none = {"teff": truth["teff"] + 100, "mh": truth["mh"] - 0.1}
+    oracle = {"teff": truth["teff"] + 5 * rng.standard_normal(200), "mh": truth["mh"] + 0.01}
+    oracle["teff"][:50] = np.nan
+    snr = np.repeat([8.0, 80.0], 100)
+    table = compare_variants({"none": none, "oracle": oracle}, truth, snr=snr)
+    assert table["none"]["teff"].recovery.n == table["oracle"]["teff"].recovery.n == 150
+    assert table["none"]["mh"].recovery.n == 200
+    assert table["none"]["teff"].recovery.bias == pytest.approx(100.0)
+    assert abs(table["oracle"]["teff"].recovery.bias) < 2
+    assert [row.recovery.n for row in table["none"]["teff"].by_snr] == [50, 100]
+    bright = compare_variants({"none": none}, truth, chosen=snr > 50)
+    assert bright["none"]["teff"].recovery.n == 100

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxmdwarf.diagnostics.gap import PairMap
+from jaxmdwarf.diagnostics.embedding import PairMap
 from jaxmdwarf.plots.domains import plot_domains
 from jaxmdwarf.plots.style import render_png
 from jaxmdwarf.plots.transfer import (

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxmdwarf.diagnostics.two_sample import energy_distance
 from jaxmdwarf.errors import UsageError
 
 _CELL = (10.0, 0.02)
@@ -447,13 +448,8 @@ def _pick_systematically(weights, n: int, rng) -> np.ndarray:
 
 
 def _energy_distance(first, second, rng) -> float:
-    from scipy.spatial.distance import cdist, pdist
-
     first, second = (_thin(sample, rng, _LARGEST_ENERGY_SAMPLE) for sample in (first, second))
-    across = cdist(first, second).mean()
-    # Unbiased: equal distributions give zero on average, whatever the sizes.
-    within = pdist(first).mean() + pdist(second).mean() if min(len(first), len(second)) > 1 else 0.0
-    return float(max(1 - within / (2 * across), 0.0)) if across > 0 else 0.0
+    return max(energy_distance(first, second), 0.0)
 
 
 def _thin(sample, rng, largest: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from jaxmdwarf.diagnostics.observation import (
+from jaxmdwarf.diagnostics.noise import (
     match_noise,
     native_width,
     sample_noise,
