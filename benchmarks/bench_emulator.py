@@ -28,11 +28,11 @@ from results_io import name_device, save_result
 
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.training.emulator import (
-    EmulatorConfig,
     continue_training,
     prepare_training_set,
     start_training,
 )
+from jaxmdwarf.training.emulator_config import EmulatorConfig, NetworkConfig, ScheduleConfig
 from jaxmdwarf.wavelengths import PAPER_GRID
 
 BATCH = 512
@@ -52,7 +52,10 @@ def make_spectra(n=1152, seed=0):
 def our_steps(scaled, flux, *, rank, n_step):
     """The trainer of the package; n_step optimiser steps on all training spectra."""
     space = LabelSpace.mdwarf()
-    config = EmulatorConfig(hidden=HIDDEN, rank=rank, steps=10**6, report_every=n_step)
+    config = EmulatorConfig(
+        network=NetworkConfig(hidden=HIDDEN, rank=rank),
+        schedule=ScheduleConfig(steps=10**6, report_every=n_step),
+    )
     training_set = prepare_training_set(
         space.unscale(scaled.astype(np.float64)),
         flux,

@@ -302,7 +302,7 @@ def make_transfer(options, model):
     """The original networks, untrained but distilled, and stars seen through them."""
     from jaxmdwarf.models.cyclestar import CycleStarModel
     from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
-    from jaxmdwarf.training.transfer.distil import Distillation, distil_transfer
+    from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
 
     sizes = CycleStarSizes.original(PAPER_GRID.n_pix)
     latents = jnp.zeros((sizes.latent_length, sizes.split_latents))
@@ -315,7 +315,7 @@ def make_transfer(options, model):
         transfer,
         labels,
         np.asarray(transfer.read_context(others)),
-        replace(Distillation(), n_spectra=options.distil),
+        replace(DistillationConfig(), n_spectra=options.distil),
     )
     rows = range(0, options.fast, 64)
     clean = [

@@ -58,6 +58,13 @@ class Command:
         float, tyro.conf.arg(metavar="RATE", help="Peak of the learning-rate schedule.")
     ] = 5e-3
 
+    batch_size: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="N", help="Spectra a step.", help_behavior_hint="(default: all of them)"
+        ),
+    ] = None
+
     sigma: Annotated[
         float,
         tyro.conf.arg(
@@ -78,7 +85,12 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
-        from jaxmdwarf.training.emulator import EmulatorConfig
+        from jaxmdwarf.training.emulator_config import (
+            EmulatorConfig,
+            NetworkConfig,
+            OptimiserConfig,
+            ScheduleConfig,
+        )
         from jaxmdwarf.workflows.emulator import train_emulator_files
 
         if self.rank < 0 or self.sigma < 0 or self.seed < 0:
@@ -90,11 +102,13 @@ class Command:
             self.grid,
             self.out,
             config=EmulatorConfig(
-                hidden=self.hidden,
-                activation=self.activation,
-                rank=self.rank or None,
-                steps=self.epochs,
-                learning_rate=self.learning_rate,
+                network=NetworkConfig(
+                    hidden=self.hidden, activation=self.activation, rank=self.rank or None
+                ),
+                optimiser=OptimiserConfig(
+                    learning_rate=self.learning_rate, batch_size=self.batch_size
+                ),
+                schedule=ScheduleConfig(steps=self.epochs),
                 seed=self.seed,
             ),
             sigma_aa=self.sigma or None,

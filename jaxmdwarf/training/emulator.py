@@ -18,90 +18,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
+from jaxmdwarf.errors import MismatchError, WorkFailed
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.emulator import PayneEmulator, Treatment
 from jaxmdwarf.networks.payne import PayneNetwork, apply_payne, init_payne
+from jaxmdwarf.training.emulator_config import EmulatorConfig
 from jaxmdwarf.training.losses import mean_distance, mean_square_error, reconstruction_error
 from jaxmdwarf.wavelengths import PixelGrid
 
 _EVALUATION_ROWS = 512
 _COMPONENT_ROWS = 3000
-
-
-@dataclass(frozen=True)
-class EmulatorConfig:
-    """How an emulator is trained.
-
-    Parameters
-    ----------
-    hidden : tuple of int
-        Widths of the hidden layers. Three of 200 cost a fit less than The Payne's two of 300, and
-        come closer to the grid.
-    activation : str
-        See `jaxmdwarf.networks.payne.PayneNetwork`.
-    rank : int or None
-        Principal components of the linear head; None trains the plain Payne, whose last layer
-        goes from the last hidden features to the pixels.
-    steps : int
-        Optimiser steps at most.
-    batch_size : int or None
-        Spectra a step, drawn with replacement; None takes all of them, one step an epoch.
-    learning_rate : float
-        Peak of a warm-up and cosine schedule.
-    warmup_steps : int
-        Steps of the warm-up.
-    weight_decay : float
-        Of adamw.
-    second_moment_decay : float
-        Adam's beta 2.
-    validation_fraction : float
-        Spectra held out (paper, section 2.2: 8:2).
-    largest_update : float
-        Largest root mean square of Adam's update of one array, in learning rates.
-    averaging : float
-        Decay a step of the running average of the parameters, which is what is validated and
-        kept: it takes out the noise of large steps.
-    patience : int
-        Steps without a better validation loss after which training stops. They count from the
-        middle of the schedule on; before, it is the large learning rate that holds the loss up.
-    report_every : int
-        Steps a dispatch: validation, early stopping and checkpoints happen in between.
-    seed : int
-        Decides the split, the first parameters and the batches.
-    """
-
-    hidden: tuple[int, ...] = (200, 200, 200)
-    activation: str = "gelu"
-    rank: int | None = 40
-    steps: int = 3000
-    batch_size: int | None = None
-    learning_rate: float = 5e-3
-    warmup_steps: int = 200
-    weight_decay: float = 1e-4
-    second_moment_decay: float = 0.99
-    validation_fraction: float = 0.2
-    largest_update: float = 0.3
-    averaging: float = 0.99
-    patience: int = 500
-    report_every: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        positive = ("steps", "learning_rate", "patience", "report_every", "largest_update")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("rank", "batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, or None, got {getattr(self, name)}.")
-        if not 0 <= self.averaging < 1:
-            raise UsageError(f"averaging must lie in [0, 1), got {self.averaging}.")
-        if not 0 < self.validation_fraction < 1:
-            raise UsageError(
-                f"the validation fraction must lie between 0 and 1, got {self.validation_fraction}."
-            )
-        PayneNetwork(self.hidden, None, self.activation)
 
 
 class TrainingSet(NamedTuple):
@@ -253,7 +179,7 @@ def train_emulator(
         A state that `on_report` was given by a run of the same data and `config`: the result is
         that of the uninterrupted run, bit for bit on one device.
     on_report : callable, optional
-        Called with the state and a record every ``config.report_every`` steps.
+        Called with the state and a record every ``config.schedule.report_every`` steps.
 
     Returns
     -------
@@ -269,12 +195,16 @@ def train_emulator(
 
     Examples
     --------
+    >>> from jaxmdwarf.training.emulator_config import NetworkConfig, ScheduleConfig
     >>> space, grid = LabelSpace.mdwarf(), PixelGrid.linear(7000.0, 7049.0, 1.0)
     >>> scaled = np.random.default_rng(0).uniform(-0.5, 0.5, (40, 4))
     >>> flux = 1.0 + 0.1 * np.sin(np.arange(50) / 9.0) * scaled[:, :1]
     >>> trained = train_emulator(
     ...     space.unscale(scaled), flux, label_space=space, grid=grid,
-    ...     config=EmulatorConfig(hidden=(16,), rank=2, steps=200, warmup_steps=20),
+    ...     config=EmulatorConfig(
+    ...         network=NetworkConfig(hidden=(16,), rank=2),
+    ...         schedule=ScheduleConfig(steps=200, warmup_steps=20),
+    ...     ),
     ... )
     >>> trained.report.metrics()["eq1_median"] < 0.02
     True
@@ -346,8 +276,8 @@ def project_vectors(
     mean = vectors[train_rows].mean(axis=0, dtype=np.float64)
     # The plain Payne's last layer lies in the span of the training spectra, so all their
     # components stand for it exactly, at a third of the arithmetic.
-    rank = len(train_rows) if config.rank is None else config.rank
-    every = 1 if config.rank is None else -(-len(train_rows) // _COMPONENT_ROWS)
+    rank = len(train_rows) if config.network.rank is None else config.network.rank
+    every = 1 if config.network.rank is None else -(-len(train_rows) // _COMPONENT_ROWS)
     basis = _principal_components(vectors[train_rows[::every]] - mean, rank)
     coefficients = (vectors - mean) @ basis.T
     unit = math.sqrt(float(np.mean(np.sum(coefficients[train_rows] ** 2, axis=1)))) or 1.0
@@ -397,7 +327,11 @@ def start_training(training_set: TrainingSet, config: EmulatorConfig) -> Trainin
         best_params=params,
         best_loss=jnp.asarray(jnp.inf, jnp.float32),
         best_step=jnp.asarray(0, jnp.int32),
-        history=jnp.full((math.ceil(config.steps / config.report_every), 2), jnp.nan, jnp.float32),
+        history=jnp.full(
+            (math.ceil(config.schedule.steps / config.schedule.report_every), 2),
+            jnp.nan,
+            jnp.float32,
+        ),
         step=jnp.asarray(0, jnp.int32),
     )
 
@@ -405,7 +339,7 @@ def start_training(training_set: TrainingSet, config: EmulatorConfig) -> Trainin
 def continue_training(
     training_set: TrainingSet, config: EmulatorConfig, state: TrainingState
 ) -> Iterator[tuple[TrainingState, TrainingRecord]]:
-    """Train from `state` to the end, yielding after every ``config.report_every`` steps.
+    """Train from `state` to the end, yielding after every ``config.schedule.report_every`` steps.
 
     Raises
     ------
@@ -413,8 +347,8 @@ def continue_training(
         If the loss is not finite.
     """
     step = int(state.step)
-    while step < config.steps and not stopped_early(state, config):
-        n_step = min(config.report_every, config.steps - step)
+    while step < config.schedule.steps and not stopped_early(state, config):
+        n_step = min(config.schedule.report_every, config.schedule.steps - step)
         state = _take_steps(training_set, state, config=config, n_step=n_step)
         step += n_step
         record = training_records(state, config)[-1]
@@ -428,16 +362,21 @@ def continue_training(
 def training_records(state: TrainingState, config: EmulatorConfig) -> list[TrainingRecord]:
     """The course of training up to `state`."""
     step = int(state.step)
-    losses = np.asarray(state.history)[: math.ceil(step / config.report_every)]
+    losses = np.asarray(state.history)[: math.ceil(step / config.schedule.report_every)]
     return [
-        TrainingRecord(min((row + 1) * config.report_every, step), float(loss), float(held_loss))
+        TrainingRecord(
+            min((row + 1) * config.schedule.report_every, step), float(loss), float(held_loss)
+        )
         for row, (loss, held_loss) in enumerate(losses)
     ]
 
 
 def stopped_early(state: TrainingState, config: EmulatorConfig) -> bool:
-    """Whether the validation loss has not improved for ``config.patience`` late steps."""
-    return int(state.step) - max(int(state.best_step), config.steps // 2) >= config.patience
+    """Whether the validation loss has not improved for ``config.schedule.patience`` late steps."""
+    return (
+        int(state.step) - max(int(state.best_step), config.schedule.steps // 2)
+        >= config.schedule.patience
+    )
 
 
 def build_emulator(
@@ -473,7 +412,7 @@ def fold_head(
     out = params.pop("out")
     scale = training_set.unit * training_set.spread
     kernel, bias = scale * out["kernel"], scale * out["bias"]
-    if config.rank is None:
+    if config.network.rank is None:
         exactly = jax.lax.Precision.HIGHEST
         mean = mean + jnp.matmul(bias, basis, precision=exactly)
         basis = jnp.matmul(kernel, basis, precision=exactly)
@@ -557,7 +496,7 @@ def judge_emulator(
         truncation=np.asarray(reconstruction_error(flux, truncated, good)),
         steps=int(state.step),
         best_step=int(state.best_step),
-        stopped_early=stopped_early(state, config) and int(state.step) < config.steps,
+        stopped_early=stopped_early(state, config) and int(state.step) < config.schedule.steps,
     )
     # Equinox modules are dataclasses, and replace runs their checks again.
     judged = replace(emulator, model_error=jnp.asarray(model_error, dtype=emulator.mean.dtype))
@@ -574,24 +513,26 @@ def _predict_on_device(emulator: PayneEmulator, scaled):
 
 
 def _training_network(training_set: TrainingSet, config: EmulatorConfig) -> PayneNetwork:
-    return PayneNetwork(config.hidden, training_set.basis.shape[0], config.activation)
+    return PayneNetwork(
+        config.network.hidden, training_set.basis.shape[0], config.network.activation
+    )
 
 
 def _optimiser(config: EmulatorConfig) -> optax.GradientTransformation:
-    warmup = min(config.warmup_steps, config.steps // 2)
+    warmup = min(config.schedule.warmup_steps, config.schedule.steps // 2)
     schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else config.learning_rate,
-        peak_value=config.learning_rate,
+        init_value=0.0 if warmup else config.optimiser.learning_rate,
+        peak_value=config.optimiser.learning_rate,
         warmup_steps=warmup,
-        decay_steps=config.steps,
-        end_value=1e-3 * config.learning_rate,
+        decay_steps=config.schedule.steps,
+        end_value=1e-3 * config.optimiser.learning_rate,
     )
     # Adam divides by the size of recent slopes. Late in training these are tiny, and one larger
     # slope then throws the weights far off; with its updates held down that does not happen.
     return optax.chain(
-        optax.scale_by_adam(b2=config.second_moment_decay),
-        optax.clip_by_block_rms(config.largest_update),
-        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_adam(b2=config.optimiser.second_moment_decay),
+        optax.clip_by_block_rms(config.optimiser.largest_update),
+        optax.add_decayed_weights(config.optimiser.weight_decay),
         optax.scale_by_learning_rate(schedule),
     )
 
@@ -612,14 +553,14 @@ def _take_steps(training_set, state, *, config: EmulatorConfig, n_step: int):
     def take_step(carry, step):
         params, average, moments = carry
         scaled, coefficients = training_set.scaled, training_set.coefficients
-        if config.batch_size is not None:
+        if config.optimiser.batch_size is not None:
             key = jax.random.fold_in(seed, step)
-            rows = jax.random.randint(key, (config.batch_size,), 0, n_train)
+            rows = jax.random.randint(key, (config.optimiser.batch_size,), 0, n_train)
             scaled, coefficients = scaled[rows], coefficients[rows]
         loss, slope = jax.value_and_grad(loss_of)(params, scaled, coefficients)
         updates, moments = optimiser.update(slope, moments, params)
         params = optax.apply_updates(params, updates)
-        average = optax.incremental_update(params, average, 1.0 - config.averaging)
+        average = optax.incremental_update(params, average, 1.0 - config.optimiser.averaging)
         return (params, average, moments), loss
 
     (params, average, moments), losses = jax.lax.scan(
@@ -632,7 +573,7 @@ def _take_steps(training_set, state, *, config: EmulatorConfig, n_step: int):
         training_set.held_coefficients, predict(average, training_set.held_scaled)
     )
     better = held_loss < state.best_loss
-    report = state.step // config.report_every
+    report = state.step // config.schedule.report_every
     return TrainingState(
         params=params,
         average=average,

@@ -24,7 +24,6 @@ from jaxmdwarf.models.emulator import Treatment
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise_model
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
 from jaxmdwarf.training.emulator import (
-    EmulatorConfig,
     TrainedEmulator,
     TrainingSet,
     TrainingState,
@@ -36,6 +35,7 @@ from jaxmdwarf.training.emulator import (
     start_training,
     training_records,
 )
+from jaxmdwarf.training.emulator_config import EmulatorConfig
 from jaxmdwarf.workflows.progress import Progress, Silent
 
 CHECKPOINT_SECONDS = 15.0
@@ -256,9 +256,9 @@ def _train(
     restored = checkpoints.restore(like=state)
     if restored is not None:
         state = restored
-        progress.say(f"resuming after step {int(state.step)} of {config.steps}")
+        progress.say(f"resuming after step {int(state.step)} of {config.schedule.steps}")
     done, saved_at = int(state.step), time.monotonic()
-    with progress.stage("training", float(config.steps)) as task:
+    with progress.stage("training", float(config.schedule.steps)) as task:
         task.advance(float(done))
         try:
             for latest, record in continue_training(training_set, config, state):

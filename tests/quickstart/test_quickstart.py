@@ -20,7 +20,12 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.quickstart import run as quickstart
 from jaxmdwarf.quickstart.run import QuickstartConfig, merge_catalogue, run_quickstart
 from jaxmdwarf.simulate.gap import DomainGap
-from jaxmdwarf.training.emulator import EmulatorConfig
+from jaxmdwarf.training.emulator_config import (
+    EmulatorConfig,
+    NetworkConfig,
+    OptimiserConfig,
+    ScheduleConfig,
+)
 from jaxmdwarf.training.transfer.matched import MatchedConfig
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.simulation import FluxSource
@@ -41,7 +46,11 @@ CONFIG = QuickstartConfig(
     seed=2,
     gap=DomainGap.none(),
     oracle=True,
-    training=EmulatorConfig(hidden=(48,), rank=8, steps=600, learning_rate=1e-2),
+    training=EmulatorConfig(
+        network=NetworkConfig(hidden=(48,), rank=8),
+        optimiser=OptimiserConfig(learning_rate=1e-2),
+        schedule=ScheduleConfig(steps=600),
+    ),
     options=TransferConfig(
         method=Matched(
             MatchedConfig(

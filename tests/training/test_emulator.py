@@ -10,7 +10,6 @@ import pytest
 from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.training.emulator import (
-    EmulatorConfig,
     accuracy_over_labels,
     continue_training,
     prepare_training_set,
@@ -21,14 +20,28 @@ from jaxmdwarf.training.emulator import (
     train_emulator,
     training_records,
 )
+from jaxmdwarf.training.emulator_config import (
+    EmulatorConfig,
+    NetworkConfig,
+    OptimiserConfig,
+    ScheduleConfig,
+)
 from jaxmdwarf.training.losses import reconstruction_error
 from jaxmdwarf.wavelengths import PixelGrid
 
 SPACE = LabelSpace.mdwarf()
 GRID = PixelGrid.linear(7000.0, 7199.0, 1.0)
 TINY = EmulatorConfig(
-    hidden=(32, 32), rank=6, steps=60, warmup_steps=10, report_every=20, learning_rate=3e-3
+    network=NetworkConfig(hidden=(32, 32), rank=6),
+    optimiser=OptimiserConfig(learning_rate=3e-3),
+    schedule=ScheduleConfig(steps=60, warmup_steps=10, report_every=20),
 )
+
+
+def vary(config, **sections):
+    """A configuration with other values in some of its sections."""
+    changed = {name: replace(getattr(config, name), **new) for name, new in sections.items()}
+    return replace(config, **changed)
 
 
 def saturating_bands(labels):
@@ -52,7 +65,9 @@ def grid_of_spectra():
 @pytest.fixture(scope="module")
 def trained(grid_of_spectra):
     labels, flux = grid_of_spectra
-    config = EmulatorConfig(hidden=(96, 96), rank=16, steps=1500)
+    config = EmulatorConfig(
+        network=NetworkConfig(hidden=(96, 96), rank=16), schedule=ScheduleConfig(steps=1500)
+    )
     return train_emulator(labels, flux, label_space=SPACE, grid=GRID, config=config)
 
 
@@ -96,7 +111,7 @@ def test_the_error_per_pixel_covers_two_thirds_of_held_out_residuals(trained, gr
 
 def test_the_plain_payne_has_its_last_layer_at_the_pixels(grid_of_spectra):
     labels, flux = (values[:80] for values in grid_of_spectra)
-    config = replace(TINY, rank=None, steps=300, report_every=100)
+    config = vary(TINY, network={"rank": None}, schedule={"steps": 300, "report_every": 100})
     plain = train_emulator(labels, flux, label_space=SPACE, grid=GRID, config=config)
     assert plain.emulator.low_rank().basis.shape == (32, GRID.n_pix)
     assert plain.report.metrics()["train_eq1_median"] < 0.03
@@ -128,7 +143,7 @@ def test_the_split_is_eight_to_two_disjoint_and_by_seed():
 @pytest.mark.parametrize("batch_size", [None, 16])
 def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(grid_of_spectra, batch_size):
     labels, flux = (values[:60] for values in grid_of_spectra)
-    config = replace(TINY, batch_size=batch_size)
+    config = vary(TINY, optimiser={"batch_size": batch_size})
     options = {"label_space": SPACE, "grid": GRID, "config": config}
     seen = []
     whole = train_emulator(labels, flux, on_report=lambda *pair: seen.append(pair), **options)
@@ -142,7 +157,9 @@ def test_training_stops_when_held_out_spectra_get_no_better_and_keeps_the_best(g
     labels, _ = grid_of_spectra
     # Spectra that have nothing to do with their labels: what is learned cannot carry over.
     flux = 1.0 + 0.1 * np.random.default_rng(0).normal(size=(60, 3)) @ np.eye(3, GRID.n_pix)
-    config = replace(TINY, rank=3, steps=2000, warmup_steps=200, patience=100)
+    config = vary(
+        TINY, network={"rank": 3}, schedule={"steps": 2000, "warmup_steps": 200, "patience": 100}
+    )
     training_set = prepare_training_set(
         labels[:60], flux, label_space=SPACE, grid=GRID, config=config
     )
@@ -159,14 +176,14 @@ def test_training_stops_when_held_out_spectra_get_no_better_and_keeps_the_best(g
 
 def test_steps_need_not_be_a_multiple_of_the_report(grid_of_spectra):
     labels, flux = (values[:30] for values in grid_of_spectra)
-    config = replace(TINY, steps=25)
+    config = vary(TINY, schedule={"steps": 25})
     report = train_emulator(labels, flux, label_space=SPACE, grid=GRID, config=config).report
     assert report.steps == 25
 
 
 def test_diverging_training_fails_with_a_remedy(grid_of_spectra):
     labels, flux = (values[:30] for values in grid_of_spectra)
-    config = replace(TINY, learning_rate=1e30, warmup_steps=0)
+    config = vary(TINY, optimiser={"learning_rate": 1e30}, schedule={"warmup_steps": 0})
     with pytest.raises(WorkFailed, match="lower the learning rate"):
         train_emulator(labels, flux, label_space=SPACE, grid=GRID, config=config)
 
@@ -189,13 +206,21 @@ def test_shapes_that_do_not_fit_are_refused(grid_of_spectra):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"steps": 0}, {"rank": 0}, {"batch_size": 0}, {"validation_fraction": 1.0}, {"hidden": ()}],
+    ("section", "options"),
+    [
+        (ScheduleConfig, {"steps": 0}),
+        (ScheduleConfig, {"warmup_steps": -1}),
+        (NetworkConfig, {"rank": 0}),
+        (NetworkConfig, {"hidden": ()}),
+        (OptimiserConfig, {"batch_size": 0}),
+        (OptimiserConfig, {"averaging": 1.0}),
+        (EmulatorConfig, {"validation_fraction": 1.0}),
+    ],
     ids=str,
 )
-def test_impossible_configurations_are_refused(options):
+def test_impossible_configurations_are_refused(section, options):
     with pytest.raises(UsageError):
-        EmulatorConfig(**options)
+        section(**options)
 
 
 def test_accuracy_over_labels_counts_every_spectrum_once_a_label():

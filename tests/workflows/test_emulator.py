@@ -15,13 +15,17 @@ from jaxmdwarf.io.models import describe_model, load_model
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.preprocess.continuum import normalise_model
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
-from jaxmdwarf.training.emulator import EmulatorConfig, reconstruct
+from jaxmdwarf.training.emulator import reconstruct
+from jaxmdwarf.training.emulator_config import EmulatorConfig, NetworkConfig, ScheduleConfig
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows import emulator as pipeline
 from jaxmdwarf.workflows.emulator import normalise_grid, train_emulator_files, train_grid_emulator
 
 PIXELS = PixelGrid.linear(6900.0, 7299.0, 1.0)
-TINY = EmulatorConfig(hidden=(24,), rank=4, steps=60, warmup_steps=10, report_every=20)
+TINY = EmulatorConfig(
+    network=NetworkConfig(hidden=(24,), rank=4),
+    schedule=ScheduleConfig(steps=60, warmup_steps=10, report_every=20),
+)
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def test_the_directory_holds_the_model_and_what_is_known_of_it(tmp_path, model_g
     summary = train_emulator_files(
         tmp_path / "grid.parquet", tmp_path / "model", config=TINY, progress=progress
     )
-    assert progress.advanced == TINY.steps
+    assert progress.advanced == TINY.schedule.steps
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.parquet", "model"]
     about = describe_model(tmp_path / "model")
     assert about["trained_on_simulation"] is summary["trained_on_simulation"] is True

@@ -24,10 +24,10 @@ from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
-from jaxmdwarf.training.emulator import EmulatorConfig
+from jaxmdwarf.training.emulator_config import EmulatorConfig, NetworkConfig, ScheduleConfig
 from jaxmdwarf.training.labels.mixture import MixtureConfig
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
-from jaxmdwarf.training.transfer.distil import Distillation
+from jaxmdwarf.training.transfer.distil import DistillationConfig
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows import transfer as stages
 from jaxmdwarf.workflows.methods import registry
@@ -62,8 +62,12 @@ TINY = CycleStarSizes(
 OPTIONS = TransferConfig(
     method=CycleStar(
         CycleStarTraining(sizes=TINY, batch_size=8, steps=30, report_every=10),
-        Distillation(
-            n_spectra=64, training=EmulatorConfig(hidden=(8,), rank=4, steps=40, report_every=20)
+        DistillationConfig(
+            n_spectra=64,
+            training=EmulatorConfig(
+                network=NetworkConfig(hidden=(8,), rank=4),
+                schedule=ScheduleConfig(steps=40, report_every=20),
+            ),
         ),
     ),
     observed=ObservedConfig(

@@ -20,7 +20,6 @@ from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.distilled import Distillate
 from jaxmdwarf.training.emulator import (
-    EmulatorConfig,
     TrainingSet,
     TrainingState,
     continue_training,
@@ -28,13 +27,19 @@ from jaxmdwarf.training.emulator import (
     project_vectors,
     start_training,
 )
+from jaxmdwarf.training.emulator_config import (
+    EmulatorConfig,
+    NetworkConfig,
+    OptimiserConfig,
+    ScheduleConfig,
+)
 
 _ROWS_AT_ONCE = 64
 _EDGE_SIGMA = 3.0
 
 
 @dataclass(frozen=True)
-class Distillation:
+class DistillationConfig:
     """How a transfer is distilled.
 
     Parameters
@@ -57,15 +62,10 @@ class Distillation:
     uniform_share: float = 0.3
     training: EmulatorConfig = field(
         default_factory=lambda: EmulatorConfig(
-            hidden=(192, 192),
-            rank=32,
-            steps=6000,
-            batch_size=512,
+            network=NetworkConfig(hidden=(192, 192), rank=32),
+            optimiser=OptimiserConfig(batch_size=512, learning_rate=4e-3, averaging=0.995),
+            schedule=ScheduleConfig(steps=6000, report_every=250, patience=3000),
             validation_fraction=0.1,
-            learning_rate=4e-3,
-            averaging=0.995,
-            report_every=250,
-            patience=3000,
         )
     )
     seed: int = 0
@@ -99,7 +99,7 @@ def distil_transfer(
     model: CycleStarModel,
     scaled: Float[np.ndarray, "n_draw n_label"],
     splits: Float[np.ndarray, "n_star length c_split"],
-    config: Distillation | None = None,
+    config: DistillationConfig | None = None,
     *,
     on_report: Callable[[int, float], None] | None = None,
 ) -> Distilled:
@@ -112,7 +112,7 @@ def distil_transfer(
         Scaled labels of the synthetic domain.
     splits : (n_star, length, c_split)
         Split latents of observed spectra (`CycleStarModel.read_context`).
-    config : Distillation, optional
+    config : DistillationConfig, optional
     on_report : callable, optional
         Called with the step and the held-out loss.
 
@@ -125,7 +125,7 @@ def distil_transfer(
     MismatchError
         If there are no labels or latents, or latents of another model.
     """
-    config, began = config or Distillation(), time.perf_counter()
+    config, began = config or DistillationConfig(), time.perf_counter()
     splits = np.asarray(splits, np.float32)
     if splits.shape[1:] != model.mean_split.shape or not len(splits) or not len(scaled):
         raise MismatchError(
@@ -158,7 +158,7 @@ def distil_transfer(
     )
 
 
-def _draw(scaled, splits, config: Distillation) -> tuple[np.ndarray, np.ndarray]:
+def _draw(scaled, splits, config: DistillationConfig) -> tuple[np.ndarray, np.ndarray]:
     """Labels and split latents, independent of each other, to learn from."""
     rng = np.random.default_rng(config.seed)
     n_uniform = round(config.uniform_share * config.n_spectra)

@@ -20,7 +20,7 @@ from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.training.cyclestar.data import split_for_training
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer, TransferRecord, train_cyclestar
 from jaxmdwarf.training.cyclestar.steps import TransferState
-from jaxmdwarf.training.transfer.distil import Distillation, distil_transfer
+from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.matched import ReferenceSample
 from jaxmdwarf.workflows.methods.base import TransferMethod
@@ -42,12 +42,12 @@ class CycleStar(TransferMethod):
     Parameters
     ----------
     settings : CycleStarTraining
-    distillation : Distillation or None
+    distillation : DistillationConfig or None
         How a surrogate model is made of the networks, None for none.
     """
 
     settings: CycleStarTraining = field(default_factory=CycleStarTraining.compact)
-    distillation: Distillation | None = field(default_factory=Distillation)
+    distillation: DistillationConfig | None = field(default_factory=DistillationConfig)
 
     name = "cyclestar"
 
@@ -298,14 +298,14 @@ def _distil(
     model: ForwardModel,
     domain: ObservedDomain,
     labels: np.ndarray,
-    settings: Distillation,
+    settings: DistillationConfig,
     progress: Progress,
 ) -> tuple[CycleStarModel, dict[str, Any]]:
     """The transfer with its surrogate model, and how good that is."""
     assert isinstance(model, CycleStarModel)
     order = np.random.default_rng(settings.seed).permutation(domain.n_spec)
     splits = model.read_context(domain.batch(np.sort(order[:_DISTILLED_STARS])))
-    total = float(settings.training.steps)
+    total = float(settings.training.schedule.steps)
     with progress.stage("distilling the networks", total=total) as task:
         done = 0
 

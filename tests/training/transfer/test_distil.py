@@ -16,14 +16,19 @@ from jaxmdwarf.models.distilled import DistilledModel
 from jaxmdwarf.models.emulator import PayneEmulator
 from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
-from jaxmdwarf.training.transfer.distil import Distillation, distil_transfer
+from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6399.0, 1.0)
-CONFIG = Distillation(
+USUAL = DistillationConfig().training
+CONFIG = DistillationConfig(
     n_spectra=600,
     n_components=4,
-    training=replace(Distillation().training, hidden=(64,), rank=12, steps=600),
+    training=replace(
+        USUAL,
+        network=replace(USUAL.network, hidden=(64,), rank=12),
+        schedule=replace(USUAL.schedule, steps=600),
+    ),
 )
 
 
@@ -134,9 +139,9 @@ def test_latents_of_another_model_are_refused(transfer):
 
 def test_bad_settings_are_refused():
     with pytest.raises(UsageError, match="too few"):
-        Distillation(n_spectra=3)
+        DistillationConfig(n_spectra=3)
     with pytest.raises(UsageError, match="uniform_share"):
-        Distillation(uniform_share=1.5)
+        DistillationConfig(uniform_share=1.5)
 
 
 def test_a_head_needs_a_base_with_one(distilled):
