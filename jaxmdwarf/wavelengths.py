@@ -121,6 +121,11 @@ def air_to_vacuum(wave_air_aa: ArrayLike) -> np.ndarray:
     return vacuum
 
 
+def is_within(wave_aa: np.ndarray, bounds_aa: tuple[float, float]) -> np.ndarray:
+    """Which wavelengths lie within bounds, these included; of the shape of `wave_aa`."""
+    return (wave_aa >= bounds_aa[0]) & (wave_aa <= bounds_aa[1])
+
+
 def doppler_factor(rv_kms):
     """Ratio of observed to rest wavelength, 1 + v/c (the survey convention: z = v/c).
 

@@ -41,9 +41,7 @@ LONG_MODULES = {
     "networks/cyclestar.py",
     "quickstart/run.py",
     "simulate/chemistry.py",
-    "simulate/instrument.py",
     "simulate/molecules/linelist.py",
-    "simulate/population.py",
     "training/emulator.py",
     "training/transfer/matched.py",
 }
@@ -53,7 +51,6 @@ LONG_FUNCTIONS = {
     "inference/solvers/surrogate.py: minimise_guided",
     "plots/landscape.py: _plot_map",
     "simulate/atoms/crosssection.py: atomic_cross_sections",
-    "simulate/instrument.py: observe",
     "simulate/molecules/linelist.py: load_species",
     "workflows/fitting.py: fit_files",
     "workflows/validating.py: validate_tables",

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.column_names import find_column, read_any_table
-from jaxmdwarf.simulate.population import surface_gravity
+from jaxmdwarf.simulate.main_sequence import surface_gravity
 
 if TYPE_CHECKING:
     import pandas as pd

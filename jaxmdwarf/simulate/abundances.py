@@ -9,10 +9,8 @@ solar.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.resources import files
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import MismatchError
+from jaxmdwarf.simulate.tables import read_rows
 
 LN10 = float(np.log(10.0))
 
@@ -62,9 +61,7 @@ def solar_mix() -> SolarMix:
     >>> solar_mix().elements[:4]
     ('H', 'He', 'Li', 'C')
     """
-    path = files("jaxmdwarf.simulate") / "data" / "abundances.csv"
-    with path.open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows("jaxmdwarf.simulate", "abundances.csv")
     elements = tuple(row["element"] for row in rows)
     return SolarMix(
         elements=elements,

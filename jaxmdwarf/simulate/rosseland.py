@@ -8,9 +8,7 @@ package's continuum, as a polynomial in ln T, ln P and [M/H].
 
 from __future__ import annotations
 
-import csv
 from functools import lru_cache
-from importlib.resources import files
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +19,7 @@ from jaxtyping import Array, Float
 from jaxmdwarf.simulate.abundances import number_fractions
 from jaxmdwarf.simulate.chemistry import equilibrium, mass_density
 from jaxmdwarf.simulate.continuum import continuum_opacity
+from jaxmdwarf.simulate.tables import read_rows
 
 LN10 = float(np.log(10.0))
 C2_AA = 1.438776877e8  # h c / k in Angstrom Kelvin
@@ -132,11 +131,8 @@ def fit_continuum_mean() -> tuple[np.ndarray, float]:
 
 @lru_cache(maxsize=1)
 def _continuum_coefficients() -> np.ndarray:
-    path = files("jaxmdwarf.simulate") / "data" / "rosseland_continuum.csv"
-    with path.open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
     out = np.zeros([degree + 1 for degree in _DEGREES])
-    for row in rows:
+    for row in read_rows("jaxmdwarf.simulate", "rosseland_continuum.csv"):
         out[int(row["i_t"]), int(row["i_p"]), int(row["i_mh"])] = float(row["coefficient"])
     return out
 

@@ -11,27 +11,19 @@ from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.lsf import FWHM_OF_SIGMA, apply_lsf, lsf_weights
 from jaxmdwarf.simulate.gap import DomainGap
-from jaxmdwarf.simulate.instrument import (
-    NATIVE_GRID,
-    RESOLUTION,
+from jaxmdwarf.simulate.instrument import NATIVE_GRID, RESOLUTION
+from jaxmdwarf.simulate.main_sequence import Relation, dilution, empirical_relation, spectral_type
+from jaxmdwarf.simulate.observation import (
     SNR_I_RANGE_AA,
     SNR_R_RANGE_AA,
     SNR_R_RATIO,
-    Visits,
     make_sampler,
     observe,
 )
-from jaxmdwarf.simulate.population import (
-    Columns,
-    Population,
-    PopulationConfig,
-    Relation,
-    dilution,
-    empirical_relation,
-    sample_population,
-    spectral_type,
-)
-from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
+from jaxmdwarf.simulate.population import Population, PopulationConfig, sample_population
+from jaxmdwarf.simulate.tables import Columns
+from jaxmdwarf.simulate.visits import Visits
+from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid, is_within
 
 THEORY_GRID = PixelGrid.linear(5940.0, 8960.0, 1.0)
 """Pixels of the training grid: the paper's, with 60 more on both sides for the continuum."""
@@ -521,8 +513,7 @@ def _generator(seed: int, purpose: str) -> np.random.Generator:
 
 
 def _median_of_good(values, ivar, bounds) -> np.ndarray:
-    wave = NATIVE_GRID.wave_aa
-    within = (wave >= bounds[0]) & (wave <= bounds[1])
+    within = is_within(NATIVE_GRID.wave_aa, bounds)
     good = np.where(ivar[:, within] > 0, values[:, within], np.nan)
     filled = np.isfinite(good).any(axis=1)
     median = np.full(values.shape[0], np.nan)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxmdwarf.errors import FormatError, UsageError
 from jaxmdwarf.io.isochrones import COLUMNS, metallicity_of_z, read_isochrones
-from jaxmdwarf.simulate.population import isochrone_relation
+from jaxmdwarf.simulate.main_sequence import isochrone_relation
 from jaxmdwarf.training.labels.isochrones import isochrone_points
 
 # Three stars of 5 Gyr, solar and metal-poor: [M/H], initial mass, log Teff, log g, log L.

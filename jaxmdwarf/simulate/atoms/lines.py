@@ -23,15 +23,14 @@ of the iron group are mostly Kurucz's calculations).
 
 from __future__ import annotations
 
-import csv
 from functools import cache
-from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxmdwarf.errors import FormatError, UsageError
+from jaxmdwarf.simulate.tables import read_rows
 
 # The polynomials of Irwin (1981) were fitted on this interval, K.
 _PARTITION_RANGE_K = (1000.0, 16000.0)
@@ -104,9 +103,7 @@ class AtomicSpecies(NamedTuple):
 
 
 def _read_columns(name: str) -> dict[str, list[str]]:
-    path = resources.files("jaxmdwarf.simulate.atoms") / "data" / name
-    with path.open("r", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows("jaxmdwarf.simulate.atoms", name)
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 

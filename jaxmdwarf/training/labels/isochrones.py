@@ -15,12 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.simulate.population import (
-    LOGG_SUN,
-    Relation,
-    empirical_relation,
-    surface_gravity,
-)
+from jaxmdwarf.simulate.main_sequence import LOGG_SUN, Relation, empirical_relation, surface_gravity
 
 _ALPHA_RULE = ((-1.0, 0.4), (-0.5, 0.2), (0.0, 0.0))
 _RELATION_MASSES = (0.08, 0.70)

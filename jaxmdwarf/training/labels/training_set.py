@@ -15,7 +15,7 @@ from jaxtyping import Float
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.priors import RelationPrior
-from jaxmdwarf.simulate.population import Relation
+from jaxmdwarf.simulate.main_sequence import Relation
 from jaxmdwarf.training.labels.codistribution import CodistributionConfig, sample_codistributed
 from jaxmdwarf.training.labels.isochrones import LabelCuts, isochrone_points
 from jaxmdwarf.training.labels.mixture import LabelMixture, MixtureConfig, fit_label_mixture

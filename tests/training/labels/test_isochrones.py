@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.simulate.population import empirical_relation, surface_gravity
+from jaxmdwarf.simulate.main_sequence import empirical_relation, surface_gravity
 from jaxmdwarf.training.labels.isochrones import LabelCuts, alpha_of_metallicity, isochrone_points
 
 
