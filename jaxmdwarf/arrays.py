@@ -61,7 +61,9 @@ class PixelArrays(NamedTuple):
     had_nonfinite: bool
 
 
-def clean_pixels(flux: np.ndarray, ivar: np.ndarray, bad: np.ndarray | None = None) -> CleanPixels:
+def clean_pixels(
+    flux: np.ndarray, ivar: np.ndarray, bad: np.ndarray | None = None, *, mask_name: str = "a mask"
+) -> CleanPixels:
     """Turn every kind of bad pixel into ivar 0.
 
     Parameters
@@ -70,6 +72,8 @@ def clean_pixels(flux: np.ndarray, ivar: np.ndarray, bad: np.ndarray | None = No
         As in the file.
     bad : (n,) bool, optional
         Further pixels to drop, from the survey's mask.
+    mask_name : str
+        What that mask is called, for the reason where it leaves nothing.
 
     Returns
     -------
@@ -101,15 +105,15 @@ def clean_pixels(flux: np.ndarray, ivar: np.ndarray, bad: np.ndarray | None = No
         ivar[bad] = 0
     why_empty = ""
     if not ivar.any():
-        why_empty = _explain_empty(flux.size, n_nonfinite, n_positive)
+        why_empty = _explain_empty(flux.size, n_nonfinite, n_positive, mask_name)
     return CleanPixels(flux, ivar, n_nonfinite > 0, why_empty)
 
 
-def _explain_empty(n_pix: int, n_nonfinite: int, n_masked: int) -> str:
+def _explain_empty(n_pix: int, n_nonfinite: int, n_masked: int, mask_name: str) -> str:
     """Why no pixel is good: they were good until the mask came, or never."""
     if n_masked:
         share = "all" if n_masked == n_pix else f"all {n_masked} of {n_pix}"
-        return f"the mask covers {share} pixels that have ivar > 0"
+        return f"{mask_name} covers {share} pixels that have ivar > 0"
     if n_nonfinite == n_pix:
         return "flux or ivar is NaN or infinite in every pixel"
     if n_nonfinite:
@@ -166,7 +170,7 @@ def read_arrays(
     order = np.flatnonzero(placed)[np.argsort(wave_aa[placed], kind="stable")]
     wave_aa = wave_aa[order]
     _refuse_repeats(wave_aa)
-    cleaned = clean_pixels(fluxes[order], weights[order], bad[order])
+    cleaned = clean_pixels(fluxes[order], weights[order], bad[order], mask_name="the mask")
     if cleaned.why_empty:
         raise RejectedInput(
             f"no good pixel: {cleaned.why_empty}.", "give ivar > 0 or sigma > 0 for good pixels."

@@ -211,6 +211,6 @@ def test_reasons_for_no_good_pixel_tell_mask_from_emptiness():
     assert clean_pixels(ones, ones).why_empty == ""
     assert "NaN" in clean_pixels(nans, ones, everywhere).why_empty
     assert clean_pixels(ones, 0 * ones, everywhere).why_empty.startswith("ivar is 0")
-    assert "mask covers all pixels" in clean_pixels(ones, ones, everywhere).why_empty
+    assert "a mask covers all pixels" in clean_pixels(ones, ones, everywhere).why_empty
     half = np.array([1.0, 1.0, 0.0, 0.0])
     assert "all 2 of 4" in clean_pixels(ones, half, everywhere).why_empty

@@ -11,20 +11,34 @@ from typing import NamedTuple
 from jaxmdwarf.errors import JaxmdwarfError, RejectedInput
 from jaxmdwarf.io.atomic import write_atomically
 
-COLUMNS = ("path", "reason", "remedy")
+COLUMNS = ("path", "reason", "remedy", "index_in_file")
+"""Columns of the table; the last is empty unless the file holds several spectra."""
+
+_OLD_COLUMNS = COLUMNS[:3]
 
 
 class Reject(NamedTuple):
-    """One input that cannot be used, why, and what the user can do."""
+    """One input that cannot be used, why, and what the user can do.
+
+    Parameters
+    ----------
+    path : str
+    reason, remedy : str
+    index_in_file : int, optional
+        Which spectrum of a file that holds several, from 0; None for the file as a whole.
+    """
 
     path: str
     reason: str
     remedy: str
+    index_in_file: int | None = None
 
     @classmethod
-    def from_error(cls, path: str | os.PathLike[str], error: RejectedInput) -> Reject:
-        """The row for `path` that says what `error` says."""
-        return cls(str(path), error.message.rstrip("."), error.remedy.rstrip("."))
+    def from_error(
+        cls, path: str | os.PathLike[str], error: RejectedInput, index: int | None = None
+    ) -> Reject:
+        """The row for `path`, or one spectrum of it, that says what `error` says."""
+        return cls(str(path), error.message.rstrip("."), error.remedy.rstrip("."), index)
 
 
 def name_rejects_file(output: str | os.PathLike[str]) -> Path:
@@ -65,12 +79,20 @@ def read_rejects(path: str | os.PathLike[str]) -> list[Reject]:
     """
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, _OLD_COLUMNS):
             raise JaxmdwarfError(
                 f"{path} is no rejects table: its columns are {reader.fieldnames}.",
                 f"a rejects table has the columns {', '.join(COLUMNS)}.",
             )
-        return [Reject(row["path"], row["reason"], row["remedy"]) for row in reader]
+        return [
+            Reject(
+                row["path"],
+                row["reason"],
+                row["remedy"],
+                int(row["index_in_file"]) if row.get("index_in_file") else None,
+            )
+            for row in reader
+        ]
 
 
 def check_accounts(n_in: int, n_out: int, n_rejects: int) -> None:

@@ -24,10 +24,14 @@ from itertools import islice
 from typing import Any
 
 from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.registry import pack_extras, unpack_extras
 from jaxmdwarf.io.rejects import Reject
 
 CHUNKS_AHEAD = 3
 """Chunks a worker may be ahead of the consumer: enough to keep it busy, little in memory."""
+
+CHUNK_BYTES = 64 * 1024**2
+"""Size of files that travel together at most: one of many spectra travels alone."""
 
 _LENGTH = struct.Struct("<Q")
 _WORKER = "from jaxmdwarf.io.stream import serve; serve()"
@@ -51,9 +55,10 @@ def stream_results(
         Consumed as needed.
     processes : int, optional
         Workers; None takes the cores that this process may use. 1, or a single chunk of paths,
-        works in this process.
+        works in this process, and so does anything while a reader is registered that no other
+        process can import.
     chunk_size : int
-        Paths that travel together.
+        Paths that travel together, fewer where they are files of more than `CHUNK_BYTES`.
 
     Yields
     ------
@@ -61,7 +66,9 @@ def stream_results(
         `result` is what the task returned, or a `Reject` where it raised `RejectedInput`, raised
         anything else (the reason then names the error), or its process died.
     """
-    n_workers = processes or count_cores()
+    extras = pack_extras()
+    # Readers that stand in a script or a notebook exist in this process alone.
+    n_workers = (processes or count_cores()) if extras is not None else 1
     chunks = _chunked(paths, chunk_size)
     first = list(islice(chunks, 2))
     if n_workers == 1 or len(first) < 2:
@@ -74,7 +81,7 @@ def stream_results(
 
     def serve_chunk(chunk: list[str]) -> list[Any]:
         if not hasattr(local, "worker"):
-            local.worker = _Worker(task)
+            local.worker = _Worker(task, extras or b"")
             workers.append(local.worker)
         return local.worker.run(chunk)
 
@@ -120,6 +127,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not write into the pipe
+    unpack_extras(_receive(source))
     task = _receive(source)
     while True:
         try:
@@ -133,8 +141,8 @@ def serve() -> None:
 
 
 class _Worker:
-    def __init__(self, task: Callable[[str], Any]) -> None:
-        self._task = task
+    def __init__(self, task: Callable[[str], Any], extras: bytes) -> None:
+        self._task, self._extras = task, extras
         self._process: subprocess.Popen | None = None
 
     def run(self, chunk: list[str]) -> list[Any]:
@@ -175,6 +183,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             env=environment,
         )
+        _send(process.stdin, self._extras)
         _send(process.stdin, self._task)
         return process
 
@@ -211,9 +220,24 @@ def _read_exactly(source: Any, n_bytes: int) -> bytes:
 
 
 def _chunked(paths: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(paths)
-    while chunk := list(islice(iterator, size)):
+    chunk: list[str] = []
+    n_bytes = 0
+    for path in paths:
+        n_own = _size_of(path)
+        if chunk and (len(chunk) >= size or n_bytes + n_own > CHUNK_BYTES):
+            yield chunk
+            chunk, n_bytes = [], 0
+        chunk.append(path)
+        n_bytes += n_own
+    if chunk:
         yield chunk
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return 0  # the task says what is wrong with it
 
 
 def _chain(first: list[list[str]], rest: Iterator[list[str]]) -> Iterator[list[str]]:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from jaxmdwarf.arrays import read_specutils
 from jaxmdwarf.errors import RejectedInput, UsageError
+from jaxmdwarf.io.spectra.files import SpectrumFile, describe
+from jaxmdwarf.io.spectra.fits_bytes import require_sane_cards
 from jaxmdwarf.io.spectra.records import (
+    NO_HEADER,
     SpectrumRecord,
     build_spectrum,
     check_record,
@@ -20,6 +23,33 @@ if TYPE_CHECKING:
     from jaxmdwarf.spectra import RawSpectrum
 
 INSTALL_REMEDY = 'install specutils to read it: pip install "jaxmdwarf[specutils]".'
+
+
+_OTHER_FORMATS = {b"\x89HDF": "HDF5", b"# %ECSV": "ECSV"}
+"""First bytes of further formats that are worth an attempt."""
+
+
+def matches(file: SpectrumFile) -> bool:
+    """Whether the content is FITS, or of another format that specutils may know."""
+    return file.is_fits or any(file.data[:16].startswith(magic) for magic in _OTHER_FORMATS)
+
+
+def read(file: SpectrumFile) -> list[SpectrumRecord]:
+    """What specutils finds in the file: one spectrum, or several on the same pixels.
+
+    Raises
+    ------
+    RejectedInput
+        If specutils is missing or cannot read it; says what the file holds.
+    """
+    try:
+        if file.is_fits:
+            require_sane_cards(file.data)
+        return decode_with_specutils(file.path)
+    except RejectedInput as error:
+        if not file.is_fits:
+            raise
+        raise RejectedInput(f"{error.message} (found {describe(file)}).", error.remedy) from None
 
 
 def read_with_specutils(
@@ -47,15 +77,19 @@ def read_with_specutils(
     RejectedInput
         If specutils is not installed, cannot read the file, or the file gives no uncertainty.
     """
-    record = decode_with_specutils(str(path), format=format, air=air)
-    check_record(record)
-    return build_spectrum(record)
+    records = decode_with_specutils(os.fspath(path), format=format, air=air)
+    if len(records) > 1:
+        raise RejectedInput(
+            f"holds {len(records)} spectra.", "read them with read_spectra, or give one a file."
+        )
+    check_record(records[0])
+    return build_spectrum(records[0])
 
 
 def decode_with_specutils(
     path: str, *, format: str | None = None, air: bool | None = None
-) -> SpectrumRecord:
-    """Like `read_with_specutils`, as a plain record."""
+) -> list[SpectrumRecord]:
+    """Like `read_with_specutils`, all spectra as plain records."""
     try:
         import specutils
     except ImportError:
@@ -72,9 +106,14 @@ def decode_with_specutils(
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RejectedInput(
             f"no known spectrum format; specutils says: {line}.",
-            "give LAMOST, SDSS or BOSS files, or a format with a specutils loader.",
+            "give LAMOST, SDSS or DESI files, a format with a specutils loader, or register a "
+            "reader (help(jaxmdwarf.io.spectra.registry)).",
         ) from None
-    return record_of(spectrum, path, format=format, air=air)
+    if spectrum.flux.ndim == 2:
+        rows = [spectrum[row] for row in range(len(spectrum.flux))]
+    else:
+        rows = [spectrum]
+    return [record_of(row, path, format=format, air=air) for row in rows]
 
 
 def record_of(
@@ -95,7 +134,7 @@ def record_of(
     header = spectrum.meta.get("header") if isinstance(spectrum.meta, dict) else None
     header = header if header is not None else {}
     identifier = header.get("OBSID", header.get("OBJECT", header.get("TARGETID")))
-    meta: dict[str, str | float | bool] = {
+    meta = NO_HEADER | {
         "path": path,
         "obsid": text_or_empty(identifier),
         "survey": text_or_empty(header.get("TELESCOP", header.get("SURVEY"))),

@@ -8,12 +8,11 @@ equal bit by bit.
 
 from __future__ import annotations
 
-import os
+import mmap
 import re
-import stat
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
@@ -21,13 +20,15 @@ from jaxmdwarf.errors import RejectedInput
 
 BLOCK = 2880
 CARD = 80
-MAX_FILE_BYTES = 512 * 1024**2
-"""Files above this size hold no single spectrum (a spectrum takes about 0.1 MB)."""
+
+Data = bytes | mmap.mmap
+"""The bytes of a file: in memory, or on disk where it is large."""
 
 _IMAGE_TYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _FIELD_TYPES = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _FIELD_WIDTHS = {"L": 1, "A": 1, "B": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8, "M": 16}
 _FORMAT = re.compile(r"^(\d*)([A-Z])")
+_LONGEST = 2**40
 
 
 class UnusualFits(Exception):
@@ -35,16 +36,34 @@ class UnusualFits(Exception):
 
 
 class LeanHeader:
-    """Header cards by keyword, parsed when asked for; the first of repeated keywords counts."""
+    """Header cards by keyword, parsed when asked for; the first of repeated keywords counts.
 
-    def __init__(self, cards: dict[str, str]) -> None:
+    Parameters
+    ----------
+    cards : dict of str to str
+        What stands behind the equals sign.
+    unusual : str
+        What in the header only astropy reads, else empty.
+    """
+
+    def __init__(self, cards: dict[str, str], *, unusual: str = "") -> None:
         self._cards = cards
+        self.unusual = unusual
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cards)
 
     def __contains__(self, keyword: str) -> bool:
         return keyword in self._cards
 
     def get(self, keyword: str, default=None):
-        """Value of `keyword` as bool, int, float or stripped text; `default` where missing."""
+        """Value of `keyword` as bool, int, float or stripped text; `default` where missing.
+
+        Raises
+        ------
+        UnusualFits
+            If the card is beyond the lean path.
+        """
         raw = self._cards.get(keyword)
         if raw is None:
             return default
@@ -59,102 +78,94 @@ class LeanHdu:
     start: int
     size: int
 
-
-def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file, inflated if they are gzipped (told by content).
-
-    Raises
-    ------
-    RejectedInput
-        If `path` is missing, a directory, unreadable, empty, huge, or a damaged gzip stream.
-    """
-    try:
-        status = os.stat(path)
-        # Opening a named pipe would wait for ever.
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise RejectedInput("is no regular file.", "give files or folders.")
-        with open(path, "rb") as file:
-            if status.st_size > MAX_FILE_BYTES:
-                raise RejectedInput(
-                    f"the file is larger than {MAX_FILE_BYTES // 1024**2} MiB.",
-                    "give files of one spectrum each.",
-                )
-            raw = file.read()
-    except FileNotFoundError:
-        raise RejectedInput("no such file.", "check the path.") from None
-    except IsADirectoryError:
-        raise RejectedInput("is a directory.", "give its files, or the folder itself.") from None
-    except PermissionError:
-        # Opening a directory is a permission error on some systems.
-        if Path(path).is_dir():
-            raise RejectedInput(
-                "is a directory.", "give its files, or the folder itself."
-            ) from None
-        raise RejectedInput("the file may not be read.", "check its permissions.") from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RejectedInput(f"the file cannot be read: {reason}.", "check the disk.") from None
-    if not raw:
-        raise RejectedInput("the file is empty (zero bytes).", "download it again.")
-    if raw[:2] == b"\x1f\x8b":
-        return _inflate(raw)
-    return raw
+    @property
+    def stop(self) -> int:
+        """Where the next unit begins."""
+        return self.start + -(-self.size // BLOCK) * BLOCK
 
 
-def _inflate(raw: bytes) -> bytes:
-    parts = []
-    while raw[:2] == b"\x1f\x8b":
-        stream = zlib.decompressobj(wbits=31)
-        try:
-            parts.append(stream.decompress(raw))
-        except zlib.error as error:
-            raise RejectedInput(f"damaged gzip stream ({error}).", "download it again.") from None
-        if not stream.eof:
-            raise RejectedInput("truncated gzip stream.", "download the file again.")
-        raw = stream.unused_data
-    data = parts[0] if len(parts) == 1 else b"".join(parts)
-    if not data:
-        raise RejectedInput("the file is empty (zero bytes inside gzip).", "download it again.")
-    return data
-
-
-def is_fits(data: bytes) -> bool:
+def is_fits(data: Data) -> bool:
     """Whether `data` starts as a FITS file does."""
     return data[:9] == b"SIMPLE  ="
 
 
-def split_hdus(data: bytes, *, limit: int = 3) -> list[LeanHdu]:
-    """The first `limit` header-data units of a FITS file.
+def next_hdu(data: Data, offset: int, *, first: bool = False) -> LeanHdu | None:
+    """The unit that begins at `offset`, None where there is no further one.
 
     Raises
     ------
     RejectedInput
-        If the file ends within a header or its data.
+        If the file ends within the unit.
     UnusualFits
-        If a header is beyond the lean path.
+        If its size is beyond the lean path.
     """
-    hdus: list[LeanHdu] = []
-    offset = 0
-    while offset + BLOCK <= len(data) and len(hdus) < limit:
-        if hdus and data[offset : offset + 8] != b"XTENSION":
-            break  # special records after the last unit
-        header, offset = _parse_header(data, offset)
-        size = _data_size(header)
-        if offset + size > len(data):
+    if offset + BLOCK > len(data) or (
+        # Special records may follow the last unit.
+        not first and data[offset : offset + 8] != b"XTENSION"
+    ):
+        return None
+    header, start = _parse_header(data, offset)
+    size = _data_size(header)
+    if start + size > len(data):
+        raise RejectedInput(
+            f"the file is truncated: {start + size - len(data)} bytes are missing.",
+            "download it again.",
+        )
+    return LeanHdu(header, start, size)
+
+
+def require_sane_cards(data: Data) -> None:
+    """Hold the numbers that astropy believes against the file, before it works or waits on them.
+
+    A damaged card may ask for 2^31 axes or columns, or for sizes below zero.
+
+    Raises
+    ------
+    RejectedInput
+        If sizes are negative, too many, or larger than the file.
+    """
+    offset, number = 0, 0
+    while offset + BLOCK <= len(data) and (number == 0 or data[offset : offset + 8] == b"XTENSION"):
+        header, start = _parse_header(data, offset)
+        count = partial(_count, header, number)
+        n_axes = count("NAXIS", 16)
+        count("TFIELDS", 999)
+        size = 1 if n_axes else 0
+        for axis in range(1, n_axes + 1):
+            length = count(f"NAXIS{axis}", _LONGEST)
+            size *= 1 if axis == 1 and length == 0 and "GROUPS" in header else length
+        n_group, n_extra = count("GCOUNT", len(data), 1), count("PCOUNT", len(data))
+        try:
+            n_bits = abs(int(header.get("BITPIX", 8)))
+        except (UnusualFits, TypeError, ValueError):
+            n_bits = 8
+        size = n_group * (size + n_extra) * n_bits // 8
+        if start + size > len(data):
             raise RejectedInput(
-                f"the file is truncated: {offset + size - len(data)} bytes are missing.",
+                f"the file is truncated: {start + size - len(data)} bytes are missing.",
                 "download it again.",
             )
-        hdus.append(LeanHdu(header, offset, size))
-        offset += -(-size // BLOCK) * BLOCK
-    if not hdus:
-        raise RejectedInput("the file is truncated within its first header.", "download it again.")
-    return hdus
+        offset, number = start + -(-size // BLOCK) * BLOCK, number + 1
 
 
-def image_of(data: bytes, hdu: LeanHdu) -> np.ndarray | None:
+def _count(header: LeanHeader, number: int, keyword: str, most: int, default: int = 0) -> int:
+    """A size in the header of unit `number`, which must be from 0 to `most`."""
+    try:
+        value = header.get(keyword, default)
+    except UnusualFits:
+        value = None
+    if type(value) is not int or not 0 <= value <= most:
+        raise RejectedInput(
+            f"damaged header: {keyword} = {value} in HDU {number}.", "download the file again."
+        )
+    return value
+
+
+def image_of(data: Data, hdu: LeanHdu) -> np.ndarray | None:
     """The image of `hdu` as a view on `data` in file byte order, or None where it has none."""
     header = hdu.header
+    if header.unusual:
+        raise UnusualFits(header.unusual)
     n_axes = _integer(header, "NAXIS")
     if n_axes == 0 or hdu.size == 0:
         return None
@@ -169,6 +180,8 @@ def image_of(data: bytes, hdu: LeanHdu) -> np.ndarray | None:
 def columns_of(hdu: LeanHdu) -> dict[str, tuple[str, int, int]]:
     """Column name in upper case -> (type letter, repeat count, byte offset in the row)."""
     header = hdu.header
+    if header.unusual or "ZIMAGE" in header:
+        raise UnusualFits(header.unusual or "compressed image")
     columns = {}
     offset = 0
     for index in range(1, _integer(header, "TFIELDS") + 1):
@@ -187,7 +200,7 @@ def columns_of(hdu: LeanHdu) -> dict[str, tuple[str, int, int]]:
     return columns
 
 
-def vector_of(data: bytes, hdu: LeanHdu, column: tuple[str, int, int]) -> np.ndarray:
+def vector_of(data: Data, hdu: LeanHdu, column: tuple[str, int, int]) -> np.ndarray:
     """The vector in the first row of a table column, a view on `data` in file byte order."""
     letter, repeat, offset = column
     kind = _FIELD_TYPES.get(letter)
@@ -196,8 +209,9 @@ def vector_of(data: bytes, hdu: LeanHdu, column: tuple[str, int, int]) -> np.nda
     return np.frombuffer(data, kind, repeat, hdu.start + offset)
 
 
-def _parse_header(data: bytes, offset: int) -> tuple[LeanHeader, int]:
+def _parse_header(data: Data, offset: int) -> tuple[LeanHeader, int]:
     cards: dict[str, str] = {}
+    unusual = ""
     while True:
         block = data[offset : offset + BLOCK]
         if len(block) < BLOCK:
@@ -209,9 +223,9 @@ def _parse_header(data: bytes, offset: int) -> tuple[LeanHeader, int]:
             if text[start + 8 : start + 10] == "= ":
                 cards.setdefault(keyword.rstrip(), text[start + 10 : start + CARD])
             elif keyword == "END     ":
-                return LeanHeader(cards), offset
+                return LeanHeader(cards, unusual=unusual), offset
             elif keyword == "CONTINUE":
-                raise UnusualFits("CONTINUE")
+                unusual = "CONTINUE"
 
 
 def _parse_value(raw: str):
@@ -251,8 +265,8 @@ def _data_size(header: LeanHeader) -> int:
     size = abs(_integer(header, "BITPIX")) // 8
     for axis in range(1, n_axes + 1):
         size *= _integer(header, f"NAXIS{axis}")
-    if "GROUPS" in header or "ZIMAGE" in header:
-        raise UnusualFits("groups or compressed image")
+    if "GROUPS" in header:
+        raise UnusualFits("random groups")
     if "PCOUNT" in header:
         size += _integer(header, "PCOUNT") * abs(_integer(header, "BITPIX")) // 8
     return size

@@ -22,7 +22,6 @@ taken, else the row.
 
 from __future__ import annotations
 
-import io
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +29,10 @@ import numpy as np
 
 from jaxmdwarf.arrays import clean_pixels, header_says_air
 from jaxmdwarf.errors import RejectedInput
-from jaxmdwarf.io.spectra.fits_bytes import (
-    LeanHdu,
-    UnusualFits,
-    columns_of,
-    image_of,
-    read_file_bytes,
-    split_hdus,
-    vector_of,
-)
+from jaxmdwarf.io.spectra.files import Header, SpectrumFile
+from jaxmdwarf.io.spectra.fits_bytes import UnusualFits, columns_of, image_of, vector_of
 from jaxmdwarf.io.spectra.records import (
+    NO_HEADER,
     LogGrid,
     SpectrumRecord,
     build_spectrum,
@@ -78,81 +71,73 @@ def read_lamost(path: str | os.PathLike[str]) -> RawSpectrum:
     RejectedInput
         If the file is no LAMOST spectrum, is damaged, or holds no good pixel.
     """
-    data = read_file_bytes(path)
-    record = decode_lamost(data, str(path))
-    if record is None:
+    file = SpectrumFile(path)
+    if not matches(file):
         raise RejectedInput(
             "not a LAMOST low-resolution spectrum.", "use read_spectrum, which knows other formats."
         )
+    record = read(file)[0]
     check_record(record)
     return build_spectrum(record)
 
 
-def decode_lamost(data: bytes, path: str) -> SpectrumRecord | None:
-    """The spectrum in the bytes of a FITS file, or None if they are not a LAMOST spectrum."""
+def matches(file: SpectrumFile) -> bool:
+    """Whether the primary image has five rows, or the first table is a COADD of one row."""
+    if not file.is_fits:
+        return False
+    header = file.header
+    if _is_foreign(header):
+        return False
+    if header.get("NAXIS") != 0:
+        n_row, n_pix = header.get("NAXIS2"), header.get("NAXIS1")
+        return header.get("NAXIS") == 2 and n_row == N_ROWS and n_pix >= 2 * N_ROWS
+    return set(COADD_COLUMNS) <= set(file.columns(1)) and file.header_of(1).get("NAXIS2") == 1
+
+
+def read(file: SpectrumFile) -> list[SpectrumRecord]:
+    """The spectrum of a file that `matches`, in any of the three layouts.
+
+    Raises
+    ------
+    RejectedInput
+        If the file is damaged.
+    """
     try:
-        return _decode_lean(data, path)
+        return [_decode_lean(file)]
     except UnusualFits:
-        return _decode_with_astropy(data, path)
+        return [_decode_with_astropy(file)]
 
 
-def _decode_lean(data: bytes, path: str) -> SpectrumRecord | None:
-    hdus = split_hdus(data, limit=2)
-    primary = hdus[0]
-    if _is_foreign(primary.header):
-        return None
-    image = image_of(data, primary)
+def _decode_lean(file: SpectrumFile) -> SpectrumRecord:
+    primary = file.hdu(0)
+    assert primary is not None
+    image = image_of(file.data, primary)
     if image is not None:
-        return _decode_image(primary.header, image, path)
-    if len(hdus) < 2 or not _is_table(hdus[1]):
-        return None
-    columns = columns_of(hdus[1])
-    if not _is_coadd(columns) or hdus[1].header.get("NAXIS2") != 1:
-        return None
-    vectors = [vector_of(data, hdus[1], columns[name]) for name in COADD_COLUMNS]
-    return _decode_coadd(primary.header, vectors, path)
+        return _decode_image(primary.header, image, file.path)
+    table = file.hdu(1)
+    assert table is not None
+    columns = columns_of(table)
+    vectors = [vector_of(file.data, table, columns[name]) for name in COADD_COLUMNS]
+    return _decode_coadd(primary.header, vectors, file.path)
 
 
-def _decode_with_astropy(data: bytes, path: str) -> SpectrumRecord | None:
-    from astropy.io import fits
-
-    try:
-        with fits.open(io.BytesIO(data), memmap=False) as hdus:
-            header = hdus[0].header
-            if _is_foreign(header):
-                return None
-            if hdus[0].data is not None:
-                return _decode_image(header, np.asarray(hdus[0].data), path)
-            if len(hdus) < 2 or not isinstance(hdus[1], fits.BinTableHDU):
-                return None
-            table = hdus[1].data
-            names = {name.upper(): name for name in table.dtype.names or ()}
-            if not _is_coadd(names) or len(table) != 1:
-                return None
-            vectors = [np.ravel(table[names[name]][0]) for name in COADD_COLUMNS]
-            return _decode_coadd(header, vectors, path)
-    except RejectedInput:
-        raise
-    except Exception as error:  # astropy raises many kinds for damaged files
-        raise RejectedInput(f"not readable as FITS ({error}).", "download it again.") from None
+def _decode_with_astropy(file: SpectrumFile) -> SpectrumRecord:
+    with file.open() as hdus:
+        header = hdus[0].header
+        if hdus[0].data is not None:
+            return _decode_image(header, np.asarray(hdus[0].data), file.path)
+        table = hdus[1].data
+        names = {name.upper(): name for name in table.dtype.names}
+        vectors = [np.ravel(table[names[name]][0]) for name in COADD_COLUMNS]
+        return _decode_coadd(header, vectors, file.path)
 
 
-def _is_foreign(header: Any) -> bool:
+def _is_foreign(header: Header) -> bool:
     # The old spSpec files of SDSS are images of five rows with COEFF0 too, of other meaning.
     return text_or_empty(header.get("TELESCOP")).upper().startswith("SDSS")
 
 
-def _is_table(hdu: LeanHdu) -> bool:
-    return text_or_empty(hdu.header.get("XTENSION")) == "BINTABLE"
-
-
-def _is_coadd(columns: Any) -> bool:
-    return all(name in columns for name in COADD_COLUMNS)
-
-
-def _decode_image(header: Any, image: np.ndarray, path: str) -> SpectrumRecord | None:
-    if image.ndim != 2 or image.shape[0] != N_ROWS or image.shape[1] < 2 * N_ROWS:
-        return None
+def _decode_image(header: Any, image: np.ndarray, path: str) -> SpectrumRecord:
     flux, ivar, third, and_mask = image[:4]
     grid = _header_grid(header, flux.size)
     if _runs_through_wavelengths(third, grid):
@@ -221,8 +206,8 @@ def _assemble(
     if header_says_air(header):
         pixels = air_to_vacuum(expand_log_grid(pixels) if isinstance(pixels, LogGrid) else pixels)
     bad = np.asarray(and_mask != 0)
-    cleaned = clean_pixels(flux, ivar, bad)
-    meta: dict[str, str | float | bool] = {
+    cleaned = clean_pixels(flux, ivar, bad, mask_name="the and-mask")
+    meta = NO_HEADER | {
         "path": path,
         "obsid": _identifier(header),
         "survey": "LAMOST",
@@ -249,7 +234,9 @@ def _identifier(header: Any) -> str:
     """OBSID, or, before it existed, date, plan, spectrograph and fibre: unique and stable."""
     obsid = header.get("OBSID")
     if obsid is not None and text_or_empty(obsid):
-        return str(int(obsid)) if isinstance(obsid, float) else text_or_empty(obsid)
+        if isinstance(obsid, float):
+            return str(int(obsid)) if np.isfinite(obsid) else ""
+        return text_or_empty(obsid)
     date, plan = header.get("LMJD", header.get("MJD")), text_or_empty(header.get("PLANID"))
     spectrograph, fibre = header.get("SPID"), header.get("FIBERID")
     if date is None or not plan or spectrograph is None or fibre is None:

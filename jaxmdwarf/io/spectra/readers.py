@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.rejects import Reject
-from jaxmdwarf.io.spectra.fits_bytes import is_fits, read_file_bytes
-from jaxmdwarf.io.spectra.lamost import decode_lamost
+from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.records import (
     Requirements,
     SpectrumRecord,
     build_spectrum,
     check_record,
 )
+from jaxmdwarf.io.spectra.registry import READERS, Found
 from jaxmdwarf.io.stream import stream_results
 
 if TYPE_CHECKING:
     from jaxmdwarf.spectra import RawSpectrum
 
-_OTHER_FORMATS = {b"\x89HDF": "HDF5", b"# %ECSV": "ECSV"}
-"""First bytes of further formats that are worth an attempt with specutils."""
+T = TypeVar("T")
 
 
 def read_spectrum(
-    path: str | os.PathLike[str], *, requirements: Requirements | None = None
+    path: str | os.PathLike[str],
+    *,
+    index: int | None = None,
+    requirements: Requirements | None = None,
 ) -> RawSpectrum:
     """Read one spectrum of any known format, told by its content and never by its name.
 
     Parameters
     ----------
     path : str or path
-        A LAMOST, SDSS or BOSS file, gzipped or not, or anything that specutils reads.
+        A LAMOST, SDSS, BOSS, SDSS-V or DESI file, plain or compressed, one that a registered reader
+        knows (`jaxmdwarf.io.spectra.registry`), or anything that specutils reads.
+    index : int, optional
+        Which spectrum of the file, from 0; needed where it holds several.
     requirements : Requirements, optional
         What the spectrum must offer; None takes any spectrum with a good pixel.
 
@@ -50,60 +55,96 @@ def read_spectrum(
     RejectedInput
         If nothing usable is in the file; says why and what to do.
     """
-    record = read_record(path)
-    check_record(record, requirements)
-    return build_spectrum(record)
+    found = read_records(path)
+    if index is None and len(found) > 1:
+        raise RejectedInput(
+            f"{os.fspath(path)} holds {len(found)} spectra.",
+            "choose one, read_spectrum(path, index=0), or take all with read_spectra(path).",
+        )
+    if not 0 <= (index or 0) < len(found):
+        raise RejectedInput(
+            f"{os.fspath(path)} has no spectrum {index}.",
+            f"choose an index from 0 to {len(found) - 1}.",
+        )
+    one = found[index or 0]
+    if isinstance(one, RejectedInput):
+        raise one
+    check_record(one, requirements)
+    return build_spectrum(one)
+
+
+def read_spectra(
+    path: str | os.PathLike[str], *, requirements: Requirements | None = None
+) -> list[RawSpectrum | Reject]:
+    """Read all spectra of one file, in their order.
+
+    Parameters
+    ----------
+    path : str or path
+        As `read_spectrum`.
+    requirements : Requirements, optional
+        What each spectrum must offer.
+
+    Returns
+    -------
+    list of RawSpectrum or Reject
+        A reject stands in the place of a spectrum that cannot be used and says why.
+
+    Raises
+    ------
+    RejectedInput
+        If the file cannot be read.
+    """
+    return list(_build(os.fspath(path), ReadFileTask(requirements)(os.fspath(path)), None))
+
+
+def read_records(path: str | os.PathLike[str]) -> list[Found]:
+    """All spectra of a file, unchecked and as plain arrays, without importing JAX.
+
+    Returns
+    -------
+    list of SpectrumRecord or RejectedInput
+        In the order of the file; ``meta["index"]`` counts them from 0.
+
+    Raises
+    ------
+    RejectedInput
+        If no reader knows the file, or it holds no spectrum.
+    """
+    file = SpectrumFile(path)
+    for reader in READERS.entries():
+        if reader.matches(file):
+            found = reader.read(file)
+            break
+    else:
+        raise RejectedInput(
+            "not a FITS file, nor of any other known format.",
+            "give spectra as FITS files, plain or compressed, pass arrays to "
+            "jaxmdwarf.Spectrum.from_arrays, or register a reader.",
+        )
+    found = [found] if isinstance(found, SpectrumRecord) else list(found)
+    if not found:
+        raise RejectedInput("holds no spectrum.", "leave the file out.")
+    for index, one in enumerate(found):
+        if index and isinstance(one, SpectrumRecord):
+            one.meta["index"] = index
+    return found
 
 
 def read_record(path: str | os.PathLike[str]) -> SpectrumRecord:
-    """Like `read_spectrum`, unchecked and as plain arrays, without importing JAX."""
-    name = os.fspath(path)
-    data = read_file_bytes(name)
-    if not is_fits(data):
-        if any(data.startswith(magic) for magic in _OTHER_FORMATS):
-            return _read_other(name)
-        raise RejectedInput("not a FITS file.", "give spectra as FITS files, gzipped or not.")
-    record = decode_lamost(data, name)
-    if record is None:
-        from jaxmdwarf.io.spectra.sdss import decode_sdss
+    """The spectrum of a file that holds one, as plain arrays.
 
-        record = decode_sdss(data, name)
-    return record if record is not None else _read_other(name, data)
-
-
-def _read_other(name: str, data: bytes | None = None) -> SpectrumRecord:
-    from jaxmdwarf.io.spectra.by_specutils import decode_with_specutils
-
-    try:
-        return decode_with_specutils(name)
-    except RejectedInput as error:
-        if data is None:
-            raise
-        raise RejectedInput(f"{error.message} (found {_inventory(data)}).", error.remedy) from None
-
-
-def _inventory(data: bytes) -> str:
-    """What the FITS file holds, so that the user sees which HDU was expected elsewhere."""
-    import io
-    import warnings
-
-    from astropy.io import fits
-
-    try:
-        with warnings.catch_warnings(), fits.open(io.BytesIO(data), memmap=False) as hdus:
-            warnings.simplefilter("ignore")
-            parts = []
-            for index, hdu in enumerate(hdus[:4]):
-                if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
-                    names = ", ".join(hdu.columns.names[:6])
-                    parts.append(f"HDU {index} a table of {names}")
-                elif hdu.header.get("NAXIS", 0):
-                    parts.append(f"HDU {index} an image of shape {hdu.shape}")
-                else:
-                    parts.append(f"HDU {index} empty")
-            return "; ".join(parts)
-    except Exception:  # an inventory is a courtesy: it must not hide the reason
-        return "no readable HDU"
+    Raises
+    ------
+    RejectedInput
+        As `read_records`; also if there are several.
+    """
+    found = read_records(path)
+    if len(found) > 1:
+        raise RejectedInput(f"holds {len(found)} spectra.", "use read_records.")
+    if isinstance(found[0], RejectedInput):
+        raise found[0]
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -222,9 +263,16 @@ def expand_inputs(
     return Inputs(tuple(paths), tuple(rejects))
 
 
+class ReadSpectrum(NamedTuple):
+    """A usable spectrum, and a hash of its identifier and pixels."""
+
+    record: SpectrumRecord
+    content_hash: int
+
+
 @dataclass(frozen=True)
 class ReadTask:
-    """Read and check one file: what a reader process does. Returns `(record, content hash)`."""
+    """Read and check a file of one spectrum: what a reader process does."""
 
     requirements: Requirements | None = None
 
@@ -234,19 +282,78 @@ class ReadTask:
         return record, record.content_hash()
 
 
+@dataclass(frozen=True)
+class ReadFileTask:
+    """Read and check the spectra of one file: what a reader process does.
+
+    Parameters
+    ----------
+    requirements : Requirements, optional
+        What each spectrum must offer.
+
+    Returns
+    -------
+    list of ReadSpectrum or Reject
+        One for each spectrum of the file; a reject names its file and which spectrum it was.
+
+    Raises
+    ------
+    RejectedInput
+        If the file cannot be read, or its only spectrum not be used.
+    """
+
+    requirements: Requirements | None = None
+
+    def __call__(self, path: str) -> list[ReadSpectrum | Reject]:
+        found = read_records(path)
+        return [
+            take_spectrum(path, one, index if len(found) > 1 else None, self._take)
+            for index, one in enumerate(found)
+        ]
+
+    def _take(self, record: SpectrumRecord) -> ReadSpectrum:
+        check_record(record, self.requirements)
+        return ReadSpectrum(record, record.content_hash())
+
+
+def take_spectrum(
+    path: str, found: Found, index: int | None, work: Callable[[SpectrumRecord], T]
+) -> T | Reject:
+    """What `work` makes of one spectrum of a file, or the reject that says why not.
+
+    Parameters
+    ----------
+    path : str
+    found : SpectrumRecord or RejectedInput
+        As a reader gave it.
+    index : int or None
+        Which spectrum of the file; None where it is the only one.
+    work : callable
+        Raises `RejectedInput` for spectra that are of no use.
+    """
+    try:
+        if isinstance(found, RejectedInput):
+            raise found
+        return work(found)
+    except RejectedInput as error:
+        return Reject.from_error(path, error, index)
+
+
 class DuplicateFinder:
     """Remembers spectra by identifier and content, 64 bits each, and names the first holder."""
 
     def __init__(self) -> None:
         self._first: dict[int, str] = {}
 
-    def find(self, content_hash: int, path: str) -> Reject | None:
+    def find(self, content_hash: int, path: str, index: int | None = None) -> Reject | None:
         """A reject if a spectrum with `content_hash` was met before, else None."""
         if content_hash not in self._first:
-            self._first[content_hash] = path
+            self._first[content_hash] = path if not index else f"{path}[{index}]"
             return None
         first = self._first[content_hash]
-        return Reject(path, f"the same spectrum as {first}", "the first one is kept: drop this one")
+        return Reject(
+            path, f"the same spectrum as {first}", "the first one is kept: drop this one", index
+        )
 
 
 def stream_spectra(
@@ -266,7 +373,8 @@ def stream_spectra(
     processes : int, optional
         Reader processes; None takes the cores of this machine, 1 reads in this process.
     chunk_size : int
-        Files that travel together; memory holds about ``4 * processes * chunk_size`` spectra.
+        Files that travel together (fewer where they are large); memory holds the spectra of about
+        ``4 * processes * chunk_size`` files.
     requirements : Requirements, optional
         What a spectrum must offer; None takes `Requirements()`.
     reject_duplicates : bool
@@ -275,22 +383,28 @@ def stream_spectra(
     Yields
     ------
     RawSpectrum or Reject
-        One for each path, in the order of `paths`.
+        One for each spectrum of each file in the order of `paths`, one for each file that cannot
+        be read.
     """
-    task = ReadTask(requirements or Requirements())
-    duplicates = DuplicateFinder()
+    task = ReadFileTask(requirements or Requirements())
+    duplicates = DuplicateFinder() if reject_duplicates else None
     for path, result in stream_results(task, paths, processes=processes, chunk_size=chunk_size):
-        if isinstance(result, Reject):
-            yield result
+        yield from _build(path, result, duplicates)
+
+
+def _build(
+    path: str, result: Reject | list[ReadSpectrum | Reject], duplicates: DuplicateFinder | None
+) -> Iterator[RawSpectrum | Reject]:
+    if isinstance(result, Reject):
+        yield result
+        return
+    for index, one in enumerate(result):
+        place = index if len(result) > 1 else None
+        if isinstance(one, Reject):
+            yield one
             continue
-        record, content_hash = result
-        duplicate = duplicates.find(content_hash, path) if reject_duplicates else None
+        duplicate = duplicates.find(one.content_hash, path, place) if duplicates else None
         if duplicate is not None:
             yield duplicate
             continue
-        try:
-            spectrum = build_spectrum(record)
-        except RejectedInput as error:
-            yield Reject.from_error(path, error)
-            continue
-        yield spectrum
+        yield take_spectrum(path, one.record, place, build_spectrum)

@@ -10,17 +10,40 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.arrays import read_arrays
+from jaxmdwarf.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
     from jaxmdwarf.spectra import RawSpectrum
 
 SENTINEL_CEILING = -9000.0
 """Header numbers below this are a survey's way of saying "missing" (-9999)."""
+
+_GAP_STEPS = 20.0
+"""Neighbours further apart than this many usual steps have a gap between them, not a pixel."""
+
+Meta = dict[str, str | float | bool | int]
+
+NO_HEADER: Meta = {
+    "path": "",
+    "obsid": "",
+    "survey": "",
+    "layout": "",
+    "ra_deg": math.nan,
+    "dec_deg": math.nan,
+    "z": math.nan,
+    "snr_r": math.nan,
+    "snr_i": math.nan,
+    "subclass": "",
+    "object_class": "",
+    "had_nonfinite": False,
+    "index": 0,
+}
+"""Header values of a spectrum of which nothing is known, by field of `SpectrumMeta`."""
 
 
 class LogGrid(NamedTuple):
@@ -45,13 +68,67 @@ class SpectrumRecord:
         The fields of `jaxmdwarf.spectra.SpectrumMeta`.
     why_empty : str
         Where no pixel is good, the reason as a phrase.
+    what : str
+        What it is, for the reason where it covers too little: "the red arm of ...".
     """
 
     pixels: LogGrid | np.ndarray
     flux: np.ndarray
     ivar: np.ndarray
-    meta: dict[str, str | float | bool]
+    meta: Meta
     why_empty: str = ""
+    what: str = ""
+
+    @classmethod
+    def from_arrays(
+        cls,
+        path: str,
+        wave: Any,
+        flux: Any,
+        ivar: Any = None,
+        *,
+        sigma: Any = None,
+        mask: Any = None,
+        wave_unit: Any = None,
+        medium: str = "vacuum",
+        **header: Any,
+    ) -> SpectrumRecord:
+        """What a reader makes of the arrays of a file.
+
+        Parameters
+        ----------
+        path : str
+            The file.
+        wave, flux, ivar, sigma, mask, wave_unit, medium
+            As `jaxmdwarf.spectra.RawSpectrum.from_arrays`.
+        **header
+            Fields of `SpectrumMeta` that are known: ``obsid=...``, ``z=...``.
+
+        Raises
+        ------
+        RejectedInput
+            If they are no spectrum.
+
+        Examples
+        --------
+        >>> record = SpectrumRecord.from_arrays("a", [700.1, 700.2], [1, 2], 4.0, wave_unit="nm")
+        >>> record.wave_aa.tolist(), record.ivar.tolist(), record.meta["path"]
+        ([7001.0, 7002.0], [4.0, 4.0], 'a')
+        """
+        strangers = sorted(set(header) - set(NO_HEADER))
+        if strangers:
+            raise UsageError(
+                f"{strangers[0]!r} is no field of a spectrum's header.",
+                f"use one of {', '.join(NO_HEADER)}.",
+            )
+        try:
+            pixels = read_arrays(
+                wave, flux, ivar, sigma=sigma, mask=mask, wave_unit=wave_unit, medium=medium
+            )
+        except UsageError as error:
+            raise RejectedInput(error.message, error.remedy) from None
+        meta = NO_HEADER | header | {"path": path, "had_nonfinite": pixels.had_nonfinite}
+        return cls(pixels.wave_aa, pixels.flux, pixels.ivar, meta)
 
     @property
     def wave_aa(self) -> np.ndarray:
@@ -126,22 +203,37 @@ def check_record(record: SpectrumRecord, requirements: Requirements | None = Non
     if requirements is None:
         return
     low, high = requirements.window_aa
-    covered = (min(float(wave[-1]), high) - max(float(wave[0]), low)) / (high - low)
+    covered = _covered_share(wave, low, high, even=isinstance(record.pixels, LogGrid))
     if covered < requirements.min_overlap:
+        what = f"{record.what} " if record.what else ""
+        remedy = "give red-arm spectra, with wavelengths in Angstrom."
         raise RejectedInput(
-            f"covers {wave[0]:.0f}-{wave[-1]:.0f} A, which is {100 * max(covered, 0.0):.0f} % of "
+            f"{what}covers {wave[0]:.0f}-{wave[-1]:.0f} A, which is {100 * covered:.0f} % of "
             f"{low:.0f}-{high:.0f} A.",
-            f"at least {100 * requirements.min_overlap:.0f} % is needed: give red-arm spectra, "
-            "with wavelengths in Angstrom.",
+            f"at least {100 * requirements.min_overlap:.0f} % is needed: "
+            + ("give spectra that cover it." if what else remedy),
         )
     first, last = np.searchsorted(wave, (low, high))
     share = float(good[first:last].mean()) if last > first else 0.0
     if share < requirements.min_good_fraction:
         raise RejectedInput(
             f"only {100 * share:.0f} % of the pixels in {low:.0f}-{high:.0f} A are good.",
-            f"at least {100 * requirements.min_good_fraction:.0f} % must have ivar > 0: the "
-            "spectrum is all but empty, leave it out.",
+            f"at least {100 * requirements.min_good_fraction:.0f} % must have ivar > 0 and be free "
+            "of the survey's mask: leave the spectrum out.",
         )
+
+
+def _covered_share(wave: np.ndarray, low: float, high: float, *, even: bool) -> float:
+    """Fraction of a window that lies between pixels, gaps between arms left out."""
+    ends = np.clip((wave[0], wave[-1]), low, high)
+    covered = float(ends[1] - ends[0])
+    if not even:
+        steps = np.diff(wave)
+        wide = np.flatnonzero(steps > _GAP_STEPS * np.median(steps))
+        covered -= float(
+            (np.clip(wave[wide + 1], low, high) - np.clip(wave[wide], low, high)).sum()
+        )
+    return max(covered, 0.0) / (high - low)
 
 
 def build_spectrum(record: SpectrumRecord) -> RawSpectrum:
@@ -155,7 +247,7 @@ def number_or_nan(value: object) -> float:
     """`value` as a float; NaN where it is missing, no number, or a survey's -9999."""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
     return number if math.isfinite(number) and number > SENTINEL_CEILING else math.nan
 

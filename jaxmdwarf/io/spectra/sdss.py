@@ -3,8 +3,10 @@
 The co-added spectrum is table COADD in HDU 1 (flux, loglam, ivar, and_mask, one row a pixel), the
 catalogue row is HDU 2 (SPECOBJ or SPALL); the single exposures of full files are not read.
 
-Masks: as for LAMOST, a pixel is bad if any bit of and_mask is set (set in every exposure), besides
-those whose ivar is 0 already.
+Masks: of the bits of and_mask (SPPIXMASK), 0 to 15 describe the fibre (many pixels rejected, near a
+bright one, smear exposures taken) and are set in every pixel of sound spectra; most of the others
+are warnings, and pixels without data have ivar 0 besides their bit. A pixel is bad if its ivar is 0
+or if BRIGHTSKY is set, the bit that the survey's own redshift code masks in and_mask.
 
 Wavelengths: loglam is single precision (0.2 km/s); where it lies on the survey's grid of 1e-4 dex
 the grid itself is taken.
@@ -12,7 +14,6 @@ the grid itself is taken.
 
 from __future__ import annotations
 
-import io
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ import numpy as np
 
 from jaxmdwarf.arrays import clean_pixels, header_says_air
 from jaxmdwarf.errors import RejectedInput
-from jaxmdwarf.io.spectra.fits_bytes import read_file_bytes
+from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.records import (
+    NO_HEADER,
     LogGrid,
     SpectrumRecord,
     build_spectrum,
     check_record,
+    expand_log_grid,
     number_or_nan,
     text_or_empty,
 )
@@ -33,6 +36,9 @@ from jaxmdwarf.wavelengths import air_to_vacuum
 
 if TYPE_CHECKING:
     from jaxmdwarf.spectra import RawSpectrum
+
+BRIGHTSKY = 1 << 23
+"""SPPIXMASK: sky level > flux + 10 flux errors, and > 1.25 times its median around."""
 
 STEP_DEX = 1e-4
 BANDS = "ugriz"
@@ -50,7 +56,7 @@ def read_sdss(path: str | os.PathLike[str]) -> RawSpectrum:
     Returns
     -------
     RawSpectrum
-        Vacuum wavelengths; ivar 0 where and_mask is set or a value is not finite. S/N is the
+        Vacuum wavelengths; ivar 0 where BRIGHTSKY is set or a value is not finite. S/N is the
         pipeline's median per pixel in r and i.
 
     Raises
@@ -58,34 +64,37 @@ def read_sdss(path: str | os.PathLike[str]) -> RawSpectrum:
     RejectedInput
         If the file is no such spectrum, is damaged, or holds no good pixel.
     """
-    record = decode_sdss(read_file_bytes(path), str(path))
-    if record is None:
+    file = SpectrumFile(path)
+    if not matches(file):
         raise RejectedInput(
             "not an SDSS spec file (no table with flux, loglam and ivar in HDU 1).",
             "use read_spectrum, which knows other formats.",
         )
+    record = read(file)[0]
     check_record(record)
     return build_spectrum(record)
 
 
-def decode_sdss(data: bytes, path: str) -> SpectrumRecord | None:
-    """The spectrum in the bytes of a FITS file, or None if they are not an SDSS spec file."""
+def matches(file: SpectrumFile) -> bool:
+    """Whether the first table has a row a pixel, with flux, loglam and ivar."""
+    return file.is_fits and set(COADD_COLUMNS) <= set(file.columns(1))
+
+
+def read(file: SpectrumFile) -> list[SpectrumRecord]:
+    """The co-added spectrum.
+
+    Raises
+    ------
+    RejectedInput
+        If the file is damaged.
+    """
     from astropy.io import fits
 
-    try:
-        with fits.open(io.BytesIO(data), memmap=False) as hdus:
-            if len(hdus) < 2 or not isinstance(hdus[1], fits.BinTableHDU):
-                return None
-            coadd = _columns(hdus[1].data)
-            if not all(name in coadd for name in COADD_COLUMNS):
-                return None
-            is_table = len(hdus) > 2 and isinstance(hdus[2], fits.BinTableHDU)
-            row = _columns(hdus[2].data) if is_table and len(hdus[2].data) else {}
-            return _assemble(hdus[0].header, coadd, row, path)
-    except RejectedInput:
-        raise
-    except Exception as error:  # astropy raises many kinds for damaged files
-        raise RejectedInput(f"not readable as FITS ({error}).", "download it again.") from None
+    with file.open() as hdus:
+        coadd = _columns(hdus[1].data)
+        is_table = len(hdus) > 2 and isinstance(hdus[2], fits.BinTableHDU)
+        row = _columns(hdus[2].data) if is_table and len(hdus[2].data) else {}
+        return [_assemble(hdus[0].header, coadd, row, file.path)]
 
 
 def _columns(table: Any) -> dict[str, np.ndarray]:
@@ -98,9 +107,11 @@ def _assemble(
     loglam = np.asarray(coadd["LOGLAM"], dtype=np.float64).ravel()
     pixels: LogGrid | np.ndarray = _on_survey_grid(loglam)
     if header_says_air(header):
-        pixels = air_to_vacuum(10.0**loglam)
-    bad = np.ravel(coadd["AND_MASK"]) != 0 if "AND_MASK" in coadd else None
-    cleaned = clean_pixels(coadd["FLUX"].ravel(), coadd["IVAR"].ravel(), bad)
+        pixels = air_to_vacuum(expand_log_grid(pixels) if isinstance(pixels, LogGrid) else pixels)
+    bad = (np.ravel(coadd["AND_MASK"]) & BRIGHTSKY) != 0 if "AND_MASK" in coadd else None
+    cleaned = clean_pixels(
+        coadd["FLUX"].ravel(), coadd["IVAR"].ravel(), bad, mask_name="BRIGHTSKY of and_mask"
+    )
 
     def first(*names: str) -> Any:
         for name in names:
@@ -118,7 +129,7 @@ def _assemble(
         # RA and DEC of the primary header are the plate's centre, PLUG_RA and PLUG_DEC the fibre's.
         return number_or_nan(first(*names, *(f"{name}CAT" for name in names[-1:])))
 
-    meta: dict[str, str | float | bool] = {
+    meta = NO_HEADER | {
         "path": path,
         "obsid": _identifier(header, first),
         "survey": "SDSS",
