@@ -22,8 +22,13 @@ import numpy as np
 from jaxmdwarf.arrays import clean_pixels
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.spectra.files import SpectrumFile
-from jaxmdwarf.io.spectra.records import NO_HEADER, SpectrumRecord, number_or_nan, text_or_empty
-from jaxmdwarf.io.spectra.registry import Found
+from jaxmdwarf.io.spectra.records import (
+    NO_HEADER,
+    Found,
+    SpectrumRecord,
+    number_or_nan,
+    text_or_empty,
+)
 
 _SAME_AA = 0.01
 """Pixels of two arms this close are one pixel: a hundredth of DESI's sampling."""

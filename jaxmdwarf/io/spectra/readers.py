@@ -13,12 +13,13 @@ from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.records import (
+    Found,
     Requirements,
     SpectrumRecord,
     build_spectrum,
     check_record,
 )
-from jaxmdwarf.io.spectra.registry import READERS, Found
+from jaxmdwarf.io.spectra.registry import READERS
 from jaxmdwarf.io.stream import stream_results
 
 if TYPE_CHECKING:

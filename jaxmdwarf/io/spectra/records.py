@@ -145,6 +145,10 @@ class SpectrumRecord:
         return int.from_bytes(digest.digest(), "little", signed=True)
 
 
+Found = SpectrumRecord | RejectedInput
+"""A spectrum of a file, or why one of its spectra cannot be used."""
+
+
 @dataclass(frozen=True)
 class Requirements:
     """What a spectrum must offer to be worth processing.

@@ -38,15 +38,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.registry import Registry
 from jaxmdwarf.io.spectra.files import SpectrumFile
-from jaxmdwarf.io.spectra.records import SpectrumRecord
+from jaxmdwarf.io.spectra.records import Found
 
 R = TypeVar("R")
-
-Found = SpectrumRecord | RejectedInput
-"""A spectrum of a file, or why one of its spectra cannot be used."""
 
 
 @dataclass(frozen=True)
