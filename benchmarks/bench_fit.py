@@ -38,7 +38,7 @@ from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.schedule import fit_stars
 from jaxmdwarf.inference.settings import FitSettings, choose_batch_size
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.emulator import PayneEmulator
+from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.resample import shift_spectra
 from jaxmdwarf.quality import QualityFlag
@@ -327,7 +327,7 @@ def make_transfer(options, model):
 
 
 def compare_observed(options, model):
-    """The observed domain through the original networks: exact, by shortcut, and PyTorch."""
+    """The observed domain through the original networks: exact, by its surrogate, and PyTorch."""
     import torch
     from peers.fit_torch import PEERS, ObservedModel
 
@@ -336,7 +336,7 @@ def compare_observed(options, model):
     batch = take(whole, n)
     exact = FitSettings(fit_velocity=False, fast_path=False)
     checked = FitSettings(fit_velocity=False)
-    unchecked = replace(checked, check_shortcut=False)
+    unchecked = replace(checked, check_surrogate=False)
     objective = build_objective(transfer, batch, context=split[:n], fit_velocity=False)
     flux, weight = (
         torch.from_numpy(np.array(a)[:, : PAPER_GRID.n_pix])
@@ -356,7 +356,7 @@ def compare_observed(options, model):
         options.rounds,
         exact=fit(batch, exact),
         checked=fit(whole, checked),
-        shortcut=fit(whole, unchecked),
+        surrogate=fit(whole, unchecked),
         **{
             name: lambda name=name: PEERS[name](peer, flux, weight, latents)
             for name in options.torch
@@ -393,7 +393,7 @@ def main():
     parser.add_argument("--mapped", type=int, default=64, help="stars of mapped solvers")
     parser.add_argument("--solvers", nargs="*", default=["optimistix-lbfgs"])
     parser.add_argument("--observed", type=int, default=64, help="stars in the observed domain")
-    parser.add_argument("--fast", type=int, default=512, help="stars by the shortcut")
+    parser.add_argument("--fast", type=int, default=512, help="stars by the surrogate")
     parser.add_argument("--distil", type=int, default=6144, help="spectra to distil from")
     parser.add_argument("--torch", nargs="*", default=["torch_vmap_jacfwd_lm"])
     parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are reported")

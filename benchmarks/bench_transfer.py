@@ -23,7 +23,7 @@ import numpy as np
 from results_io import save_result
 
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.emulator import PayneEmulator
+from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.networks.cyclestar import count_parameters
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining

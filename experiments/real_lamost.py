@@ -75,8 +75,8 @@ def plot_star(fitter, raw):
         [raw],
         fitter.grid,
         rv_kms=np.array([float(fitted.result.rv_kms[0])]),
-        masks=fitter.treatment.masks_aa,
-        sigma_aa=fitter.treatment.sigma_aa,
+        masks=fitter.preprocessing.masks_aa,
+        sigma_aa=fitter.preprocessing.sigma_aa,
     )
     ivar = np.asarray(batch.ivar[0], dtype=float)
     sigma = np.full(ivar.shape, np.nan)
@@ -91,6 +91,6 @@ def plot_star(fitter, raw):
         np.asarray(batch.flux[0], dtype=float),
         sigma,
         np.asarray(fitter.model.predict(np.asarray(labels, dtype=np.float32)), dtype=float),
-        masked=mask_for(fitter.grid, fitter.treatment.masks_aa),
+        masked=mask_for(fitter.grid, fitter.preprocessing.masks_aa),
         title=title,
     )

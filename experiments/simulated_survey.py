@@ -90,7 +90,7 @@ class SimulatedSurveyConfig:
         observed = read_table(products.transfer / "observed.parquet")
         tested = set(observed["path"][observed["part"] == "test"])
         # One set of priors for all, so that the table tells transfers apart and nothing else.
-        priors = load_model(products.transfer).observed_traits().priors
+        priors = load_model(products.transfer).priors()
         found: dict[str, Any] = {}
         alone = products.root / "methods" / "none_with_priors.parquet"
         _fit(products.emulator, alone, tested, FitSettings(priors=priors), progress)

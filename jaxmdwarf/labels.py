@@ -9,6 +9,9 @@ import numpy as np
 
 from jaxmdwarf.errors import UsageError
 
+BOUND_SLACK = 1e-5
+"""Share of a label's range by which rounding may carry it beyond a bound."""
+
 
 @dataclass(frozen=True)
 class LabelSpace:
@@ -97,10 +100,32 @@ class LabelSpace:
         lower, width = self._bounds(scaled)
         return (scaled + 0.5) * width + lower
 
-    def contains(self, labels):
-        """Whether each row of `labels` (..., n_label) lies within the bounds, shape (...)."""
+    def contains(self, labels, *, slack: float = 0.0):
+        """Whether each row of `labels` (..., n_label) lies within the bounds, shape (...).
+
+        Bounds are taken to be wider by `slack` of their range on both sides.
+        """
         lower, width = self._bounds(labels)
-        return ((labels >= lower) & (labels <= lower + width)).all(axis=-1)
+        more = np.asarray(slack, width.dtype) * width
+        return ((labels >= lower - more) & (labels <= lower + width + more)).all(axis=-1)
+
+    def require_inside(self, labels: np.ndarray) -> None:
+        """Raise `UsageError`, naming the label, unless each row of `labels` is within the bounds.
+
+        Rounding of single precision is forgiven.
+        """
+        rows = np.asarray(labels, np.float64).reshape(-1, self.n_label)
+        for index, name in enumerate(self.names):
+            low, high = self.lower[index], self.upper[index]
+            more = BOUND_SLACK * (high - low)
+            values = rows[:, index]
+            wrong = ~((values >= low - more) & (values <= high + more))
+            if wrong.any():
+                raise UsageError(
+                    f"{name} = {values[wrong][0]:g} {self.units[index]} lies outside the model, "
+                    f"which knows {low:g} to {high:g}.",
+                    "give labels within these bounds, or use a model that reaches further.",
+                )
 
     def _bounds(self, like) -> tuple[np.ndarray, np.ndarray]:
         dtype = like.dtype if np.issubdtype(like.dtype, np.floating) else np.float64

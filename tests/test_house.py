@@ -48,7 +48,7 @@ LONG_MODULES = {
 LONG_FUNCTIONS = {
     "inference/solvers/lbfgs.py: minimise_lbfgs",
     "inference/solvers/lm.py: minimise_lm",
-    "inference/solvers/surrogate.py: minimise_guided",
+    "inference/solvers/surrogate.py: minimise_with_surrogate",
     "plots/landscape.py: _plot_map",
     "simulate/atoms/crosssection.py: atomic_cross_sections",
     "simulate/molecules/linelist.py: load_species",

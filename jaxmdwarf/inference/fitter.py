@@ -17,11 +17,10 @@ from jaxmdwarf.inference.settings import FitSettings
 from jaxmdwarf.inference.shift import combine_velocities
 from jaxmdwarf.inference.velocity import VelocityBank, bank_from_model, measure_velocity
 from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import require_prior_labels
 from jaxmdwarf.preprocess.batch import preprocess_batch
-from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA
-from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
+from jaxmdwarf.preprocess.masks import mask_for
 from jaxmdwarf.preprocess.resample import require_overlap
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import RawSpectrum, SpectrumBatch
@@ -57,7 +56,7 @@ class FittingOptions:
         theory to the observed spectra, "both" starts the second from the labels of the first.
         Models that transfer nothing know the observed domain alone.
     priors : {"model", "none"}
-        Whether what the model itself believes of labels is added to the priors of `settings`.
+        Whether the priors of the model itself are added to those of `settings`.
     """
 
     velocity: Literal["fit", "header"] = "fit"
@@ -124,26 +123,25 @@ class SpectrumFitter:
     def __init__(self, model: ForwardModel, options: FittingOptions | None = None) -> None:
         self.model = model
         self.options = options or FittingOptions()
-        fallback = Treatment(sigma_aa=PAPER_SIGMA_AA, masks_aa=PAPER_MASKS_AA)
-        self.treatment: Treatment = getattr(model, "treatment", fallback)
-        if self.treatment.sigma_aa is None:
+        self.preprocessing: Preprocessing = model.preprocessing
+        if self.preprocessing.sigma_aa is None:
             raise UsageError(
                 "the model was trained on spectra that were not normalised.",
                 "train it on a normalised grid.",
             )
         settings = self.options.settings
-        believed = model.observed_traits().priors if self.options.priors == "model" else ()
+        known = model.priors() if self.options.priors == "model" else ()
         self.settings = replace(
             settings,
             fit_velocity=self.options.velocity == "fit",
-            continuum_sigma_aa=self.treatment.sigma_aa,
-            priors=(*settings.priors, *believed),
+            continuum_sigma_aa=self.preprocessing.sigma_aa,
+            priors=(*settings.priors, *known),
         )
         require_prior_labels(self.settings.priors, model.label_space)
         self._bank: VelocityBank | None = None
         wave, (low, high) = self.grid.wave_aa, self.options.window_aa
         self._outside = (wave < low) | (wave > high)
-        masked = self._outside | mask_for(self.grid, self.treatment.masks_aa)
+        masked = self._outside | mask_for(self.grid, self.preprocessing.masks_aa)
         self._n_unmasked = int(np.count_nonzero(~masked))
         if not self._n_unmasked:
             raise UsageError(
@@ -221,13 +219,13 @@ class SpectrumFitter:
             raws,
             self.grid,
             rv_kms=frame,
-            masks=self.treatment.masks_aa,
-            sigma_aa=self.treatment.sigma_aa,
+            masks=self.preprocessing.masks_aa,
+            sigma_aa=self.preprocessing.sigma_aa,
             pad_to=n_row,
             min_overlap=0.0,
         )
         # A model that has learned from the spectra knows by how much their errors fall short.
-        return _leave_out(batch, self._outside, self.model.observed_traits().noise_scale)
+        return _leave_out(batch, self._outside, self.model.noise_model().scale)
 
     def _first_velocities(self, raws, n_row):
         """Frames to fit in, labels to start from, and what is to be said of them."""

@@ -42,8 +42,8 @@ def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, settings: FitSetti
     n_par = n_label + int(settings.fit_velocity)
     n_par += 0 if settings.poly_order is None else settings.poly_order + 1
     per_pixel = 10 + 2 * n_label + 3 * n_par
-    if model.guide() is not None:
-        # Flux and slopes of the guide, and of how the model differs from it, old and new.
+    if model.surrogate() is not None:
+        # Flux and slopes of the surrogate, and of how the model differs from it, old and new.
         per_pixel += 12 + 6 * n_par
     weights = sum(
         leaf.size * leaf.dtype.itemsize

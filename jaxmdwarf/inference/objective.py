@@ -30,7 +30,7 @@ from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
 LINEARISED_ROWS = 128
-"""Stars under a dear model whose derivatives are held at once."""
+"""Stars under an expensive model whose derivatives are held at once."""
 
 _LANES = 16
 
@@ -238,7 +238,7 @@ class Objective(eqx.Module):
 
     def _scatter_along_nuisance(self, pulls):
         """Covariance of the gradient from directions in which stars scatter about the model."""
-        nuisance = self.model.observed_traits().nuisance
+        nuisance = self.model.noise_model().nuisance
         if nuisance is None or nuisance.shape[0] == 0:
             return jnp.zeros((), pulls.dtype)
         shapes = on_fitted_pixels(nuisance, self.margins)
@@ -309,7 +309,7 @@ def linearise_flux(
 ) -> tuple[Float[Array, "n n_pix"], Float[Array, "n_label n n_pix"]]:
     """Flux of a model and its derivatives by the scaled labels.
 
-    Dear models, which hold many numbers a pixel while they are linearised, are so in groups of
+    Expensive models, which hold many numbers a pixel while they are linearised, are so in groups of
     `LINEARISED_ROWS` stars: memory then hardly grows with the batch.
     """
     n, n_label = scaled.shape
@@ -320,7 +320,7 @@ def linearise_flux(
         directions = jnp.broadcast_to(directions, (n_label, *scaled.shape))
         return flux, jax.vmap(push)(directions)
 
-    if model.guide() is None or n <= LINEARISED_ROWS:
+    if not model.expensive or n <= LINEARISED_ROWS:
         return linearise(scaled, context)
     n_group = -(-n // LINEARISED_ROWS)
     rows = np.arange(n_group * LINEARISED_ROWS).reshape(n_group, LINEARISED_ROWS) % n

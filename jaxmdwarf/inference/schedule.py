@@ -140,9 +140,10 @@ def fit_stars(
 
     All stars get a few steps; those that have not converged are gathered into full batches and go
     on. Stars that do not converge at all are started again from other points of the label space.
-    Under a model that has a shortcut, stars descend there; then the model itself, evaluated once
-    or twice for each, takes the last steps. Stars whose first such step is longer than
-    ``settings.trusted_sigma`` are flagged; those whose second is too go on under the model itself.
+    Under a model that has an accurate surrogate, stars descend there; then the model itself,
+    evaluated once or twice for each, takes the last steps. Stars whose first such step is longer
+    than ``settings.trusted_sigma`` are flagged; those whose second is too go on under the model
+    itself.
 
     Parameters
     ----------
@@ -155,15 +156,21 @@ def fit_stars(
         numpy arrays.
     """
     settings = settings or FitSettings()
-    shortcut = model.shortcut() if settings.may_descend else None
+    surrogate = _find_accurate(model) if settings.may_descend else None
     n_spec, dtype = batch.n_spec, batch.flux.dtype
     frame = np.zeros(n_spec, dtype) if frame_kms is None else np.asarray(frame_kms, dtype)
-    if shortcut is None:
+    if surrogate is None:
         return _fit_under(model, batch, start, frame, context, settings)
-    found = _fit_under(shortcut, batch, start, frame, context, settings)
-    if not settings.check_shortcut:
+    found = _fit_under(surrogate, batch, start, frame, context, settings)
+    if not settings.check_surrogate:
         return found
-    return _finish_under(model, shortcut, batch, found, frame, context, settings)
+    return _finish_under(model, surrogate, batch, found, frame, context, settings)
+
+
+def _find_accurate(model: ForwardModel) -> ForwardModel | None:
+    """The surrogate of a model, where its flux is near enough for a descent."""
+    surrogate = model.surrogate()
+    return surrogate.model if surrogate is not None and surrogate.accurate else None
 
 
 def _fit_under(model, batch, start, frame, context, settings: FitSettings) -> FitResult:
@@ -190,10 +197,10 @@ def _fit_under(model, batch, start, frame, context, settings: FitSettings) -> Fi
         other = other._replace(n_iter=other.n_iter + result.n_iter[unfinished])
         result.n_iter[unfinished] = other.n_iter
         put_rows(result, unfinished[better], FitResult(*(column[better] for column in other)))
-    # Stars that began at their best node have been there; of a dear model, another descent costs
-    # more than a false minimum in a thousand stars.
+    # Stars that began at their best node have been there; of an expensive model, another descent
+    # costs more than a false minimum in a thousand stars.
     began_there = searching and passes.can_search
-    if settings.rival_distance is not None and model.guide() is None and not began_there:
+    if settings.rival_distance is not None and not model.expensive and not began_there:
         _try_rivals(passes, model, batch, result, seen, settings)
     return result
 
@@ -228,13 +235,13 @@ def _try_rivals(passes, model, batch, result: FitResult, seen, settings: FitSett
 
 
 def _finish_under(
-    model, shortcut, batch, found: FitResult, frame, context, settings: FitSettings
+    model, surrogate, batch, found: FitResult, frame, context, settings: FitSettings
 ) -> FitResult:
     """The last step under the model itself, and the whole way for stars whom a step is not enough.
 
     Rows without a fit stay as they are.
     """
-    passes = _Passes(model, batch, frame, context, settings, shortcut=shortcut)
+    passes = _Passes(model, batch, frame, context, settings, surrogate=surrogate)
     rows = np.flatnonzero(np.isfinite(found.chi2))
     start = Start(found.labels, found.residual_kms)
     parameters = np.asarray(_start_parameters(model, batch, start, settings))[rows]
@@ -246,7 +253,7 @@ def _finish_under(
         near = sigmas < settings.trusted_sigma
         if attempt == 0:
             agreed = near
-        # A star that had not converged under the shortcut has not by a step under the model.
+        # A star that had not converged under the surrogate has not by a step under the model.
         settled = near & found.converged[left]
         put_rows(found, left[settled], FitResult(*(column[settled] for column in checked)))
         found.n_iter[left] = checked.n_iter + attempt
@@ -270,7 +277,7 @@ class _Passes:
         context,
         settings: FitSettings,
         *,
-        shortcut: ForwardModel | None = None,
+        surrogate: ForwardModel | None = None,
     ) -> None:
         self._settings, self._structure = settings, compiled_settings(settings)
         self._n_label, self._dtype = model.label_space.n_label, batch.flux.dtype
@@ -282,15 +289,15 @@ class _Passes:
             reduced: min(choose_batch_size(settings, model, reduced=reduced), n_row)
             for reduced in (False, True)
         }
-        # Where an iteration is dear, a few stars that are left do not fill up a whole batch.
-        self._few = max(self._sizes[False] // 8, 1) if model.low_rank() is None else 0
+        # Where an iteration is expensive, a few stars that are left do not fill up a whole batch.
+        self._few = max(self._sizes[False] // 8, 1) if model.expensive else 0
         shapes = nodes = None
         if fast:
             shapes = multiply_shapes(model, batch.grid)
             nodes = place_nodes(model)
         self._fast, self.can_search = fast, nodes is not None
         self._held = replicate((model, batch, context, shapes, nodes), self._mesh)
-        self._shortcut = replicate(shortcut, self._mesh)
+        self._surrogate = replicate(surrogate, self._mesh)
 
     def descend(
         self, rows: np.ndarray, parameters: np.ndarray, *, searching: bool = False
@@ -337,11 +344,11 @@ class _Passes:
         return self._in_parts(choose, rows, self._sizes[False])
 
     def check(self, rows: np.ndarray, parameters: np.ndarray):
-        """One step under the model with the shortcut's slopes: results, points, how far it led."""
+        """One step under the model with the surrogate's slopes: results, points, how far it led."""
         model, batch, context, _, _ = self._held
         step = partial(
             _check_rows,
-            (model, self._shortcut, batch, context, self._settings.trusted_sigma),
+            (model, self._surrogate, batch, context, self._settings.trusted_sigma),
             settings=self._structure,
             mesh=self._mesh,
         )
@@ -425,13 +432,13 @@ def _fit_rows(shared, stars, *, settings, mesh):
 
 @partial(jax.jit, static_argnames=("settings", "mesh"))
 def _check_rows(shared, stars, *, settings, mesh):
-    """One step of some rows under the model, with slopes and weights of its shortcut."""
+    """One step of some rows under the model, with slopes and weights of its surrogate."""
 
     def check_here(shared, stars):
-        model, shortcut, batch, context, trusted_sigma = shared
+        model, surrogate, batch, context, trusted_sigma = shared
         rows, parameters, frame_kms, real = stars
         chosen, context = _take_rows(batch, context, rows)
-        objective = _build(shortcut, chosen, context, settings)
+        objective = _build(surrogate, chosen, context, settings)
         active = (objective.n_good > objective.layout.n_par) & real
         slopes, _ = objective.linearise(parameters)
         residual = objective.under(model).residuals(parameters)
@@ -439,7 +446,7 @@ def _check_rows(shared, stars, *, settings, mesh):
         lower = jnp.asarray(objective.layout.lower, parameters.dtype)
         step, sigmas = measure_step(equations, parameters, lower, -lower)
         near = active & (sigmas < trusted_sigma)
-        # Further than that, slopes of the shortcut are no guide to the model's own minimum.
+        # Further than that, slopes of the surrogate do not tell the model's own minimum.
         taken = active & (sigmas < _SECOND_SIGMA)
         state = LmState(
             parameters=jnp.where(taken[:, None], parameters + step, parameters),

@@ -27,10 +27,10 @@ class FitSettings:
     fast_path : bool
         Iterate "lm" on Gram systems where the model has a low-rank head and neither velocity nor
         polynomial is fitted (`inference.solvers.gram`): the same solution, sooner. And descend
-        under a model's shortcut where it has one.
-    check_shortcut : bool
-        Whether the model itself takes the last step after a descent under its shortcut. Without,
-        labels are those of the shortcut.
+        under a model's surrogate where it has an accurate one.
+    check_surrogate : bool
+        Whether the model itself takes the last step after a descent under its surrogate. Without,
+        labels are those of the surrogate.
     trusted_sigma : float
         Longest last step, in standard deviations, of a star that is not sent the whole way under
         the model itself.
@@ -64,7 +64,7 @@ class FitSettings:
     solver: SolverName = "lm"
     fit_velocity: bool = True
     fast_path: bool = True
-    check_shortcut: bool = True
+    check_surrogate: bool = True
     trusted_sigma: float = 0.1
     priors: tuple[Prior, ...] = ()
     poly_order: int | None = None
@@ -90,7 +90,7 @@ class FitSettings:
 
     @property
     def may_descend(self) -> bool:
-        """Whether a star may descend under the shortcut of a model that has one."""
+        """Whether a star may descend under the accurate surrogate of a model that has one."""
         return self.fast_path and self.solver == "lm"
 
     @property
@@ -109,13 +109,13 @@ def choose_batch_size(
     ----------
     settings : FitSettings
     model : ForwardModel, optional
-        Models without a linear head are networks to the last pixel: fewer stars fill the caches.
+        Of expensive ones fewer stars fill the caches.
     reduced : bool
         Whether for a fit on Gram systems, whose larger matrix products like larger batches.
     """
     if settings.batch_size is not None:
         return settings.batch_size
-    heavy = model is not None and model.low_rank() is None
+    heavy = model is not None and model.expensive
     if jax.default_backend() == "cpu":
         return 128 if reduced else 8 if heavy else 32
     return 8192 if reduced else 512 if heavy else 2048
@@ -132,6 +132,6 @@ def compiled_settings(settings: FitSettings) -> FitSettings:
         restarts=default.restarts,
         rival_distance=default.rival_distance,
         fast_path=default.fast_path,
-        check_shortcut=default.check_shortcut,
+        check_surrogate=default.check_surrogate,
         trusted_sigma=default.trusted_sigma,
     )

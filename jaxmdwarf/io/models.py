@@ -25,7 +25,8 @@ from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.distilled import Distillate
-from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.payne import PayneEmulator
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior, Prior, RelationPrior
 from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork
@@ -343,7 +344,7 @@ def _pack_corrected(model: CorrectedModel) -> tuple[dict[str, Any], dict[str, np
     about = {
         **{name: base_about[name] for name in _SHARED_WITH_BASE if name in base_about},
         "features": asdict(model.features),
-        "priors": [{"kind": type(prior).__name__, **asdict(prior)} for prior in model.priors],
+        "priors": [{"kind": type(prior).__name__, **asdict(prior)} for prior in model.label_priors],
         "noise_scale": float(model.noise_scale),
         "base": base_about,
     }
@@ -365,7 +366,7 @@ def _unpack_corrected(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
         nuisance=jnp.asarray(arrays["nuisance"]),
         model_error=jnp.asarray(arrays["model_error"]),
         features=LabelFeatures(**features),
-        priors=tuple(_read_prior(prior) for prior in about["priors"]),
+        label_priors=tuple(_read_prior(prior) for prior in about["priors"]),
         noise_scale=jnp.asarray(about["noise_scale"], jnp.float32),
     )
 
@@ -440,12 +441,12 @@ def _pack_payne(model: PayneEmulator) -> tuple[dict[str, Any], dict[str, np.ndar
     }
     for name in ("basis", "mean", "model_error"):
         arrays[name] = np.asarray(getattr(model, name))
-    treatment = asdict(model.treatment)
+    preprocessing = asdict(model.preprocessing)
     about = {
         "labels": _describe_space(model.label_space),
         "pixels": {"wavelengths": "vacuum Angstrom", **asdict(model.grid)},
-        "trained_on_simulation": treatment.pop("simulated"),
-        "spectra": treatment,
+        "trained_on_simulation": preprocessing.pop("simulated"),
+        "spectra": preprocessing,
         "network": asdict(model.network),
     }
     return about, arrays
@@ -468,7 +469,7 @@ def _unpack_payne(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Payne
         network=_read_network(about["network"]),
         label_space=_read_space(about["labels"]),
         grid=PixelGrid(**{key: value for key, value in pixels.items() if key != "wavelengths"}),
-        treatment=Treatment(
+        preprocessing=Preprocessing(
             sigma_aa=spectra["sigma_aa"],
             masks_aa=tuple((float(low), float(high)) for low, high in spectra["masks_aa"]),
             resolving_power=spectra["resolving_power"],

@@ -1,16 +1,18 @@
 """What every forward model is: labels (and what else is known of the star) in, flux out."""
 
 import abc
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from jaxmdwarf.errors import MismatchError
-from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.labels import BOUND_SLACK, LabelSpace
+from jaxmdwarf.models.preprocessing import PAPER_PREPROCESSING, Preprocessing
 from jaxmdwarf.models.priors import Prior
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
@@ -31,22 +33,35 @@ class LowRankHead(NamedTuple):
     mean: Float[Array, "n_pix"]
 
 
-class ObservedTraits(NamedTuple):
-    """What a model learned of the observed stars and their spectra beside their flux.
+class NoiseModel(NamedTuple):
+    """What a model learned of the noise of the observed spectra beside their stated errors.
 
     Parameters
     ----------
-    priors : tuple of Prior
-        What is believed of a star's labels before its spectrum is seen (static under `jax.jit`).
-    noise_scale : ()
+    scale : ()
         By how much stated one-sigma errors of the spectra fall short; 1 where they are right.
     nuisance : (k, n_pix), optional
         Directions in which spectra scatter about the model, with amplitudes of variance 1.
     """
 
-    priors: tuple[Prior, ...] = ()
-    noise_scale: Float[Array, ""] | float = 1.0
+    scale: Float[Array, ""] | float = 1.0
     nuisance: Float[Array, "k n_pix"] | None = None
+
+
+class Surrogate(NamedTuple):
+    """A model far less expensive than another one, of the same labels, pixels and context.
+
+    Parameters
+    ----------
+    model : ForwardModel
+    accurate : bool
+        Whether its flux is nearly that of the expensive model: a fit may then descend under it,
+        and let the expensive one take the last step. Otherwise only its derivatives are near
+        enough to be followed, with flux of the expensive model at every step.
+    """
+
+    model: "ForwardModel"
+    accurate: bool
 
 
 class ForwardModel(eqx.Module):
@@ -85,10 +100,46 @@ class ForwardModel(eqx.Module):
         """Flux at scaled labels (-0.5 and +0.5 are the bounds of `label_space`)."""
 
     def predict(
-        self, labels: Float[Array, "n_label"], context: PyTree[Any] | None = None
+        self,
+        labels: Shaped[Array | np.ndarray, "..."] | Sequence[float],
+        context: PyTree[Any] | None = None,
     ) -> Float[Array, "n_pix"]:
-        """Flux at labels in physical units (K, dex)."""
-        return self.predict_scaled(self.label_space.scale(labels), context)
+        """Flux at labels in physical units (K, dex), within the bounds of the model.
+
+        Parameters
+        ----------
+        labels : (n_label,)
+            In the order of `label_space`, physical units.
+        context : pytree, optional
+            Of one star.
+
+        Returns
+        -------
+        (n_pix,)
+            A model knows nothing beyond its bounds: under `jax.jit` or `jax.vmap`, where nothing
+            can be raised for one star, flux there is NaN.
+
+        Raises
+        ------
+        MismatchError
+            If there are not as many labels as the model has.
+        UsageError
+            If a label lies outside its bounds, or is not a number.
+        """
+        space = self.label_space
+        labels = jnp.asarray(labels)
+        if labels.shape != (space.n_label,):
+            raise MismatchError(
+                f"{labels.shape} labels were given to a model of {', '.join(space.names)}.",
+                f"give {space.n_label} numbers for one star, in this order.",
+            )
+        if not jnp.issubdtype(labels.dtype, jnp.floating):
+            labels = labels.astype(jnp.result_type(float))
+        if not isinstance(labels, jax.core.Tracer):
+            space.require_inside(np.asarray(labels))
+        inside = space.contains(labels, slack=BOUND_SLACK)
+        flux = self.predict_scaled(space.scale(labels), context)
+        return jnp.where(inside, flux, jnp.nan)
 
     def predict_scaled_batch(
         self, scaled: Float[Array, "n_spec n_label"], context: PyTree[Any] | None = None
@@ -102,8 +153,8 @@ class ForwardModel(eqx.Module):
         Parameters
         ----------
         batch : SpectrumBatch
-            Observed spectra, at rest and treated as the model's own; rows without a good pixel,
-            with which batches are filled up, are allowed.
+            Observed spectra, at rest and preprocessed as the model's own; rows without a good
+            pixel, with which batches are filled up, are allowed.
 
         Returns
         -------
@@ -125,31 +176,40 @@ class ForwardModel(eqx.Module):
         """
         return None
 
-    def observed_traits(self) -> ObservedTraits:
-        """What a fit should know of the observed stars; nothing from models of theory alone."""
-        return ObservedTraits()
+    @property
+    def expensive(self) -> bool:
+        """Whether one evaluation costs far more than the arithmetic on its pixels; False here.
 
-    def shortcut(self) -> "ForwardModel | None":
-        """A model that is nearly this one, far cheaper, and takes the same context.
+        Fits take fewer stars at once under expensive models, linearise them in groups, and spend
+        no evaluations on starting points that are seldom needed.
+        """
+        return False
 
-        A fit descends under it and lets the model itself have the last word.
+    def surrogate(self) -> Surrogate | None:
+        """A model far less expensive than this one that a fit may follow.
 
         Returns
         -------
-        ForwardModel or None
-            None where the model itself is cheap, as here.
+        Surrogate or None
+            None where the model itself is not expensive, as here.
         """
         return None
 
-    def guide(self) -> "ForwardModel | None":
-        """A model far cheaper than this one whose derivatives are near enough to follow.
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What was done to the spectra that the model has learned; the paper's by default."""
+        return PAPER_PREPROCESSING
 
-        Returns
-        -------
-        ForwardModel or None
-            None where the model itself is cheap, as here.
+    def priors(self) -> tuple[Prior, ...]:
+        """What is known of the observed stars' labels before a spectrum is seen; nothing here.
+
+        Priors are static under `jax.jit` and known by their `key`.
         """
-        return None
+        return ()
+
+    def noise_model(self) -> NoiseModel:
+        """What is known of the observed spectra's noise; here that their errors are right."""
+        return NoiseModel()
 
     def predict_centre(self, context: PyTree[Any] | None, n_spec: int) -> Float[Array, "n n_pix"]:
         """Flux at the centre of the label space, to which the model's fractional error is applied.

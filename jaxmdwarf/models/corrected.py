@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel, LowRankHead, ObservedTraits
+from jaxmdwarf.models.base import ForwardModel, LowRankHead, NoiseModel
 from jaxmdwarf.models.layered import LayeredModel
-from jaxmdwarf.models.priors import Prior, require_prior_labels
+from jaxmdwarf.models.priors import Prior
 from jaxmdwarf.precision import multiply_exactly
 
 FEATURE_LIMIT = 3.0
@@ -106,7 +106,7 @@ class CorrectedModel(LayeredModel):
         One-sigma fractional error that is left.
     features : LabelFeatures
         Static.
-    priors : tuple of Prior
+    label_priors : tuple of Prior
         What the training labels say of the stars (static).
     noise_scale : float
         By how much stated one-sigma errors of the observed spectra fall short of what they should
@@ -123,7 +123,7 @@ class CorrectedModel(LayeredModel):
     nuisance: Float[Array, "n_nuisance n_pix"]
     model_error: Float[Array, "n_pix"]
     features: LabelFeatures = eqx.field(static=True)
-    priors: tuple[Prior, ...] = eqx.field(static=True, default=())
+    label_priors: tuple[Prior, ...] = eqx.field(static=True, default=())
     # No static field: a training changes it at every pass, and would compile anew.
     noise_scale: Float[Array, ""] = eqx.field(converter=_as_scalar, default=1.0)  # type: ignore[assignment]
 
@@ -140,7 +140,6 @@ class CorrectedModel(LayeredModel):
             raise MismatchError(f"the model error has shape {self.model_error.shape}.")
         if self.base.low_rank() is None:
             raise MismatchError("a correction needs a base model with a linear head.")
-        require_prior_labels(self.priors, self.base.label_space)
 
     def coefficients(
         self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None
@@ -153,9 +152,13 @@ class CorrectedModel(LayeredModel):
             ]
         )
 
-    def observed_traits(self) -> ObservedTraits:
-        """Priors, noise and nuisance directions as they were learned."""
-        return ObservedTraits(self.priors, self.noise_scale, self.nuisance)
+    def priors(self) -> tuple[Prior, ...]:
+        """Those that were learned from the training labels."""
+        return self.label_priors
+
+    def noise_model(self) -> NoiseModel:
+        """Scale of the errors and nuisance directions as they were learned."""
+        return NoiseModel(self.noise_scale, self.nuisance)
 
     def low_rank(self) -> LowRankHead:
         """Head of the base with the correction below it."""

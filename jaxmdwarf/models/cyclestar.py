@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxmdwarf.errors import MismatchError
-from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.base import ForwardModel, Surrogate
 from jaxmdwarf.models.distilled import Distillate, DistilledModel
 from jaxmdwarf.models.layered import LayeredModel
 from jaxmdwarf.networks.cyclestar import (
@@ -116,15 +116,17 @@ class CycleStarModel(LayeredModel):
         """That of the base model."""
         return self.base.model_error
 
-    def shortcut(self) -> DistilledModel | None:
-        """The base model with what was distilled from the networks."""
-        if self.distillate is None:
-            return None
-        return DistilledModel(base=self.base, head=self.distillate)  # type: ignore[call-arg]
+    @property
+    def expensive(self) -> bool:
+        """True: networks to the last pixel."""
+        return True
 
-    def guide(self) -> ForwardModel:
-        """The shortcut, or theory where there is none."""
-        return self.shortcut() or self.base
+    def surrogate(self) -> Surrogate:
+        """The base model with what was distilled from the networks; without, theory as it is."""
+        if self.distillate is None:
+            return Surrogate(self.base, accurate=False)
+        distilled = DistilledModel(base=self.base, head=self.distillate)  # type: ignore[call-arg]
+        return Surrogate(distilled, accurate=True)
 
     def predict_centre(self, context: PyTree[Any] | None, n_spec: int) -> Float[Array, "1 n_pix"]:
         """Flux at the centre with mean split latents: the same whatever star is fitted."""

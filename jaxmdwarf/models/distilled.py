@@ -74,7 +74,8 @@ class DistilledModel(LayeredModel):
     """Theory and a `Distillate`: linear at its end, so that stars can be fitted on Gram systems.
 
     It takes the context of the transfer that it stands for, and is close to it where that was
-    trained. It is for the descent of a fit; the transfer has the last word.
+    trained. It is the transfer's surrogate for the descent of a fit, whose last step is taken
+    under the transfer itself.
 
     Parameters
     ----------

@@ -1,10 +1,11 @@
-"""What models that are laid over another one have of it: labels, pixels, treatment, traits."""
+"""What a model that is laid over another one takes from it, from labels to noise."""
 
 import equinox as eqx
 
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel, ObservedTraits
-from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.models.base import ForwardModel, NoiseModel
+from jaxmdwarf.models.preprocessing import Preprocessing
+from jaxmdwarf.models.priors import Prior
 from jaxmdwarf.wavelengths import PixelGrid
 
 
@@ -29,10 +30,14 @@ class LayeredModel(ForwardModel):
         return self.base.grid
 
     @property
-    def treatment(self) -> Treatment:
-        """That of the base model: both domains are treated alike."""
-        return self.base.treatment  # type: ignore[attr-defined]
+    def preprocessing(self) -> Preprocessing:
+        """That of the base model: spectra of both domains are preprocessed alike."""
+        return self.base.preprocessing
 
-    def observed_traits(self) -> ObservedTraits:
+    def priors(self) -> tuple[Prior, ...]:
         """Those of the base model: what it learned of the same stars holds here too."""
-        return self.base.observed_traits()
+        return self.base.priors()
+
+    def noise_model(self) -> NoiseModel:
+        """That of the base model, for the same reason."""
+        return self.base.noise_model()

@@ -1,4 +1,4 @@
-"""What is believed of labels before a spectrum is seen: one label, or a relation among them."""
+"""Priors on labels, before a spectrum is seen: on one label, or on a relation among them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,12 @@ from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import LabelSpace
+
+_KEYS: dict[tuple[str, tuple[str, ...]], str] = {
+    ("logg", ("teff",)): "sequence",
+    ("alpha_m", ("mh",)): "alpha",
+}
+"""Names of relations, by the label and the first of those that it depends on."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,17 @@ class LabelPrior:
         Label of the model.
     mean, sigma : float
         In the label's unit.
+    key : str
+        Name by which it is chosen; that of the label by default.
     """
 
     name: str
     mean: float
     sigma: float
+    key: str = ""
 
     def __post_init__(self) -> None:
+        _set_key(self, self.name)
         if not self.sigma > 0:
             raise UsageError(f"the prior on {self.name} has sigma {self.sigma}: give one above 0.")
 
@@ -60,6 +70,9 @@ class RelationPrior:
     centre, scale : tuple of float
         Of each given label, in its unit, so that x is of order one and coefficients stay of the
         order of what they describe.
+    key : str
+        Name by which it is chosen. By default "sequence" where gravity depends on temperature,
+        "alpha" where the alpha elements depend on metallicity, else that of the label.
 
     Raises
     ------
@@ -84,8 +97,10 @@ class RelationPrior:
     sigma: float
     centre: tuple[float, ...]
     scale: tuple[float, ...]
+    key: str = ""
 
     def __post_init__(self) -> None:
+        _set_key(self, _KEYS.get((self.name, self.given[:1]), self.name))
         if not (self.sigma > 0 and math.isfinite(self.sigma)):
             raise UsageError(f"the prior on {self.name} has sigma {self.sigma}: give one above 0.")
         n_given = len(self.given)
@@ -123,7 +138,7 @@ Prior: TypeAlias = LabelPrior | RelationPrior
 def whiten_priors(
     priors: Sequence[Prior], space: LabelSpace, scaled: Float[Array, "n n_label"]
 ) -> Float[Array, "n n_prior"]:
-    """How far labels are from what was believed, in sigmas: expected minus label.
+    """How far labels are from their priors, in sigmas: expected minus label.
 
     Parameters
     ----------
@@ -169,12 +184,109 @@ def linearise_priors(
     return residual, -slopes
 
 
+def lacking_labels(prior: Prior, space: LabelSpace) -> tuple[str, ...]:
+    """Labels that a prior names and `space` does not have."""
+    return tuple(
+        name for name in (prior.name, *getattr(prior, "given", ())) if name not in space.names
+    )
+
+
 def require_prior_labels(priors: Sequence[Prior], space: LabelSpace) -> None:
     """Raise `UsageError` unless `space` has every label that the priors name."""
     for prior in priors:
-        space.index(prior.name)
-        for name in getattr(prior, "given", ()):
+        for name in lacking_labels(prior, space):
             space.index(name)
+
+
+class PriorChoice(NamedTuple):
+    """Priors that a fit uses, and what is to be said of those that it cannot.
+
+    Parameters
+    ----------
+    priors : tuple of Prior
+    warnings : tuple of str
+        One sentence for each prior that names a label which the model lacks.
+    """
+
+    priors: tuple[Prior, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def choose_priors(
+    wanted: str | Prior | Sequence[str | Prior], known: Sequence[Prior], space: LabelSpace
+) -> PriorChoice:
+    """Priors by name or as they are, those apart that do not apply to the labels of a model.
+
+    Parameters
+    ----------
+    wanted : str, Prior, or a sequence of them
+        "model" stands for all of `known`, "none" for none, another word for those of `known` with
+        that key; a prior stands for itself.
+    known : sequence of Prior
+        Those of the model.
+    space : LabelSpace
+        Labels of the model.
+
+    Returns
+    -------
+    PriorChoice
+        A relation among labels of which the model lacks one is left out, with a warning: a fit of
+        other labels is sound without it, and who asked for it is told.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown, or a prior on a single label names one that the model lacks.
+
+    Examples
+    --------
+    >>> space = LabelSpace(("teff", "logg"), ("K", "dex"), (2500.0, 4.0), (4500.0, 6.0))
+    >>> known = (LabelPrior("teff", 3300.0, 100.0), LabelPrior("logg", 4.9, 0.1))
+    >>> [prior.name for prior in choose_priors(("logg",), known, space).priors]
+    ['logg']
+    >>> relation = RelationPrior("logg", ("mh",), ((0,),), (4.9,), 0.1, (0.0,), (1.0,))
+    >>> choose_priors(relation, (), space)
+    PriorChoice(priors=(), warnings=("the prior 'logg' on logg was left out: no label mh here.",))
+    """
+    chosen: list[Prior] = []
+    warnings: list[str] = []
+    for one in (wanted,) if isinstance(wanted, str | LabelPrior | RelationPrior) else wanted:
+        for prior in _look_up(one, known):
+            lacking = lacking_labels(prior, space)
+            if not lacking and prior not in chosen:
+                chosen.append(prior)
+            elif lacking and not isinstance(one, LabelPrior):
+                warnings.append(
+                    f"the prior {prior.key!r} on {prior.name} was left out: no label "
+                    f"{' and no '.join(lacking)} here."
+                )
+            elif lacking:
+                space.index(prior.name)
+    return PriorChoice(tuple(chosen), tuple(dict.fromkeys(warnings)))
+
+
+def _look_up(wanted: str | Prior, known: Sequence[Prior]) -> tuple[Prior, ...]:
+    if not isinstance(wanted, str):
+        return (wanted,)
+    if wanted == "none":
+        return ()
+    if wanted == "model":
+        return tuple(known)
+    found = tuple(prior for prior in known if prior.key == wanted)
+    if not found:
+        keys = dict.fromkeys(prior.key for prior in known)
+        raise UsageError(
+            f"the model has no prior {wanted!r}.",
+            f"use {', '.join(map(repr, (*keys, 'model')))} or 'none'.",
+        )
+    return found
+
+
+def _set_key(prior: Prior, key: str) -> None:
+    """Fill in the key of a prior that was given none; "model" and "none" have meanings already."""
+    object.__setattr__(prior, "key", prior.key or key)
+    if prior.key in ("model", "none"):
+        raise UsageError(f"a prior cannot be called {prior.key!r}.", "give it another key.")
 
 
 def _one_residual(prior: Prior, space: LabelSpace, scaled):

@@ -206,7 +206,7 @@ def _plot_example(
         flux[inside],
         sigma[inside],
         {name: np.asarray(values, np.float64)[inside] for name, values in fits.items()},
-        masked=np.asarray(mask_for(model.grid, model.treatment.masks_aa))[inside],
+        masked=np.asarray(mask_for(model.grid, model.preprocessing.masks_aa))[inside],
         title=f"obsid {row['obsid']}, S/N {row['SNRr']:.0f} in r and {row['SNRi']:.0f} in i, "
         f"reduced χ² {row['chi2_red']:.2f}",
     )

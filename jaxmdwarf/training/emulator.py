@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxmdwarf.errors import MismatchError, WorkFailed
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.payne import PayneEmulator
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.networks.payne import PayneNetwork, apply_payne, init_payne
 from jaxmdwarf.training.emulator_config import EmulatorConfig
 from jaxmdwarf.training.losses import mean_distance, mean_square_error, reconstruction_error
@@ -155,7 +156,7 @@ def train_emulator(
     label_space: LabelSpace,
     grid: PixelGrid,
     config: EmulatorConfig | None = None,
-    treatment: Treatment | None = None,
+    preprocessing: Preprocessing | None = None,
     good: Bool[np.ndarray, "n_pix"] | None = None,
     resume_from: TrainingState | None = None,
     on_report: Callable[[TrainingState, TrainingRecord], None] | None = None,
@@ -167,11 +168,11 @@ def train_emulator(
     labels : (n, n_label)
         Physical labels; a grid may be irregular and have holes.
     flux : (n, n_pix)
-        Spectra normalised as `treatment` says; every pixel is learned, masked ones too.
+        Spectra normalised as `preprocessing` says; every pixel is learned, masked ones too.
     label_space, grid
         What `labels` and `flux` are on.
     config : EmulatorConfig, optional
-    treatment : Treatment, optional
+    preprocessing : Preprocessing, optional
         Recorded in the emulator.
     good : (n_pix,) bool, optional
         Pixels that count in eq. 1 and are reported; all by default.
@@ -219,7 +220,7 @@ def train_emulator(
         if on_report is not None:
             on_report(state, record)
     emulator = build_emulator(
-        training_set, config, state, label_space=label_space, grid=grid, treatment=treatment
+        training_set, config, state, label_space=label_space, grid=grid, preprocessing=preprocessing
     )
     return judge_emulator(
         emulator, training_set, config, state, labels=labels, flux=flux, good=good
@@ -386,7 +387,7 @@ def build_emulator(
     *,
     label_space: LabelSpace,
     grid: PixelGrid,
-    treatment: Treatment | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> PayneEmulator:
     """The forward model of the best parameters; its `model_error` is still zero."""
     network, params, basis, mean = fold_head(training_set, config, state)
@@ -398,7 +399,7 @@ def build_emulator(
         network=network,
         label_space=label_space,
         grid=grid,
-        treatment=treatment or Treatment(),
+        preprocessing=preprocessing or Preprocessing(),
     )
 
 

@@ -20,7 +20,7 @@ from jaxmdwarf.io.grids.table import ModelGrid, read_grid
 from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.provenance import gather_provenance, hash_files
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.emulator import Treatment
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise_model
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
 from jaxmdwarf.training.emulator import (
@@ -93,7 +93,7 @@ def train_emulator_files(
         "eq1_p95": numbers["eq1_p95"],
         "steps": numbers["steps"],
         "wall_s": metrics["wall_s"],
-        "trained_on_simulation": trained.emulator.treatment.simulated,
+        "trained_on_simulation": trained.emulator.preprocessing.simulated,
     }
 
 
@@ -151,17 +151,21 @@ def train_grid_emulator(
             f"{out} exists and is not a model; it was left alone.", "give another output path."
         )
     labels, label_space = _varying_labels(model_grid, progress)
-    treatment = Treatment(
+    preprocessing = Preprocessing(
         sigma_aa=sigma_aa,
         masks_aa=tuple((float(low), float(high)) for low, high in masks_aa),
         resolving_power=float(model_grid.resolution),
         simulated=model_grid.kind == "simulated",
     )
-    masked = mask_for(model_grid.grid, treatment.masks_aa)
+    masked = mask_for(model_grid.grid, preprocessing.masks_aa)
     flux = normalise_grid(model_grid, sigma_aa=sigma_aa, masked=masked)
     checkpoints = Checkpoints(
         out.with_name(out.name + ".training"),
-        {"config": asdict(config), "treatment": asdict(treatment), "data": _digest(labels, flux)},
+        {
+            "config": asdict(config),
+            "preprocessing": asdict(preprocessing),
+            "data": _digest(labels, flux),
+        },
     )
     if not resume:
         checkpoints.clear()
@@ -175,7 +179,7 @@ def train_grid_emulator(
         state,
         label_space=label_space,
         grid=model_grid.grid,
-        treatment=treatment,
+        preprocessing=preprocessing,
     )
     trained = judge_emulator(
         emulator, training_set, config, state, labels=labels, flux=flux, good=~masked

@@ -146,7 +146,7 @@ def fit_files(
             f"none of {inputs.n_in} inputs was usable.{first}",
             f"all reasons are in {rejects_file}.",
         )
-    trained_on = "a simulation" if fitter.treatment.simulated else "a model grid"
+    trained_on = "a simulation" if fitter.preprocessing.simulated else "a model grid"
     write_table(
         frame,
         out,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,7 @@ from jaxmdwarf.diagnostics.residuals import ResidualSummary, summarise_residual
 from jaxmdwarf.diagnostics.two_sample import ClassifierConfig, ClassifierScore, classifier_accuracy
 from jaxmdwarf.io.spectra.readers import read_spectrum
 from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.models.emulator import Treatment
 from jaxmdwarf.preprocess.batch import preprocess_batch
-from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA
-from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA
 from jaxmdwarf.spectra import SpectrumBatch
 
 if TYPE_CHECKING:
@@ -90,9 +87,7 @@ def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
     -------
     FittedFlux
     """
-    treatment: Any = getattr(
-        model, "treatment", Treatment(sigma_aa=PAPER_SIGMA_AA, masks_aa=PAPER_MASKS_AA)
-    )
+    preprocessing = model.preprocessing
     wave = model.grid.wave_aa
     outside = (wave < _WINDOW_AA[0]) | (wave > _WINDOW_AA[1])
     labels = rows[[LABEL_COLUMNS[name][0] for name in model.label_space.names]].to_numpy(float)
@@ -104,8 +99,8 @@ def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
             [read_spectrum(path) for path in paths[some]],
             model.grid,
             rv_kms=rv_kms[some],
-            masks=treatment.masks_aa,
-            sigma_aa=treatment.sigma_aa,
+            masks=preprocessing.masks_aa,
+            sigma_aa=preprocessing.sigma_aa,
             pad_to=_ROWS_AT_ONCE,
             min_overlap=0.0,
         )

@@ -230,8 +230,8 @@ def _prepare_chunk(
         [read.raws[row] for row in kept],
         fitter.grid,
         rv_kms=rows["RV"].to_numpy()[kept],
-        masks=fitter.treatment.masks_aa,
-        sigma_aa=fitter.treatment.sigma_aa,
+        masks=fitter.preprocessing.masks_aa,
+        sigma_aa=fitter.preprocessing.sigma_aa,
         pad_to=n_row,
         min_overlap=0.0,
     )

@@ -35,7 +35,7 @@ def test_it_trains_what_was_asked_for_and_says_so_in_json(tmp_path, grid_path, c
     emulator = load_model(out)
     assert emulator.network.hidden == (16, 12)
     assert emulator.basis.shape[0] == 3
-    assert emulator.treatment.sigma_aa == 40.0
+    assert emulator.preprocessing.sigma_aa == 40.0
 
 
 def test_rank_zero_is_the_plain_payne(tmp_path, grid_path):

@@ -19,7 +19,8 @@ from jaxmdwarf.io.models import (
 )
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
-from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.payne import PayneEmulator
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA
 from jaxmdwarf.wavelengths import PAPER_GRID
@@ -37,7 +38,7 @@ def emulator(request):
         network=network,
         label_space=LabelSpace.mdwarf(),
         grid=PAPER_GRID,
-        treatment=Treatment(30.0, PAPER_MASKS_AA, 1800.0, simulated=True),
+        preprocessing=Preprocessing(30.0, PAPER_MASKS_AA, 1800.0, simulated=True),
     )
 
 

@@ -16,7 +16,8 @@ from jaxmdwarf.io.models import (
 )
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.cyclestar import CycleStarModel
-from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.payne import PayneEmulator
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.wavelengths import PixelGrid
@@ -36,7 +37,7 @@ def model():
         network,
         space,
         GRID,
-        Treatment(30.0, ((6270.0, 6330.0),), 1800.0, simulated=True),
+        Preprocessing(30.0, ((6270.0, 6330.0),), 1800.0, simulated=True),
     )
     sizes = CycleStarSizes.compact(400)
     split = jax.random.normal(keys[3], (sizes.latent_length, sizes.split_latents))
@@ -54,7 +55,7 @@ def test_a_transfer_comes_back_bit_for_bit_with_its_base_model(saved, model):
     for ours, theirs in zip(jax.tree.leaves(model), jax.tree.leaves(loaded), strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
-    assert loaded.treatment == model.base.treatment
+    assert loaded.preprocessing == model.base.preprocessing
 
 
 def test_the_description_says_what_it_is_and_on_what_it_stands(saved):

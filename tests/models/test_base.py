@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmdwarf.errors import MismatchError
+from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, TableModel
 from jaxmdwarf.wavelengths import PixelGrid
@@ -87,3 +87,25 @@ def test_other_pixels_and_other_labels_are_refused(model):
 def test_a_table_with_the_wrong_corners_is_refused():
     with pytest.raises(MismatchError):
         TableModel(corners=jnp.ones((3, 3)), model_error=jnp.zeros(3), label_space=SPACE, grid=GRID)
+
+
+@pytest.mark.parametrize("labels", [[9000.0, 0.0], [3500.0, -1.2], [np.nan, 0.0]])
+def test_flux_beyond_the_bounds_is_an_error_outside_jit_and_nan_inside(model, labels):
+    with pytest.raises(UsageError, match=r"outside the model, which knows .* Remedy: give labels"):
+        model.predict(labels)
+    assert np.isnan(jax.jit(lambda at: model.predict(at))(jnp.asarray(labels))).all()
+    known = jnp.array([3500.0, 0.5])
+    both = jax.vmap(model.predict)(jnp.stack([known, jnp.asarray(labels)]))
+    np.testing.assert_allclose(both[0], model.predict(known), rtol=1e-6)
+    assert np.isnan(both[1]).all()
+
+
+def test_flux_at_the_bounds_has_finite_slopes(model):
+    slopes = jax.jacfwd(model.predict)(jnp.array([3000.0, 1.0]))
+    assert np.isfinite(slopes).all()
+
+
+@pytest.mark.parametrize("labels", [[3500.0], [3500.0, 0.0, 0.0], [[3500.0, 0.0]]])
+def test_the_number_of_labels_is_checked(model, labels):
+    with pytest.raises(MismatchError, match="give 2 numbers for one star"):
+        model.predict(np.array(labels))

@@ -69,10 +69,10 @@ def test_nuisance_directions_do_not_move_labels():
 def test_a_corrected_model_tells_all_that_it_learned_of_the_stars():
     model = replace(
         make_model(np.full((3, 200), 0.02)),
-        priors=(LabelPrior("teff", 3500.0, 150.0),),
+        label_priors=(LabelPrior("teff", 3500.0, 150.0),),
         noise_scale=jnp.asarray(1.2),
     )
-    traits = model.observed_traits()
-    assert traits.priors == (LabelPrior("teff", 3500.0, 150.0),)
-    assert float(traits.noise_scale) == float(jnp.asarray(1.2))
-    np.testing.assert_array_equal(traits.nuisance, np.full((3, 200), 0.02, np.float32))
+    assert model.priors() == (LabelPrior("teff", 3500.0, 150.0),)
+    noise = model.noise_model()
+    assert float(noise.scale) == float(jnp.asarray(1.2))
+    np.testing.assert_array_equal(noise.nuisance, np.full((3, 200), 0.02, np.float32))

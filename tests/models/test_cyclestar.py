@@ -137,8 +137,7 @@ def test_it_is_a_forward_model_of_the_base_models_labels_and_pixels(model):
     assert model.grid == GRID
     np.testing.assert_array_equal(model.model_error, BASE.model_error)
     assert model.low_rank() is None
-    # A base model without a treatment has none through the transfer either.
-    assert not hasattr(model, "treatment")
+    assert model.preprocessing == BASE.preprocessing
 
 
 def test_a_fit_can_follow_its_derivatives(model):
@@ -187,7 +186,8 @@ def test_spectra_on_other_pixels_are_refused(model):
 
 
 def test_what_the_base_learned_of_the_stars_holds_behind_the_networks():
-    assert make_model().observed_traits() == BASE.observed_traits()
+    assert make_model().priors() == ()
+    assert make_model().noise_model() == BASE.noise_model()
     corrected = CorrectedModel(
         BASE,
         jnp.zeros((1, 80)),
@@ -197,7 +197,15 @@ def test_what_the_base_learned_of_the_stars_holds_behind_the_networks():
         (LabelPrior("mh", -0.1, 0.2),),
         jnp.asarray(1.3),
     )
-    traits = dataclasses.replace(make_model(), base=corrected).observed_traits()
-    assert traits.priors == (LabelPrior("mh", -0.1, 0.2),)
-    assert float(traits.noise_scale) == pytest.approx(1.3)
-    np.testing.assert_array_equal(traits.nuisance, corrected.nuisance)
+    model = dataclasses.replace(make_model(), base=corrected)
+    assert model.priors() == (LabelPrior("mh", -0.1, 0.2),)
+    noise = model.noise_model()
+    assert float(noise.scale) == pytest.approx(1.3)
+    np.testing.assert_array_equal(noise.nuisance, corrected.nuisance)
+
+
+def test_its_surrogate_is_theory_whose_slopes_are_followed(model):
+    assert model.expensive
+    assert not BASE.expensive
+    assert model.surrogate() == (BASE, False)
+    assert BASE.surrogate() is None

@@ -12,6 +12,7 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.priors import (
     LabelPrior,
     RelationPrior,
+    choose_priors,
     linearise_priors,
     require_prior_labels,
     whiten_priors,
@@ -88,3 +89,40 @@ def test_a_label_that_the_model_lacks_is_named(changed):
 def test_a_relation_that_makes_no_sense_is_refused(changed, message):
     with pytest.raises(UsageError, match=message):
         replace(RELATION, **changed)
+
+
+KNOWN = (LabelPrior("mh", -0.1, 0.2), RELATION)
+
+
+def test_priors_are_chosen_by_name():
+    assert [prior.key for prior in KNOWN] == ["mh", "sequence"]
+    for wanted, expected in (
+        ("model", KNOWN),
+        ("none", ()),
+        ((), ()),
+        ("sequence", KNOWN[1:]),
+        (("mh", "sequence"), KNOWN),
+        (("model", "mh"), KNOWN),
+        (PRIORS[0], PRIORS[:1]),
+        (("mh", PRIORS[0]), (KNOWN[0], PRIORS[0])),
+    ):
+        assert choose_priors(wanted, KNOWN, SPACE) == (expected, ())
+
+
+def test_a_name_that_no_prior_has_is_an_error_that_lists_those_there_are():
+    with pytest.raises(UsageError, match=r"no prior 'sequense'.*use 'mh', 'sequence', 'model'"):
+        choose_priors(("sequense",), KNOWN, SPACE)
+    with pytest.raises(UsageError, match="cannot be called 'none'"):
+        LabelPrior("mh", 0.0, 1.0, key="none")
+
+
+def test_a_relation_that_cannot_apply_is_reported_and_the_rest_is_used():
+    without = LabelSpace(("teff", "logg"), ("K", "dex"), (2500.0, 4.0), (4500.0, 6.0))
+    teff = LabelPrior("teff", 3200.0, 40.0)
+    priors, warnings = choose_priors(("model", teff), KNOWN, without)
+    assert priors == (teff,)
+    assert len(warnings) == 2
+    assert "'sequence' on logg was left out: no label mh" in warnings[1]
+    # Who names a single label himself has mistyped it.
+    with pytest.raises(UsageError, match="'mass' is unknown"):
+        choose_priors(LabelPrior("mass", 0.3, 0.1), KNOWN, without)

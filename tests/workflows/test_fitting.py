@@ -21,8 +21,9 @@ from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel, ObservedTraits
-from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.payne import PayneEmulator
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import RelationPrior
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
@@ -59,7 +60,7 @@ def make_emulator():
         network,
         LabelSpace.mdwarf(),
         GRID,
-        Treatment(sigma_aa=30.0, masks_aa=MASKS, resolving_power=1800.0, simulated=True),
+        Preprocessing(sigma_aa=30.0, masks_aa=MASKS, resolving_power=1800.0, simulated=True),
     )
 
 
@@ -254,11 +255,11 @@ class BorrowedPattern(ForwardModel):
     model_error: Float[Array, "n_pix"]
     label_space: LabelSpace = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
-    treatment: Treatment = eqx.field(static=True)
-    priors: tuple = eqx.field(static=True, default=())
+    preprocessing: Preprocessing = eqx.field(static=True)
+    label_priors: tuple = eqx.field(static=True, default=())
 
-    def observed_traits(self):
-        return ObservedTraits(self.priors)
+    def priors(self):
+        return self.label_priors
 
     def predict_scaled(self, scaled, context=None):
         depth = 0.0 if context is None else context
@@ -288,7 +289,7 @@ def make_transfer(**changes):
         "model_error": base.model_error,
         "label_space": base.label_space,
         "grid": base.grid,
-        "treatment": base.treatment,
+        "preprocessing": base.preprocessing,
     }
     return BorrowedPattern(**{**arguments, **changes})
 
@@ -333,19 +334,19 @@ def test_models_without_a_synthetic_side_say_so(survey, model_dir, tmp_path):
         fit_files([path], model_dir, tmp_path / "T.csv", options=options, processes=1)
 
 
-def test_what_a_model_believes_is_used_unless_it_is_switched_off(survey, model_dir, tmp_path):
+def test_the_priors_of_a_model_are_used_unless_switched_off(survey, model_dir, tmp_path):
     relation = RelationPrior(
         "logg", ("teff",), ((0,), (1,)), (5.0, -0.3), 0.01, centre=(3400.0,), scale=(1000.0,)
     )
-    model = make_transfer(priors=(relation,))
-    believing, _ = fit_with(model, survey, model_dir, tmp_path / "T.csv")
-    sceptical, _ = fit_with(model, survey, model_dir, tmp_path / "U.csv", priors="none")
-    expected = 5.0 - 0.3 * (believing["Teff"] - 3400.0) / 1000.0
-    assert np.abs(believing["Logg"] - expected).max() < 0.05
-    assert np.abs(sceptical["Logg"] - expected).max() > 0.3
-    assert (believing["e_Logg"] < sceptical["e_Logg"]).all()
+    model = make_transfer(label_priors=(relation,))
+    held, _ = fit_with(model, survey, model_dir, tmp_path / "T.csv")
+    free, _ = fit_with(model, survey, model_dir, tmp_path / "U.csv", priors="none")
+    expected = 5.0 - 0.3 * (held["Teff"] - 3400.0) / 1000.0
+    assert np.abs(held["Logg"] - expected).max() < 0.05
+    assert np.abs(free["Logg"] - expected).max() > 0.3
+    assert (held["e_Logg"] < free["e_Logg"]).all()
     with pytest.raises(UsageError, match="one of teff"):
-        SpectrumFitter(make_transfer(priors=(replace(relation, name="age"),)))
+        SpectrumFitter(make_transfer(label_priors=(replace(relation, name="age"),)))
 
 
 def test_faint_spectra_can_be_left_out_and_nothing_usable_is_an_error(survey, model_dir, tmp_path):

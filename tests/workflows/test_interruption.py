@@ -18,7 +18,8 @@ from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.spectra.lamost_writer import LamostHeader, write_lamost_files
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.payne import PayneEmulator
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
 
@@ -42,7 +43,7 @@ def make_emulator():
         network,
         LabelSpace.mdwarf(),
         GRID,
-        Treatment(sigma_aa=30.0, masks_aa=(), resolving_power=1800.0, simulated=True),
+        Preprocessing(sigma_aa=30.0, masks_aa=(), resolving_power=1800.0, simulated=True),
     )
 
 

@@ -18,7 +18,8 @@ from jaxmdwarf.io.models import describe_model, load_model, save_model
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.cyclestar import CycleStarModel
-from jaxmdwarf.models.emulator import PayneEmulator, Treatment
+from jaxmdwarf.models.payne import PayneEmulator
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
@@ -106,7 +107,7 @@ def make_emulator():
         network,
         LabelSpace.mdwarf(),
         GRID,
-        Treatment(sigma_aa=30.0, resolving_power=1800.0, simulated=True),
+        Preprocessing(sigma_aa=30.0, resolving_power=1800.0, simulated=True),
     )
 
 
@@ -223,7 +224,7 @@ def test_the_model_directory_holds_the_transfer_and_its_history(trained):
     assert metrics["transfer"]["steps"] == summary["steps"] == 30
     distilled = metrics["transfer"]["distillation"]
     assert 0 < distilled["rms"] < distilled["untouched_rms"]
-    assert model.shortcut() is not None
+    assert model.surrogate().accurate
     assert set(metrics["transfer"]["classifier_accuracy"]) == {"none", "transfer"}
     assert metrics["training_labels"]["n_training"] > 100
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -16,7 +16,7 @@ from jaxmdwarf.inference.objective import Objective, squash_to_bounds, unsquash_
 from jaxmdwarf.inference.settings import SolverName
 from jaxmdwarf.inference.solvers.lbfgs import minimise_lbfgs
 from jaxmdwarf.inference.solvers.lm import LmState, measure_step, minimise_lm
-from jaxmdwarf.inference.solvers.surrogate import minimise_guided
+from jaxmdwarf.inference.solvers.surrogate import minimise_with_surrogate
 from jaxmdwarf.models.priors import whiten_priors
 
 _LIBRARY_ITER = 60
@@ -39,7 +39,7 @@ def solve_lm(
     tol_sigma: float,
     initial_damping: float | Float[Array, ""] | Float[Array, n],
 ) -> LmState:
-    """Levenberg-Marquardt on the pixels: `minimise_lm`, or `minimise_guided` for dear models.
+    """Levenberg-Marquardt on the pixels: by `minimise_with_surrogate` where there is one.
 
     Parameters
     ----------
@@ -55,11 +55,11 @@ def solve_lm(
     LmState
         With the normal equations at (or one last step before) its parameters.
     """
-    guide = objective.model.guide()
-    if guide is not None:
-        return minimise_guided(
+    surrogate = objective.model.surrogate()
+    if surrogate is not None:
+        return minimise_with_surrogate(
             objective,
-            guide,
+            surrogate.model,
             parameters,
             active=active,
             max_iter=max_iter,

@@ -1,12 +1,12 @@
-"""Fits of dear models along cheap ones: derivatives of a guide, flux of the model itself.
+"""Fits of expensive models by a surrogate: its derivatives, and flux of the model itself.
 
-Flux and its derivatives by four labels cost a network five times what flux costs. A guide is a
-model that is nearly the same function and costs next to nothing (theory below a transfer, say).
-Around a point where the flux of both is known, the model is taken for ``guide + offset + slopes``:
-the offset is their difference there, the slopes are what Broyden's update has learned of how it
-changes (additive correction of a low-fidelity model; Alexandrov et al. 2001, J. Aircraft 38, 1093).
-A star follows that to its minimum, the model is evaluated there, and so on. Once it hardly moves,
-the model is linearised where it is: a star has converged by true derivatives of its neighbourhood.
+Flux and its derivatives by four labels cost a network five times what flux costs. A surrogate is
+nearly the same function and costs next to nothing (theory below a transfer, say). Around a point
+where the flux of both is known, the model is taken for ``surrogate + offset + slopes``: the offset
+is their difference there, the slopes are what Broyden's update has learned of how it changes
+(additive correction of a low-fidelity model; Alexandrov et al. 2001, J. Aircraft 38, 1093). A star
+follows that to its minimum, the model is evaluated there, and so on. Once it hardly moves, the
+model is linearised where it is: a star has converged by true derivatives of its neighbourhood.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REACH_SIGMA = 0.5
 
 _ARRIVED_SIGMA = 0.3
 _TELLING_SIGMA = 0.05
-_GUIDED_STEPS = 4
+_SURROGATE_STEPS = 4
 _MOST_STEPS = 3
 _FOLDED = 5
 _LEAST_DAMPING, _MOST_DAMPING = 1e-5, 1e8
@@ -35,13 +35,13 @@ _LEAST_DAMPING, _MOST_DAMPING = 1e-5, 1e8
 class _Walk(NamedTuple):
     """Where a batch stands, and what is known of the model around there.
 
-    `flux` and `guide_flux` are those at `point`, `slopes` the derivatives of their difference,
+    `flux` and `surrogate_flux` are those at `point`, `slopes` the derivatives of their difference,
     `linearised` the points where these were last computed and `known` whether they ever were.
     """
 
     point: Float[Array, "n k"]
     flux: Float[Array, "n p"]
-    guide_flux: Float[Array, "n p"]
+    surrogate_flux: Float[Array, "n p"]
     slopes: Float[Array, "k n p"]
     equations: NormalEquations
     linearised: Float[Array, "n k"]
@@ -54,9 +54,9 @@ class _Walk(NamedTuple):
     n_iter: Int[Array, n]
 
 
-def minimise_guided(
+def minimise_with_surrogate(
     objective: Objective,
-    guide: ForwardModel,
+    surrogate: ForwardModel,
     start: Float[Array, "n k"],
     *,
     active: Bool[Array, n],
@@ -70,7 +70,7 @@ def minimise_guided(
     ----------
     objective : Objective
         Under the model itself.
-    guide : ForwardModel
+    surrogate : ForwardModel
         Of the same labels, pixels and context.
     start : (n, k)
     active : (n,) bool
@@ -92,7 +92,7 @@ def minimise_guided(
     lower = jnp.asarray(objective.layout.lower, start.dtype)
     upper = -lower
     n, k = start.shape
-    guided = objective.under(guide)
+    below = objective.under(surrogate)
 
     def residual_of(flux):
         return jnp.where(objective.weight > 0, objective.flux - flux, 0)
@@ -100,15 +100,15 @@ def minimise_guided(
     def equations_at(slopes, flux, parameters) -> NormalEquations:
         return objective.accumulate(list(slopes), residual_of(flux), parameters)
 
-    def surrogate(walk: _Walk):
-        """Normal equations of guide, offset and slopes, held to the anchor by the damping."""
+    def corrected_surrogate(walk: _Walk):
+        """Normal equations of surrogate, offset and slopes, held to the anchor by the damping."""
         diagonal = jnp.diagonal(walk.equations.curvature, axis1=-2, axis2=-1)
         pull = walk.damping[:, None] * diagonal
 
         def evaluate(parameters):
-            slopes, flux = guided.linearise(parameters)
+            slopes, flux = below.linearise(parameters)
             away = parameters - walk.point
-            flux = flux + (walk.flux - walk.guide_flux)
+            flux = flux + (walk.flux - walk.surrogate_flux)
             flux = flux + jnp.sum(walk.slopes * away.T[:, :, None], axis=0)
             found = equations_at(jnp.stack(slopes) + walk.slopes, flux, parameters)
             return found._replace(
@@ -121,18 +121,18 @@ def minimise_guided(
 
     def stand(walk: _Walk) -> _Walk:
         """Equations at the point itself."""
-        slopes, guide_flux = guided.linearise(walk.point)
+        slopes, surrogate_flux = below.linearise(walk.point)
         equations = equations_at(jnp.stack(slopes) + walk.slopes, walk.flux, walk.point)
-        return walk._replace(guide_flux=guide_flux, equations=equations)
+        return walk._replace(surrogate_flux=surrogate_flux, equations=equations)
 
     def linearise(walk: _Walk) -> _Walk:
         slopes, flux = objective.linearise(walk.point)
-        guide_slopes, _ = guided.linearise(walk.point)
+        surrogate_slopes, _ = below.linearise(walk.point)
         going = ~walk.stopped
         return stand(
             walk._replace(
                 flux=flux,
-                slopes=jnp.stack(slopes) - jnp.stack(guide_slopes),
+                slopes=jnp.stack(slopes) - jnp.stack(surrogate_slopes),
                 linearised=walk.point,
                 known=walk.known | going,
                 resting=walk.stopped,
@@ -145,12 +145,12 @@ def minimise_guided(
         going = ~walk.stopped & ~walk.resting
         current = walk.equations
         inner = minimise_lm(
-            surrogate(walk),
+            corrected_surrogate(walk),
             walk.point,
             lower,
             upper,
             active=going,
-            max_iter=_GUIDED_STEPS,
+            max_iter=_SURROGATE_STEPS,
             tol_sigma=tol_sigma,
             initial_damping=_LEAST_DAMPING,
         )
@@ -159,9 +159,9 @@ def minimise_guided(
         promised = current.cost - inner.equations.cost
         sigmas = jnp.sqrt(square(current.curvature, step))
         flux = objective.predict(trial)
-        guide_flux = guided.predict(trial)
+        surrogate_flux = below.predict(trial)
         # Broyden's update of the slopes of the difference, from steps that rise above rounding.
-        learned = (flux - walk.flux) - (guide_flux - walk.guide_flux)
+        learned = (flux - walk.flux) - (surrogate_flux - walk.surrogate_flux)
         learned = learned - jnp.sum(walk.slopes * step.T[:, :, None], axis=0)
         telling = going & (sigmas > _TELLING_SIGMA)
         length = jnp.sum(step * step, axis=-1)
@@ -217,7 +217,7 @@ def minimise_guided(
         _Walk(
             point=point,
             flux=flux,
-            guide_flux=flux,
+            surrogate_flux=flux,
             slopes=jnp.zeros((k, *flux.shape), flux.dtype),
             equations=None,  # type: ignore[arg-type]
             linearised=point,

@@ -80,7 +80,7 @@ class DistillationConfig:
 
 
 class Distilled(NamedTuple):
-    """A transfer that knows its shortcut, and how good that is.
+    """A transfer that knows an accurate surrogate, and how good that is.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def distil_transfer(
     *,
     on_report: Callable[[int, float], None] | None = None,
 ) -> Distilled:
-    """Learn the shortcut of a transfer.
+    """Learn an accurate surrogate of a transfer.
 
     Parameters
     ----------

@@ -209,7 +209,7 @@ def train_matched(
     number = _choose_trial(trials, n_matched, population.n_star)
     # Teff is what a survey's selection makes of it, and spectra tell it well: the fit of a star
     # leans on the rest only.
-    best = _exchange(models[number], priors=population.priors_of_a_star)
+    best = _exchange(models[number], label_priors=population.priors_of_a_star)
     chosen = trials[number]
     report = {
         "n_train": len(rows),
@@ -401,7 +401,7 @@ def _describe_population(
 def _start_model(
     emulator: ForwardModel, population: _Population, config: MatchedConfig
 ) -> CorrectedModel:
-    """Theory, nothing corrected yet, with what is believed of the stars."""
+    """Theory, nothing corrected yet, with the priors on the stars."""
     features = LabelFeatures(
         names=_MATCHED,
         centre=tuple(map(float, population.mean)),
@@ -415,7 +415,7 @@ def _start_model(
         nuisance=jnp.zeros((0, n_pix), jnp.float32),
         model_error=emulator.model_error,
         features=features,
-        priors=population.priors,
+        label_priors=population.priors,
     )
 
 
@@ -671,7 +671,7 @@ def _estimate(model: CorrectedModel, products, flux, weight, ivar, start) -> Pos
         bent = _each(reduced, coefficients)
         gradient = jnp.einsum("nka,nk->na", slopes, reduced_force - bent)
         curvature = jnp.einsum("nka,nkl,nlb->nab", slopes, reduced, slopes)
-        residual, by_label = linearise_priors(model.priors, space, scaled)
+        residual, by_label = linearise_priors(model.label_priors, space, scaled)
         value = reduced_cost - jnp.sum(coefficients * (2 * reduced_force - bent), axis=-1)
         return NormalEquations(
             cost=value + jnp.sum(residual**2, axis=-1),

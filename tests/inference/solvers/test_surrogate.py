@@ -1,4 +1,4 @@
-"""Fits of dear models along cheap ones: the same minimum, few evaluations, the model's own word."""
+"""Fits of expensive models by surrogates: the same minimum, few evaluations, checked at the end."""
 
 from dataclasses import replace
 
@@ -13,9 +13,9 @@ from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.objective import LINEARISED_ROWS, build_objective, linearise_flux
 from jaxmdwarf.inference.schedule import Start, fit_stars
 from jaxmdwarf.inference.settings import FitSettings
-from jaxmdwarf.inference.solvers.surrogate import minimise_guided
+from jaxmdwarf.inference.solvers.surrogate import minimise_with_surrogate
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.base import ForwardModel, Surrogate
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
@@ -33,17 +33,21 @@ def _compile_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-class DearModel(ForwardModel):
+class ExpensiveModel(ForwardModel):
     """A base and what a transfer might add to it: bends of the flux that differ from star to star.
 
-    `shortcut_error` is by how much the shortcut misses what is added; None leaves it out.
+    Its surrogate is the base, or misses `surrogate_error` of what is added; or there is none.
     """
 
     base: ForwardModel
     strength: Float[Array, ""]
     shapes: Float[Array, "2 n_pix"]
-    guiding: bool = eqx.field(static=True, default=True)
-    shortcut_error: float | None = eqx.field(static=True, default=None)
+    followed: bool = eqx.field(static=True, default=True)
+    surrogate_error: float | None = eqx.field(static=True, default=None)
+
+    @property
+    def expensive(self) -> bool:
+        return self.followed
 
     @property
     def label_space(self) -> LabelSpace:
@@ -62,31 +66,30 @@ class DearModel(ForwardModel):
         bent = jnp.stack([jnp.sin(4 * scaled[0] + own), jnp.tanh(5 * scaled[2]) * scaled[1]])
         return self.base.predict_scaled(scaled) + self.strength * (bent @ self.shapes)
 
-    def guide(self):
-        return self.base if self.guiding else None
-
-    def shortcut(self):
-        if self.shortcut_error is None:
+    def surrogate(self):
+        if not self.followed:
             return None
-        near = self.strength * (1 - self.shortcut_error)
-        return replace(self, strength=near, guiding=False, shortcut_error=None)
+        if self.surrogate_error is None:
+            return Surrogate(self.base, accurate=False)
+        near = self.strength * (1 - self.surrogate_error)
+        return Surrogate(replace(self, strength=near, followed=False), accurate=True)
 
 
 @pytest.fixture(scope="module")
-def dear(make_model):
+def expensive(make_model):
     base = make_model(GRID, margin=0)
     wave = jnp.asarray(GRID.wave_aa)
     shapes = jnp.stack([jnp.sin(wave / 7.0), jnp.cos(wave / 23.0)])
-    return DearModel(base, jnp.asarray(0.04), shapes.astype(jnp.float32))
+    return ExpensiveModel(base, jnp.asarray(0.04), shapes.astype(jnp.float32))
 
 
 @pytest.fixture(scope="module")
-def stars(dear):
+def stars(expensive):
     """Spectra of the model itself, S/N 20 to 100, each star with a phase of its own."""
     rng = np.random.default_rng(2)
     scaled = rng.uniform(-0.35, 0.35, (N_STAR, 4)).astype(np.float32)
     phase = rng.uniform(-1, 1, N_STAR).astype(np.float32)
-    clean = np.asarray(dear.predict_scaled_batch(jnp.asarray(scaled), jnp.asarray(phase)))
+    clean = np.asarray(expensive.predict_scaled_batch(jnp.asarray(scaled), jnp.asarray(phase)))
     snr = 10 ** rng.uniform(1.3, 2.0, (N_STAR, 1))
     ivar = np.broadcast_to(snr**2, clean.shape).astype(np.float32).copy()
     ivar[rng.random(ivar.shape) < 0.03] = 0
@@ -96,38 +99,40 @@ def stars(dear):
 
 
 @pytest.fixture(scope="module")
-def exact(dear, stars):
-    """The fit without a guide: Levenberg-Marquardt with the model's own derivatives."""
+def exact(expensive, stars):
+    """The fit without a surrogate: Levenberg-Marquardt with the model's own derivatives."""
     batch, phase, _ = stars
-    return fit_stars(replace(dear, guiding=False), batch, context=phase, settings=ALONE)
+    return fit_stars(replace(expensive, followed=False), batch, context=phase, settings=ALONE)
 
 
 def distance_sigma(one, other):
     return np.abs((one.labels - other.labels) / other.errors).max(axis=1)
 
 
-def test_a_guide_leads_to_the_minimum_of_the_model(dear, stars, exact):
+def test_slopes_of_a_surrogate_lead_to_the_minimum_of_the_model(expensive, stars, exact):
     batch, phase, _ = stars
-    guided = fit_stars(dear, batch, context=phase, settings=ALONE)
-    assert guided.converged.mean() > 0.98
-    assert np.quantile(distance_sigma(guided, exact)[guided.converged], 0.99) < 0.05
-    np.testing.assert_allclose(guided.errors, exact.errors, rtol=0.02)
-    np.testing.assert_allclose(guided.chi2, exact.chi2, rtol=1e-4, atol=0.05)
+    found = fit_stars(expensive, batch, context=phase, settings=ALONE)
+    assert found.converged.mean() > 0.98
+    assert np.quantile(distance_sigma(found, exact)[found.converged], 0.99) < 0.05
+    np.testing.assert_allclose(found.errors, exact.errors, rtol=0.02)
+    np.testing.assert_allclose(found.chi2, exact.chi2, rtol=1e-4, atol=0.05)
 
 
-def test_the_guide_alone_is_far_from_there(dear, stars, exact):
+def test_the_surrogate_alone_is_far_from_there(expensive, stars, exact):
     batch, _, _ = stars
-    alone = fit_stars(dear.base, batch, settings=ALONE)
+    alone = fit_stars(expensive.base, batch, settings=ALONE)
     assert np.median(distance_sigma(alone, exact)) > 2
 
 
-def test_even_a_guide_that_points_elsewhere_leads_to_the_minimum(dear, stars, exact, make_model):
-    class Misled(DearModel):
-        def guide(self):
-            return make_model(GRID, margin=0, seed=11)
+def test_even_a_surrogate_that_points_elsewhere_leads_to_the_minimum(
+    expensive, stars, exact, make_model
+):
+    class Misled(ExpensiveModel):
+        def surrogate(self):
+            return Surrogate(make_model(GRID, margin=0, seed=11), accurate=False)
 
     batch, phase, _ = stars
-    misled = Misled(dear.base, dear.strength, dear.shapes)
+    misled = Misled(expensive.base, expensive.strength, expensive.shapes)
     found = fit_stars(misled, batch, context=phase, settings=replace(ALONE, max_iter=80))
     assert found.converged.mean() > 0.9
     assert np.median(distance_sigma(found, exact)[found.converged]) < 0.05
@@ -137,7 +142,7 @@ def test_velocity_is_fitted_along(make_model):
     base = make_model(GRID)
     wave = jnp.asarray(base.grid.wave_aa)
     shapes = jnp.stack([jnp.sin(wave / 7.0), jnp.cos(wave / 23.0)]).astype(jnp.float32)
-    model = DearModel(base, jnp.asarray(0.02), shapes)
+    model = ExpensiveModel(base, jnp.asarray(0.02), shapes)
     flux = model.predict_scaled_batch(jnp.zeros((4, 4)))[:, 3:-3]
     ivar = jnp.full(flux.shape, 1e4)
     batch = SpectrumBatch(flux, ivar, ivar, GRID)
@@ -151,33 +156,33 @@ def test_velocity_is_fitted_along(make_model):
     assert (np.abs(model.label_space.scale(found.labels)) < 3e-3).all()
 
 
-def test_inactive_stars_stay_where_they_are(dear, stars):
+def test_inactive_stars_stay_where_they_are(expensive, stars):
     batch, phase, _ = stars
-    objective = build_objective(dear, batch, context=phase, fit_velocity=False)
+    objective = build_objective(expensive, batch, context=phase, fit_velocity=False)
     start = jnp.full((N_STAR, 4), 0.1)
     active = jnp.arange(N_STAR) < 3
-    state = minimise_guided(objective, dear.base, start, active=active, max_iter=12)
+    state = minimise_with_surrogate(objective, expensive.base, start, active=active, max_iter=12)
     np.testing.assert_array_equal(state.parameters[3:], start[3:])
     assert not state.converged[3:].any()
     assert (state.n_iter[3:] == 0).all()
     assert np.abs(state.parameters[:3] - 0.1).max() > 0.01
 
 
-def test_derivatives_in_groups_are_those_of_all_at_once(dear):
+def test_derivatives_in_groups_are_those_of_all_at_once(expensive):
     n = LINEARISED_ROWS + 5
     rng = np.random.default_rng(4)
     scaled = jnp.asarray(rng.uniform(-0.4, 0.4, (n, 4)), jnp.float32)
     phase = jnp.asarray(rng.uniform(-1, 1, n), jnp.float32)
-    in_groups = linearise_flux(dear, scaled, phase)
-    at_once = linearise_flux(replace(dear, guiding=False), scaled, phase)
+    in_groups = linearise_flux(expensive, scaled, phase)
+    at_once = linearise_flux(replace(expensive, followed=False), scaled, phase)
     for one, other in zip(in_groups, at_once, strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, atol=2e-6)
 
 
-def test_a_near_shortcut_is_checked_in_one_evaluation(dear, stars, exact):
+def test_an_accurate_surrogate_is_checked_in_one_evaluation(expensive, stars, exact):
     batch, phase, _ = stars
-    near = replace(dear, shortcut_error=1e-3)
+    near = replace(expensive, surrogate_error=1e-3)
     found = fit_stars(near, batch, context=phase, settings=ALONE)
     assert found.converged.all()
     assert not (found.flags & int(QualityFlag.FAST_PATH_DISAGREED)).any()
@@ -185,15 +190,15 @@ def test_a_near_shortcut_is_checked_in_one_evaluation(dear, stars, exact):
     assert np.quantile(distance_sigma(found, exact), 0.95) < 0.05
 
 
-def test_a_wrong_shortcut_is_told_and_put_right(dear, stars, exact):
+def test_a_surrogate_that_is_wrong_is_told_and_put_right(expensive, stars, exact):
     batch, phase, _ = stars
-    wrong = replace(dear, shortcut_error=0.5)
+    wrong = replace(expensive, surrogate_error=0.5)
     found = fit_stars(wrong, batch, context=phase, settings=ALONE)
     told = (found.flags & int(QualityFlag.FAST_PATH_DISAGREED)) > 0
     assert told.mean() > 0.9
     assert np.quantile(distance_sigma(found, exact)[found.converged], 0.98) < 0.05
     unchecked = fit_stars(
-        wrong, batch, context=phase, settings=replace(ALONE, check_shortcut=False)
+        wrong, batch, context=phase, settings=replace(ALONE, check_surrogate=False)
     )
     assert np.median(distance_sigma(unchecked, exact)) > 1
     slow = fit_stars(wrong, batch, context=phase, settings=replace(ALONE, fast_path=False))
@@ -201,20 +206,20 @@ def test_a_wrong_shortcut_is_told_and_put_right(dear, stars, exact):
     assert np.median(distance_sigma(slow, exact)) < 0.05
 
 
-def test_stars_without_pixels_are_told_from_those_with_a_shortcut(dear, stars):
+def test_stars_without_pixels_are_told_from_those_with_a_surrogate(expensive, stars):
     batch, phase, _ = stars
     ivar = batch.ivar.at[1].set(0)
     flux = batch.flux.at[1].set(jnp.nan)
-    near = replace(dear, shortcut_error=1e-3)
+    near = replace(expensive, surrogate_error=1e-3)
     found = fit_stars(near, SpectrumBatch(flux, ivar, ivar, GRID), context=phase, settings=ALONE)
     assert np.isnan(found.labels[1]).all()
     assert found.flags[1] & int(QualityFlag.NO_GOOD_PIXELS)
     assert np.isfinite(np.delete(found.labels, 1, axis=0)).all()
 
 
-def test_order_and_company_of_stars_do_not_matter(dear, stars):
+def test_order_and_company_of_stars_do_not_matter(expensive, stars):
     batch, phase, _ = stars
-    near = replace(dear, shortcut_error=0.02)
+    near = replace(expensive, surrogate_error=0.02)
     whole = fit_stars(near, batch, context=phase, settings=ALONE)
     rows = np.random.default_rng(0).permutation(N_STAR)[:20]
     some = SpectrumBatch(batch.flux[rows], batch.ivar[rows], batch.information[rows], GRID)

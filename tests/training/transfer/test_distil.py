@@ -13,7 +13,7 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.distilled import DistilledModel
-from jaxmdwarf.models.emulator import PayneEmulator
+from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
@@ -70,32 +70,32 @@ def distilled(transfer, splits):
     return distil_transfer(transfer, scaled, splits, CONFIG)
 
 
-def test_the_shortcut_is_near_the_transfer_at_new_labels_and_latents(transfer, distilled, splits):
+def test_the_surrogate_is_near_the_transfer_at_new_labels_and_latents(transfer, distilled, splits):
     rng = np.random.default_rng(7)
     scaled = jnp.asarray(rng.uniform(-0.4, 0.4, (50, 4)), jnp.float32)
     own = jnp.asarray(splits[rng.integers(0, 200, 50)])
     truth = np.asarray(transfer.predict_scaled_batch(scaled, own))
     theory = np.asarray(transfer.base.predict_scaled_batch(scaled))
-    shortcut = distilled.model.shortcut()
-    found = np.asarray(shortcut.predict_scaled_batch(scaled, own))
+    surrogate = distilled.model.surrogate().model
+    found = np.asarray(surrogate.predict_scaled_batch(scaled, own))
     error, gap = np.std(found - truth), np.sqrt(np.mean((theory - truth) ** 2))
     assert error < 0.35 * gap
-    # Each star's own latents matter, and the shortcut knows them.
-    blind = np.asarray(shortcut.predict_scaled_batch(scaled))
+    # Each star's own latents matter, and the surrogate knows them.
+    blind = np.asarray(surrogate.predict_scaled_batch(scaled))
     assert np.std(blind - truth) > 2 * error
     # What it says of itself is what it is.
     assert distilled.report["rms"] == pytest.approx(error, rel=0.5)
     assert distilled.report["untouched_rms"] == pytest.approx(gap, rel=0.3)
 
 
-def test_the_shortcut_is_linear_at_its_end(distilled, splits):
-    shortcut = distilled.model.shortcut()
-    assert isinstance(shortcut, DistilledModel)
+def test_the_surrogate_is_linear_at_its_end(distilled, splits):
+    surrogate = distilled.model.surrogate().model
+    assert isinstance(surrogate, DistilledModel)
     scaled, own = jnp.full(4, 0.2), jnp.asarray(splits[5])
-    head = shortcut.low_rank()
-    linear = head.mean + shortcut.coefficients(scaled, own) @ head.basis
-    np.testing.assert_allclose(shortcut.predict_scaled(scaled, own), linear, atol=1e-6)
-    many = shortcut.predict_scaled_batch(scaled[None], own[None])[0]
+    head = surrogate.low_rank()
+    linear = head.mean + surrogate.coefficients(scaled, own) @ head.basis
+    np.testing.assert_allclose(surrogate.predict_scaled(scaled, own), linear, atol=1e-6)
+    many = surrogate.predict_scaled_batch(scaled[None], own[None])[0]
     np.testing.assert_allclose(many, linear, atol=1e-6)
 
 
@@ -114,18 +114,17 @@ def test_the_transfer_itself_stays_what_it_was(transfer, distilled, splits):
         distilled.model.predict_scaled_batch(scaled, own),
         transfer.predict_scaled_batch(scaled, own),
     )
-    assert transfer.shortcut() is None
-    assert transfer.guide() is transfer.base
-    assert isinstance(distilled.model.guide(), DistilledModel)
+    assert transfer.surrogate() == (transfer.base, False)
+    assert distilled.model.surrogate().accurate
 
 
-def test_a_model_directory_keeps_the_shortcut(distilled, splits, tmp_path):
+def test_a_model_directory_keeps_the_surrogate(distilled, splits, tmp_path):
     save_model(distilled.model, tmp_path / "model", training={})
     loaded = load_model(tmp_path / "model")
     scaled, own = jnp.full((3, 4), 0.3), jnp.asarray(splits[:3])
     np.testing.assert_array_equal(
-        loaded.shortcut().predict_scaled_batch(scaled, own),
-        distilled.model.shortcut().predict_scaled_batch(scaled, own),
+        loaded.surrogate().model.predict_scaled_batch(scaled, own),
+        distilled.model.surrogate().model.predict_scaled_batch(scaled, own),
     )
 
 

@@ -9,7 +9,7 @@ from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.io.models import load_model, save_model
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
-from jaxmdwarf.models.emulator import PayneEmulator
+from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.training.transfer import matched
 from jaxmdwarf.training.transfer.domain import ObservedDomain
@@ -78,7 +78,7 @@ def universe():
 def fit_at_rest(model, domain):
     from jaxmdwarf.inference.schedule import FitSettings, fit_stars
 
-    settings = FitSettings(fit_velocity=False, priors=model.observed_traits().priors)
+    settings = FitSettings(fit_velocity=False, priors=model.priors())
     return fit_stars(model, domain.batch(), settings=settings).labels
 
 

@@ -1,6 +1,5 @@
 """The Payne as a forward model: a small network, then a linear head to the pixels."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -9,31 +8,10 @@ from jaxtyping import Array, Float, PyTree
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, LowRankHead
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.networks.payne import PayneNetwork, apply_payne
 from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.wavelengths import PixelGrid
-
-
-@dataclass(frozen=True)
-class Treatment:
-    """What was done to the spectra that a model has learned; a fit does the same to observed ones.
-
-    Parameters
-    ----------
-    sigma_aa : float or None
-        Width of the Gaussian of the pseudo-continuum (paper, eq. 3); None: not normalised.
-    masks_aa : tuple of (low, high)
-        Windows in vacuum Angstrom that were left out of the pseudo-continuum.
-    resolving_power : float or None
-        lambda / FWHM of the spectra; None where unknown.
-    simulated : bool
-        Whether the spectra come from the package's own simulation, not from a published grid.
-    """
-
-    sigma_aa: float | None = None
-    masks_aa: tuple[tuple[float, float], ...] = ()
-    resolving_power: float | None = None
-    simulated: bool = False
 
 
 class PayneEmulator(ForwardModel):
@@ -55,7 +33,7 @@ class PayneEmulator(ForwardModel):
     network : PayneNetwork
     label_space : LabelSpace
     grid : PixelGrid
-    treatment : Treatment
+    preprocessing : Preprocessing
         What was done to the training spectra.
 
     Raises
@@ -84,7 +62,7 @@ class PayneEmulator(ForwardModel):
     network: PayneNetwork = eqx.field(static=True)
     label_space: LabelSpace = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
-    treatment: Treatment = eqx.field(static=True, default=Treatment())
+    preprocessing: Preprocessing = eqx.field(static=True, default=Preprocessing())
 
     def __check_init__(self) -> None:
         n_pix = self.grid.n_pix

@@ -10,7 +10,7 @@ import pytest
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.emulator import PayneEmulator
+from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -90,7 +90,7 @@ def test_arrays_that_do_not_fit_the_grid_are_refused(emulator, field):
 
 
 def test_theory_alone_says_nothing_of_the_observed_stars(emulator):
-    priors, noise_scale, nuisance = emulator.observed_traits()
-    assert priors == ()
-    assert noise_scale == 1.0
-    assert nuisance is None
+    assert emulator.priors() == ()
+    assert emulator.noise_model() == (1.0, None)
+    assert emulator.surrogate() is None
+    assert not emulator.expensive
