@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import IntFlag
+from typing import NamedTuple
+
+import numpy as np
 
 
 class QualityFlag(IntFlag):
     """Bits of the ``flags`` column; 0 means nothing is known against the row.
 
-    `FLAG_MEANINGS` documents each bit in one line.
+    `FLAG_TABLE` documents each bit: what it means, what to do, whether a row with it can be used.
     Bits are never renumbered: a catalogue keeps its meaning when the package grows.
     """
 
@@ -29,26 +32,118 @@ class QualityFlag(IntFlag):
     NO_HEADER_VELOCITY = 1 << 13
     NO_GOOD_PIXELS = 1 << 14
     FALLBACK_VELOCITY = 1 << 15
+    LABEL_AT_BOUND = 1 << 16
 
 
-FLAG_MEANINGS: dict[QualityFlag, str] = {
-    QualityFlag.NOT_CONVERGED: "the fit stopped at its iteration limit",
-    QualityFlag.TEFF_AT_BOUND: "Teff at a bound of the model",
-    QualityFlag.LOGG_AT_BOUND: "log g at a bound of the model",
-    QualityFlag.MH_AT_BOUND: "[M/H] at a bound of the model",
-    QualityFlag.ALPHA_AT_BOUND: "[alpha/M] at a bound of the model",
-    QualityFlag.LOW_SNR: "signal-to-noise below 5 in r or i",
-    QualityFlag.FEW_PIXELS: "fewer than half of the unmasked pixels are good",
-    QualityFlag.BAD_CHI2: "reduced chi-square above 50",
-    QualityFlag.VELOCITY_AT_EDGE: "velocity at the edge of the searched range",
-    QualityFlag.MULTIPLE_MINIMA: "two solutions compete",
-    QualityFlag.INPUT_NAN: "non-finite pixels in the file were masked",
-    QualityFlag.FAST_PATH_DISAGREED: "the exact model moved the fast solution by > 0.1 sigma",
-    QualityFlag.BAD_COVARIANCE: "indefinite curvature: errors are NaN",
-    QualityFlag.NO_HEADER_VELOCITY: "no header velocity: 0 km/s assumed",
-    QualityFlag.NO_GOOD_PIXELS: "every pixel is masked",
-    QualityFlag.FALLBACK_VELOCITY: "header velocity taken in place of a measured one",
+class FlagNote(NamedTuple):
+    """What one bit says.
+
+    Parameters
+    ----------
+    meaning : str
+        What was found.
+    advice : str
+        What a user of the catalogue can do about it.
+    harmful : bool
+        Whether a row with this bit is not `good`: its labels or its velocity should not be used.
+    """
+
+    meaning: str
+    advice: str
+    harmful: bool
+
+
+FLAG_TABLE: dict[QualityFlag, FlagNote] = {
+    QualityFlag.NOT_CONVERGED: FlagNote(
+        "the fit stopped at its iteration limit",
+        "leave the row out, or fit it again with more iterations",
+        True,
+    ),
+    QualityFlag.TEFF_AT_BOUND: FlagNote(
+        "Teff at a bound of the model",
+        "take Teff as a limit: the star may be hotter or cooler than the model reaches",
+        True,
+    ),
+    QualityFlag.LOGG_AT_BOUND: FlagNote(
+        "log g at a bound of the model",
+        "take log g as a limit: the star may be a giant",
+        True,
+    ),
+    QualityFlag.MH_AT_BOUND: FlagNote(
+        "[M/H] at a bound of the model",
+        "take [M/H] as a limit: the star may be a subdwarf",
+        True,
+    ),
+    QualityFlag.ALPHA_AT_BOUND: FlagNote(
+        "[alpha/M] at a bound of the model",
+        "take [alpha/M] as a limit; the other labels lean on it",
+        True,
+    ),
+    QualityFlag.LOW_SNR: FlagNote(
+        "signal-to-noise below 5 in r or i",
+        "leave the row out, or use its errors as they are",
+        True,
+    ),
+    QualityFlag.FEW_PIXELS: FlagNote(
+        "fewer than half of the unmasked pixels are good",
+        "look at the spectrum before using the row",
+        True,
+    ),
+    QualityFlag.BAD_CHI2: FlagNote(
+        "reduced chi-square above 50",
+        "leave the row out: the object may be no M dwarf",
+        True,
+    ),
+    QualityFlag.VELOCITY_AT_EDGE: FlagNote(
+        "velocity at the edge of the searched range",
+        "leave the row out: neither velocity nor labels are those of the star",
+        True,
+    ),
+    QualityFlag.MULTIPLE_MINIMA: FlagNote(
+        "two solutions compete",
+        "look at the secondary minimum; the star may be a binary",
+        False,
+    ),
+    QualityFlag.INPUT_NAN: FlagNote(
+        "non-finite pixels in the file were masked",
+        "nothing: those pixels were not used",
+        False,
+    ),
+    QualityFlag.FAST_PATH_DISAGREED: FlagNote(
+        "the expensive model moved the solution of its surrogate by > 0.1 sigma",
+        "nothing: the labels are those of the expensive model",
+        False,
+    ),
+    QualityFlag.BAD_COVARIANCE: FlagNote(
+        "indefinite curvature: errors are NaN",
+        "leave the row out: its labels have no errors",
+        True,
+    ),
+    QualityFlag.NO_HEADER_VELOCITY: FlagNote(
+        "no header velocity: 0 km/s assumed",
+        "give velocities in a table, or take spectral type and activity with care",
+        False,
+    ),
+    QualityFlag.NO_GOOD_PIXELS: FlagNote(
+        "every pixel is masked", "leave the row out: there is no spectrum", True
+    ),
+    QualityFlag.FALLBACK_VELOCITY: FlagNote(
+        "header velocity taken in place of a measured one",
+        "compare RV with other sources before using it",
+        False,
+    ),
+    QualityFlag.LABEL_AT_BOUND: FlagNote(
+        "a label without a bit of its own at a bound of the model",
+        "compare the further labels with the bounds of the model; take the one there as a limit",
+        True,
+    ),
 }
+"""All bits, lowest first."""
+
+FLAG_MEANINGS: dict[QualityFlag, str] = {bit: note.meaning for bit, note in FLAG_TABLE.items()}
+
+HARMFUL_FLAGS = QualityFlag(sum(bit for bit, note in FLAG_TABLE.items() if note.harmful))
+"""Flags whose rows are not `good`: what the paper's cuts would remove (section 4)."""
 
 
 def describe_flags(flags: int) -> list[str]:
@@ -59,4 +154,51 @@ def describe_flags(flags: int) -> list[str]:
     >>> describe_flags(QualityFlag.LOW_SNR | QualityFlag.BAD_CHI2)
     ['signal-to-noise below 5 in r or i', 'reduced chi-square above 50']
     """
-    return [text for bit, text in FLAG_MEANINGS.items() if flags & bit]
+    return [note.meaning for bit, note in FLAG_TABLE.items() if flags & bit]
+
+
+def find_good(flags: np.ndarray) -> np.ndarray:
+    """Rows without a harmful flag: the column ``good``, shape of `flags`, bool.
+
+    Examples
+    --------
+    >>> find_good(np.array([0, QualityFlag.LOW_SNR, QualityFlag.INPUT_NAN])).tolist()
+    [True, False, True]
+    """
+    return (np.asarray(flags).astype(np.int64) & int(HARMFUL_FLAGS)) == 0
+
+
+def write_flag_cards() -> dict[str, str]:
+    """The flag table as texts by keyword, ``FLAG0`` for bit 0: what travels with a catalogue.
+
+    Examples
+    --------
+    >>> write_flag_cards()["FLAG10"]
+    'INPUT_NAN (1024), still good: non-finite pixels in the file were masked; nothing: those \
+pixels were not used'
+    """
+    return {
+        f"FLAG{bit.bit_length() - 1}": f"{bit.name} ({int(bit)}), "
+        f"{'not' if note.harmful else 'still'} good: {note.meaning}; {note.advice}"
+        for bit, note in FLAG_TABLE.items()
+    }
+
+
+def write_flag_page() -> str:
+    """The flag table as a page of the documentation (Markdown)."""
+    lines = [
+        "# Quality flags",
+        "",
+        "The column `flags` of every table is a sum of bits; 0 means that nothing is known against",
+        "a row. `good` is true where no bit is set that makes a row unfit for use. Bits are never",
+        "renumbered. `jaxmdwarf.quality.describe_flags(flags)` tells what a number means.",
+        "",
+        "| bit | value | name | meaning | good | advice |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {bit.bit_length() - 1} | {int(bit)} | `{bit.name}` | {note.meaning} | "
+        f"{'no' if note.harmful else 'yes'} | {note.advice} |"
+        for bit, note in FLAG_TABLE.items()
+    ]
+    return "\n".join(lines) + "\n"

@@ -42,6 +42,7 @@ class SpectrumMeta:
 
     path: str = ""
     obsid: str = ""
+    designation: str = ""
     survey: str = ""
     layout: str = ""
     ra_deg: float = np.nan

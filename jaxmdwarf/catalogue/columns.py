@@ -1,119 +1,274 @@
-"""Columns of the products: name, unit, meaning and UCD, said once for every file format."""
+"""Columns of all tables: name, unit, meaning and UCD, said once for every file format.
+
+Names are plain identifiers, the same whether a spectrum was measured, fitted or catalogued. Columns
+of stellar labels come from `jaxmdwarf.labels`, all others are here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+from jaxmdwarf.labels import (
+    GENERIC_UCD,
+    LABELS,
+    VELOCITY,
+    Label,
+    describe_label,
+    normalise_column,
+)
+
+Kind = Literal["float", "int", "bool", "text", "identifier"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a product.
+    """One column of a table.
 
     Parameters
     ----------
     name : str
         As in the file.
     description : str
-        One sentence.
+        One sentence, with the paper's spelling where it has another (Table 1).
     unit : str
-        In FITS and VO notation; empty for pure numbers and text.
+        As astropy reads it; empty for pure numbers and text.
     ucd : str
         IVOA unified content descriptor (UCD1+).
-    missing : float, optional
-        What files hold where there is no value, if the format of the product asks for a number
-        (the paper's -9999); None leaves NaN. In memory a missing value is always NaN.
+    kind : {"float", "int", "bool", "text", "identifier"}
+        Missing floats are NaN, missing texts empty, missing integers masked. Identifiers are
+        integers where all of a table are, otherwise texts.
+    aliases : tuple of str
+        Columns of other people's tables that hold it, as `jaxmdwarf.labels.normalise_column` writes
+        them; the name itself is always understood.
     """
 
     name: str
     description: str
     unit: str = ""
     ucd: str = ""
-    missing: float | None = None
+    kind: Kind = "float"
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """All names of columns that hold this one, the own name first."""
+        return (normalise_column(self.name), *self.aliases)
 
 
-def _register(*columns: Column) -> dict[str, Column]:
-    return {column.name: column for column in columns}
+def label_columns(label: Label) -> tuple[Column, Column]:
+    """The columns of a label and of its error.
+
+    Examples
+    --------
+    >>> [column.name for column in label_columns(describe_label("mh"))]
+    ['M_H', 'e_M_H']
+    """
+    # The paper writes e.[M/H] and e.Teff; no format but its own takes dots and brackets in names.
+    error_ucd = "stat.error" if label.ucd == GENERIC_UCD else f"stat.error;{label.ucd}"
+    return (
+        Column(label.column, label.description, label.unit, label.ucd),
+        Column(label.error_column, f"Error of {label.column}, one sigma", label.unit, error_ucd),
+    )
 
 
-MEASURE_COLUMNS: dict[str, Column] = _register(
-    Column("path", "File that the spectrum was read from", ucd="meta.id;meta.file"),
-    Column("obsid", "Identifier of the spectrum in its survey", ucd="meta.id;meta.main"),
-    Column("snr_r", "Median signal-to-noise per pixel in r", ucd="stat.snr;em.opt.R"),
-    Column("snr_i", "Median signal-to-noise per pixel in i", ucd="stat.snr;em.opt.I"),
-    Column(
-        "ew_halpha",
-        "Halpha equivalent width within 7 Angstrom, emission positive",
-        "Angstrom",
-        "spect.line.eqWidth;em.line.Halpha",
-    ),
-    Column(
-        "e_ew_halpha",
-        "Error of ew_halpha",
-        "Angstrom",
-        "stat.error;spect.line.eqWidth;em.line.Halpha",
-    ),
-    Column("active", "1 if ew_halpha is above 0.75 Angstrom, else 0", ucd="meta.code"),
-    Column("tio5", "TiO5 band index (Reid et al. 1995)", ucd="spect.index"),
-    Column("e_tio5", "Error of tio5", ucd="stat.error;spect.index"),
-    Column("cah2", "CaH2 band index (Reid et al. 1995)", ucd="spect.index"),
-    Column("cah3", "CaH3 band index (Reid et al. 1995)", ucd="spect.index"),
-    Column(
-        "spt",
-        "Spectral subtype from TiO5: -2 is K5, -1 is K7, 0 to 7 are M0 to M7; -9999 outside",
-        ucd="src.spType",
-        missing=-9999.0,
-    ),
-    Column(
-        "e_spt",
-        "Error of spt: scatter of the relation (0.5) and error of tio5 in quadrature",
-        ucd="stat.error;src.spType",
-        missing=-9999.0,
-    ),
-    Column("e_cah2", "Error of cah2", ucd="stat.error;spect.index"),
-    Column("e_cah3", "Error of cah3", ucd="stat.error;spect.index"),
-    Column("cah1", "CaH1 band index (Reid et al. 1995)", ucd="spect.index"),
-    Column("e_cah1", "Error of cah1", ucd="stat.error;spect.index"),
-    Column("ra", "Right ascension (J2000)", "deg", "pos.eq.ra;meta.main"),
-    Column("dec", "Declination (J2000)", "deg", "pos.eq.dec;meta.main"),
-    Column("class", "Class given by the survey's pipeline", ucd="src.class"),
-    Column("subclass", "Spectral subclass given by the survey's pipeline", ucd="src.spType"),
-    Column(
-        "rv_used",
-        "Velocity by which the spectrum was shifted to rest",
-        "km / s",
-        "spect.dopplerVeloc.opt",
-    ),
-    Column("flags", "Quality bits, see jaxmdwarf.quality.QualityFlag", ucd="meta.code.qual"),
-)
-"""Columns of `jaxmdwarf measure`, in order."""
+def _band_index(name: str) -> tuple[Column, Column]:
+    return (
+        Column(name, f"{name} band index (Reid et al. 1995)", ucd="spect.index"),
+        Column(f"e_{name}", f"Error of {name}, one sigma", ucd="stat.error;spect.index"),
+    )
 
-FIT_COLUMNS: dict[str, Column] = _register(
-    Column("path", "File that the spectrum was read from", ucd="meta.id;meta.file"),
-    Column("obsid", "Identifier of the spectrum in its survey", ucd="meta.id;meta.main"),
-    Column("RA", "Right ascension (J2000)", "deg", "pos.eq.ra;meta.main"),
-    Column("Dec", "Declination (J2000)", "deg", "pos.eq.dec;meta.main"),
-    Column("SNRr", "Median signal-to-noise per pixel in r", ucd="stat.snr;em.opt.R"),
+
+_OWN_COLUMNS = (
+    Column(
+        "ID",
+        "Designation of the object, by the survey or by position",
+        ucd="meta.id;meta.main",
+        kind="text",
+    ),
+    Column("obsid", "Identifier of the spectrum in its survey", ucd="meta.id", kind="identifier"),
+    Column(
+        "RA",
+        "Right ascension (J2000)",
+        "deg",
+        "pos.eq.ra;meta.main",
+        aliases=("radeg", "raj2000", "raicrs", "ra2016", "raj2016", "alpha"),
+    ),
+    Column(
+        "Dec",
+        "Declination (J2000)",
+        "deg",
+        "pos.eq.dec;meta.main",
+        aliases=(
+            *("decdeg", "dedeg", "dej2000", "decj2000", "deicrs", "de", "dej2016", "dec2016"),
+            *("decj2016", "decicrs", "delta"),
+        ),
+    ),
+    Column(
+        "SNRr", "Median signal-to-noise per pixel in r", ucd="stat.snr;em.opt.R", aliases=("snr",)
+    ),
     Column("SNRi", "Median signal-to-noise per pixel in i", ucd="stat.snr;em.opt.I"),
-    Column("Subclass", "Spectral subclass given by the survey's pipeline", ucd="src.spType"),
-    Column("RV", "Radial velocity, positive receding", "km / s", "spect.dopplerVeloc.opt"),
-    Column("e_RV", "Error of RV", "km / s", "stat.error;spect.dopplerVeloc.opt"),
-    Column("Teff", "Effective temperature", "K", "phys.temperature.effective"),
-    Column("e_Teff", "Error of Teff", "K", "stat.error;phys.temperature.effective"),
-    Column("Logg", "Surface gravity, log10 of cm s-2", "dex", "phys.gravity"),
-    Column("e_Logg", "Error of Logg", "dex", "stat.error;phys.gravity"),
-    Column("[M/H]", "Overall metallicity", "dex", "phys.abund.Z"),
-    Column("e_[M/H]", "Error of [M/H]", "dex", "stat.error;phys.abund.Z"),
-    Column("alpha_M", "Abundance of alpha elements over metals, [alpha/M]", "dex", "phys.abund"),
-    Column("e_alpha_M", "Error of alpha_M", "dex", "stat.error;phys.abund"),
-    Column("chi2_red", "Chi-square per good pixel of the best model", ucd="stat.fit.chi2"),
-    Column("n_pix", "Number of pixels that entered the fit", ucd="meta.number"),
-    Column("flags", "Quality bits, see jaxmdwarf.quality.QualityFlag", ucd="meta.code.qual"),
+    Column("Class", "Class from the pipeline of the survey", ucd="src.class", kind="text"),
+    Column(
+        "Subclass",
+        "Spectral subclass from the pipeline of the survey",
+        ucd="src.spType",
+        kind="text",
+    ),
     Column(
         "SpT",
-        "Spectral subtype from TiO5: -2 is K5, -1 is K7, 0 to 7 are M0 to M7; -9999 outside",
+        "Spectral subtype from TiO5, from K5 (-2) over M0 (0) to M7 (7)",
         ucd="src.spType",
-        missing=-9999.0,
     ),
-    Column("Activity", "1 if Halpha emission is detected, else 0", ucd="meta.code"),
+    Column(
+        "e_SpT",
+        "Error of SpT, with the scatter of the relation, one sigma",
+        ucd="stat.error;src.spType",
+    ),
+    Column(
+        "Gmag",
+        "Gaia G mean magnitude",
+        "mag",
+        "phot.mag;em.opt",
+        aliases=("photgmeanmag", "gaiagmag"),
+    ),
+    Column(
+        "BPmag",
+        "Gaia integrated BP mean magnitude",
+        "mag",
+        "phot.mag;em.opt.B",
+        aliases=("photbpmeanmag", "gaiabpmag"),
+    ),
+    Column(
+        "RPmag",
+        "Gaia integrated RP mean magnitude",
+        "mag",
+        "phot.mag;em.opt.R",
+        aliases=("photrpmeanmag", "gaiarpmag"),
+    ),
+    Column(
+        "Plx",
+        "Gaia parallax",
+        "mas",
+        "pos.parallax.trig",
+        aliases=("parallax", "parallaxmas", "gaiaparallax"),
+    ),
+    Column(
+        "e_Plx",
+        "Error of Plx, one sigma (paper: e.Plx)",
+        "mas",
+        "stat.error;pos.parallax.trig",
+        aliases=("parallaxerror", "eparallaxmas", "gaiaparallaxerror"),
+    ),
+    Column("RUWE", "Gaia renormalised unit weight error", ucd="stat.fit.goodness"),
+    *label_columns(VELOCITY),
+    Column(
+        "RV_used",
+        "Velocity by which the spectrum was shifted to rest",
+        "km/s",
+        "spect.dopplerVeloc.opt",
+    ),
+    Column("Activity", "1 if Halpha emission is detected, else 0", ucd="meta.code", kind="int"),
+    Column(
+        "VBFlag",
+        "1 for candidates of variability, 2 of binarity, else 0",
+        ucd="meta.code",
+        kind="int",
+    ),
+    Column(
+        "EW_Halpha",
+        "Equivalent width of Halpha, emission positive",
+        "Angstrom",
+        "spect.line.eqWidth",
+    ),
+    Column(
+        "e_EW_Halpha",
+        "Error of EW_Halpha, one sigma",
+        "Angstrom",
+        "stat.error;spect.line.eqWidth",
+    ),
+    *_band_index("TiO5"),
+    *_band_index("CaH1"),
+    *_band_index("CaH2"),
+    *_band_index("CaH3"),
+    Column("zeta", "Metallicity index of TiO5 and CaH (Lepine et al. 2007)", ucd="phys.abund.Z"),
+    Column("e_zeta", "Error of zeta, one sigma", ucd="stat.error;phys.abund.Z"),
+    Column("chi2_red", "Chi-square per good pixel of the best model", ucd="stat.fit.chi2"),
+    Column("n_pix", "Number of pixels that entered the fit", ucd="meta.number", kind="int"),
+    Column(
+        "flags", "Sum of quality bits; FLAGn of the header says bit n", ucd="meta.code", kind="int"
+    ),
+    Column(
+        "good",
+        "Whether no bit of flags makes the row unfit for use",
+        ucd="meta.code.qual",
+        kind="bool",
+    ),
+    Column(
+        "spectrum",
+        "Index of the spectrum in its file, from 0",
+        ucd="meta.number",
+        kind="int",
+    ),
+    Column(
+        "path",
+        "File that the spectrum was read from",
+        ucd="meta.id;meta.file",
+        kind="text",
+        aliases=("file", "filename"),
+    ),
 )
-"""Columns of `jaxmdwarf fit`: the names of the paper's Table 1 where it has them."""
+
+COLUMNS: dict[str, Column] = {column.name: column for column in _OWN_COLUMNS}
+"""All columns but those of labels, in the order of a catalogue."""
+
+TABLE_1: tuple[str, ...] = (
+    *("ID", "obsid", "RA", "Dec", "SNRr", "SNRi", "Subclass", "SpT", "Gmag", "BPmag", "RPmag"),
+    *("Plx", "e_Plx", "RUWE", "RV", "e_RV", "Teff", "e_Teff", "Logg", "e_Logg", "M_H", "e_M_H"),
+    *("Activity", "VBFlag"),
+)
+"""The 24 columns of the paper's Table 1, as they are spelled here."""
+
+_AFTER_VELOCITY = tuple(COLUMNS).index("RV_used") + 1
+
+
+def describe_column(name: str) -> Column | None:
+    """What column `name` is; None for one that is not of this package.
+
+    Examples
+    --------
+    >>> describe_column("e_M_H").unit, describe_column("TEFF_K")
+    ('dex', None)
+    """
+    if name in COLUMNS:
+        return COLUMNS[name]
+    for label in LABELS.values():
+        for column in label_columns(label):
+            if column.name == name:
+                return column
+    return None
+
+
+def order_columns(names: Iterable[str], labels: Sequence[str] = ()) -> list[str]:
+    """Column names in the order of a catalogue; unknown ones stay together at the end.
+
+    Parameters
+    ----------
+    names : iterable of str
+    labels : sequence of str
+        Labels in the order that they should have; by default that of the registry.
+
+    Examples
+    --------
+    >>> order_columns(["path", "Teff", "mine", "flags", "ID", "RV"])
+    ['ID', 'RV', 'Teff', 'flags', 'path', 'mine']
+    """
+    order = list(COLUMNS)
+    order[_AFTER_VELOCITY:_AFTER_VELOCITY] = [
+        column.name
+        for label in dict.fromkeys([*labels, *LABELS])
+        for column in label_columns(describe_label(label))
+    ]
+    place = {name: number for number, name in enumerate(order)}
+    return sorted(names, key=lambda name: place.get(name, len(place)))

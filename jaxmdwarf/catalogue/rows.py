@@ -1,81 +1,229 @@
-"""Rows of the catalogue: what a fit and the spectra themselves say, under the catalogue's names."""
+"""Rows of all tables: what headers, measurements and fits say, under the names of the columns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import FIT_COLUMNS
+from jaxmdwarf.catalogue.columns import COLUMNS, order_columns
+from jaxmdwarf.labels import describe_label
 from jaxmdwarf.measure.snr import estimate_snr
-from jaxmdwarf.quality import QualityFlag
-from jaxmdwarf.spectra import RawSpectrum
+from jaxmdwarf.measure.spectrum import LOW_SNR_BELOW, SpectrumMeasurements, measure_spectrum
+from jaxmdwarf.quality import QualityFlag, find_good
 
 if TYPE_CHECKING:
     import pandas as pd
 
-from jaxmdwarf.inference.fitter import FittedSpectra
+    from jaxmdwarf.inference.fitter import FittedSpectra
+    from jaxmdwarf.spectra import RawSpectrum
 
-LOW_SNR_BELOW = 5.0
-"""Spectra fainter than this in r or i are flagged (the paper's cut, section 2.1)."""
-
-LABEL_COLUMNS = {
-    "teff": ("Teff", "e_Teff"),
-    "logg": ("Logg", "e_Logg"),
-    "mh": ("[M/H]", "e_[M/H]"),
-    "alpha_m": ("alpha_M", "e_alpha_M"),
+MEASURED: dict[str, str] = {
+    "spt": "SpT",
+    "e_spt": "e_SpT",
+    "active": "Activity",
+    "ew_halpha": "EW_Halpha",
+    "e_ew_halpha": "e_EW_Halpha",
+    "tio5": "TiO5",
+    "e_tio5": "e_TiO5",
+    "cah1": "CaH1",
+    "e_cah1": "e_CaH1",
+    "cah2": "CaH2",
+    "e_cah2": "e_CaH2",
+    "cah3": "CaH3",
+    "e_cah3": "e_CaH3",
+    "zeta": "zeta",
+    "e_zeta": "e_zeta",
 }
+"""Columns of what `measure_spectrum` reads off a spectrum, by its own names."""
+
+_HEADER_TEXTS = ("ID", "Class", "Subclass", "path", "obsid")
+_ALL_DIGITS = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 
 
-def tabulate_fit(raws: Sequence[RawSpectrum], fitted: FittedSpectra) -> pd.DataFrame:
-    """Catalogue rows of fitted spectra, with the names of the paper's Table 1.
+def list_columns(
+    kind: Literal["measure", "fit"], label_names: Sequence[str] = ("teff", "logg", "mh", "alpha_m")
+) -> list[str]:
+    """Columns of the rows of a command, in order.
 
-    Labels that the model does not have are NaN. `flags` gains what the spectra themselves give
-    reason for: low S/N, pixels that were not finite.
+    Examples
+    --------
+    >>> list_columns("measure")[:6]
+    ['ID', 'obsid', 'RA', 'Dec', 'SNRr', 'SNRi']
+    >>> [name for name in list_columns("fit", ["mh"]) if name not in list_columns("measure")]
+    ['RV', 'e_RV', 'M_H', 'e_M_H', 'chi2_red', 'n_pix']
+    """
+    names = ["ID", "obsid", "RA", "Dec", "SNRr", "SNRi", "Class", "Subclass"]
+    names += [*MEASURED.values(), "flags", "good", "spectrum", "path"]
+    if kind == "measure":
+        return order_columns([*names, "RV_used"])
+    labels = [describe_label(name) for name in label_names]
+    names += ["RV", "e_RV", "chi2_red", "n_pix"]
+    names += [column for label in labels for column in (label.column, label.error_column)]
+    return order_columns(names, label_names)
+
+
+def describe_header(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What the header of a spectrum gives to its row.
+
+    Parameters
+    ----------
+    meta : mapping
+        The fields of `jaxmdwarf.spectra.SpectrumMeta`.
+    """
+    ra, dec = float(meta["ra_deg"]), float(meta["dec_deg"])
+    return {
+        "ID": meta.get("designation") or name_by_position(ra, dec),
+        "obsid": meta["obsid"],
+        "RA": ra,
+        "Dec": dec,
+        "Class": meta["object_class"],
+        "Subclass": meta["subclass"],
+        "spectrum": int(meta.get("index", 0)),
+        "path": meta["path"],
+    }
+
+
+def describe_measurements(measured: SpectrumMeasurements) -> dict[str, Any]:
+    """What was read off a spectrum, under the names of the columns; not its flags and S/N."""
+    values = {column: getattr(measured, name) for name, column in MEASURED.items()}
+    values["Activity"] = int(measured.active)
+    return values
+
+
+def name_by_position(ra_deg: float, dec_deg: float) -> str:
+    """A designation as the IAU recommends it: J and the position, cut off and not rounded.
+
+    Examples
+    --------
+    >>> name_by_position(82.88518, 36.326796)
+    'J053132.44+361936.4'
+    >>> name_by_position(float("nan"), 0.0)
+    ''
+    """
+    if not (math.isfinite(ra_deg) and math.isfinite(dec_deg)):
+        return ""
+    # A thousandth of the last digit, so that 36.4 does not become 36.3 in binary.
+    hundredths = int((ra_deg % 360.0) * 240.0 * 100.0 + 1e-3)
+    tenths = int(abs(dec_deg) * 3600.0 * 10.0 + 1e-3)
+    hours, degrees = hundredths // 360000, tenths // 36000
+    right = f"{hours:02d}{hundredths // 6000 % 60:02d}{hundredths % 6000 / 100:05.2f}"
+    north = f"{degrees:02d}{tenths // 600 % 60:02d}{tenths % 600 / 10:04.1f}"
+    return f"J{right}{'-' if dec_deg < 0 else '+'}{north}"
+
+
+def tabulate_fit(
+    raws: Sequence[RawSpectrum], fitted: FittedSpectra, *, measure: bool = True
+) -> pd.DataFrame:
+    """Rows of fitted spectra.
+
+    Parameters
+    ----------
+    raws : sequence of RawSpectrum
+    fitted : FittedSpectra
+        Of the same spectra.
+    measure : bool
+        Also read off each spectrum, at rest by the fitted velocity, what needs no model.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `list_columns`, with those of the labels that the model has. `flags` gains
+        what the spectra themselves give reason for: low S/N, pixels that were not finite.
     """
     import pandas as pd
 
+    if not raws:
+        return empty_rows(fitted.label_names)
     result, flags = fitted.result, fitted.flags.copy()
-    snr = {
-        band: np.array([_find_snr(raw, band) for raw in raws], np.float64) for band in ("r", "i")
-    }
-    low = (snr["r"] < LOW_SNR_BELOW) | (snr["i"] < LOW_SNR_BELOW)
+    headers = [describe_header(vars(raw.meta)) for raw in raws]
+    columns: dict[str, Any] = {name: [row[name] for row in headers] for name in headers[0]}
+    columns["SNRr"], columns["SNRi"] = (
+        np.array([_find_snr(raw, band) for raw in raws], np.float64) for band in ("r", "i")
+    )
+    low = (columns["SNRr"] < LOW_SNR_BELOW) | (columns["SNRi"] < LOW_SNR_BELOW)
     flags[low] |= int(QualityFlag.LOW_SNR)
     flags[[raw.meta.had_nonfinite for raw in raws]] |= int(QualityFlag.INPUT_NAN)
-    columns: dict[str, Any] = {
-        "path": [raw.meta.path for raw in raws],
-        "obsid": [raw.meta.obsid for raw in raws],
-        "RA": [raw.meta.ra_deg for raw in raws],
-        "Dec": [raw.meta.dec_deg for raw in raws],
-        "SNRr": snr["r"],
-        "SNRi": snr["i"],
-        "Subclass": [raw.meta.subclass for raw in raws],
-        "RV": result.rv_kms.astype(np.float64),
-        "e_RV": result.e_rv.astype(np.float64),
-    }
-    for label, names in LABEL_COLUMNS.items():
-        for name, values in zip(names, (result.labels, result.errors), strict=True):
-            known = label in fitted.label_names
-            columns[name] = (
-                values[:, fitted.label_names.index(label)].astype(np.float64)
-                if known
-                else np.full(len(raws), np.nan)
+    columns["RV"], columns["e_RV"] = result.rv_kms, result.e_rv
+    for index, name in enumerate(fitted.label_names):
+        label = describe_label(name)
+        columns[label.column] = result.labels[:, index]
+        columns[label.error_column] = result.errors[:, index]
+    columns["chi2_red"], columns["n_pix"], columns["flags"] = result.chi2_red, result.n_pix, flags
+    if measure:
+        velocity = np.where(np.isfinite(result.rv_kms), result.rv_kms, fitted.frame_kms)
+        measured = [
+            describe_measurements(
+                measure_spectrum(
+                    raw.wave_aa, raw.flux, raw.ivar, rv_kms=float(rv), snr_r=snr_r, snr_i=snr_i
+                )
             )
-    columns["chi2_red"] = result.chi2_red.astype(np.float64)
-    columns["n_pix"] = result.n_pix.astype(np.int32)
-    columns["flags"] = flags.astype(np.int32)
-    return pd.DataFrame(columns)
+            for raw, rv, snr_r, snr_i in zip(
+                raws, velocity, columns["SNRr"], columns["SNRi"], strict=True
+            )
+        ]
+        columns |= {name: [row[name] for row in measured] for name in MEASURED.values()}
+    return finish_rows(pd.DataFrame(columns), fitted.label_names)
 
 
-def empty_rows() -> pd.DataFrame:
+def finish_rows(rows: pd.DataFrame, label_names: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows with the types and in the order of the columns, and with `good` from `flags`.
+
+    Identifiers stay as they are: whether they are integers is known when all rows are.
+    """
+    columns = {}
+    for name in rows.columns:
+        column = COLUMNS.get(str(name))
+        kind = "float" if column is None else column.kind
+        dtype = {"float": np.float64, "int": np.int32, "bool": bool}.get(kind)
+        columns[name] = rows[name] if dtype is None else rows[name].to_numpy().astype(dtype)
+    finished = rows.assign(**columns)
+    finished["good"] = find_good(finished["flags"].to_numpy())
+    return finished[order_columns(map(str, finished.columns), label_names)]
+
+
+def empty_rows(label_names: Sequence[str] = (), kind: Literal["measure", "fit"] = "fit"):
+    """A table without rows that has the columns, with their types."""
     import pandas as pd
 
-    texts = ("path", "obsid", "Subclass")
-    measured = [name for name in FIT_COLUMNS if name not in ("SpT", "Activity")]
-    frame = pd.DataFrame({name: np.zeros(0) for name in measured})
-    types = dict.fromkeys(texts, object)
-    return frame.astype({**types, "n_pix": np.int32, "flags": np.int32})
+    columns: dict[str, Any] = {
+        name: np.zeros(0, object if name in _HEADER_TEXTS else np.float64)
+        for name in list_columns(kind, label_names)
+    }
+    return finish_rows(pd.DataFrame(columns), label_names)
+
+
+def settle_identifiers(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `obsid` as integers if all of its identifiers are, else as texts.
+
+    Missing integers are masked; identifiers that begin with 0, or are longer than 18 digits, stay
+    texts, for as numbers they would not come back.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> settle_identifiers(pd.DataFrame({"obsid": ["12", ""]}))["obsid"].tolist()
+    [12, <NA>]
+    >>> settle_identifiers(pd.DataFrame({"obsid": ["12", "007"]}))["obsid"].tolist()
+    ['12', '007']
+    """
+    import pandas as pd
+
+    settled = table.copy(deep=False)
+    for name in table.columns:
+        column = COLUMNS.get(str(name))
+        if column is None or column.kind != "identifier" or table[name].dtype.kind in "iu":
+            continue
+        texts = ["" if pd.isna(value) else str(value) for value in table[name]]
+        if any(texts) and all(_ALL_DIGITS.fullmatch(text) for text in texts if text):
+            numbers = [int(text) if text else pd.NA for text in texts]
+            settled[name] = pd.array(numbers, dtype="Int64")
+        else:
+            settled[name] = pd.Series(texts, index=table.index, dtype=object)
+    return settled
 
 
 def _find_snr(raw: RawSpectrum, band: Literal["r", "i"]) -> float:

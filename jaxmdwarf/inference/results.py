@@ -12,6 +12,7 @@ from jaxmdwarf.inference.linear import invert_positive
 from jaxmdwarf.inference.objective import Objective
 from jaxmdwarf.inference.shift import combine_velocities
 from jaxmdwarf.inference.solvers.lm import LmState
+from jaxmdwarf.labels import describe_label
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
 
@@ -20,13 +21,6 @@ AT_BOUND = 1e-3
 
 BAD_CHI2 = 50.0
 """Reduced chi-square above which a fit is flagged (the paper's cut, section 4)."""
-
-_BOUND_FLAGS = {
-    "teff": QualityFlag.TEFF_AT_BOUND,
-    "logg": QualityFlag.LOGG_AT_BOUND,
-    "mh": QualityFlag.MH_AT_BOUND,
-    "alpha_m": QualityFlag.ALPHA_AT_BOUND,
-}
 
 
 class FitResult(NamedTuple):
@@ -111,8 +105,7 @@ def summarise_fit(
 
     for index, name in enumerate(space.names):
         at_bound = jnp.abs(scaled[:, index]) > 0.5 - AT_BOUND
-        bound_flag = _BOUND_FLAGS.get(name, QualityFlag.OK)
-        flags = raise_flag(flags, solved & at_bound, bound_flag)
+        flags = raise_flag(flags, solved & at_bound, describe_label(name).flag_bit)
     if layout.fit_velocity:
         at_edge = jnp.abs(state.parameters[:, n_label]) > 0.5 - AT_BOUND
         flags = raise_flag(flags, solved & at_edge, QualityFlag.VELOCITY_AT_EDGE)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxmdwarf.catalogue.names import find_column
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.io.column_names import find_column, read_any_table
+from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.labels import LABELS
 from jaxmdwarf.simulate.main_sequence import surface_gravity
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ _KNOWN_TABLES: tuple[tuple[frozenset[str], dict[str, str]], ...] = (
 )
 """Tables whose columns cannot be guessed by name: what they have, and which columns to take."""
 
-_PLAUSIBLE = {"teff": (1500.0, 12000.0), "mh": (-5.0, 1.5), "logg": (-1.0, 7.0)}
 _LARGEST_METAL_FRACTION = 0.07
 
 
@@ -43,7 +44,7 @@ def read_references(
     Parameters
     ----------
     paths : path or iterable of paths
-        Tables of any format of `jaxmdwarf.io.tables`, and ``.csv.gz``. Stars that several of them
+        Tables of any format of `jaxmdwarf.io.tables`, gzipped or not. Stars that several of them
         hold stay in it several times: the combined distribution is wanted, as in section 3.3.2 of
         the paper.
     columns : mapping, optional
@@ -71,9 +72,7 @@ def read_references(
         paths = [paths]
     tables, dropped = [], {}
     for path in paths:
-        labels = extract_reference_labels(
-            read_any_table(path), name=os.fspath(path), columns=columns
-        )
+        labels = extract_reference_labels(read_table(path), name=os.fspath(path), columns=columns)
         known = labels[["teff", "mh"]].notna().any(axis=1)
         source = _name_source(path)
         dropped[source] = int((~known).sum())
@@ -154,14 +153,14 @@ def _plausible_numbers(column: pd.Series, quantity: str, where: str) -> np.ndarr
     import pandas as pd
 
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    low, high = _PLAUSIBLE[quantity]
+    low, high = LABELS[quantity].plausible
     possible = (values >= low) & (values <= high)
     # -9999 and the like are missing values, not values in other units.
     said = np.isfinite(values) & (values > -99) & (values != 0)
     if said.any() and possible[said].mean() < 0.5:
         raise UsageError(
             f"{where}: the median {quantity} is {np.median(values[said]):.4g}, which is not in "
-            f"{'K' if quantity == 'teff' else 'dex'}.",
+            f"{LABELS[quantity].unit}.",
             f"values from {low:g} to {high:g} are expected: convert the column or name another.",
         )
     kept = values[possible]

@@ -5,13 +5,20 @@ Windows are published in air and converted here; spectra are in vacuum and in th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.measure.windows import average_means, mean_over_window, window_in_vacuum
+from jaxmdwarf.measure.windows import (
+    WindowMean,
+    average_means,
+    mean_over_windows,
+    window_in_vacuum,
+)
 
 MIN_CONTINUUM_SNR = 3.0
 """A ratio to a pseudo-continuum detected more weakly than this has no useful error: it is NaN."""
@@ -102,20 +109,39 @@ def measure_index(
     >>> round(tio5.value, 3), round(tio5.error, 4)
     (0.6, 0.0043)
     """
-    if name not in BAND_INDICES:
-        raise UsageError(
-            f"band index {name!r} is unknown.", f"use one of {', '.join(BAND_INDICES)}."
-        )
-    index = BAND_INDICES[name]
-    band = mean_over_window(wave_aa, flux, ivar, *window_in_vacuum(*index.band_aa))
-    continuum = average_means(
-        [
-            mean_over_window(wave_aa, flux, ivar, *window_in_vacuum(*window))
-            for window in index.continuum_aa
-        ]
-    )
-    if not continuum.value > MIN_CONTINUUM_SNR * np.sqrt(continuum.variance):
-        return Measurement(np.nan, np.nan)
+    return measure_indices((name,), wave_aa, flux, ivar)[name]
+
+
+def measure_indices(
+    names: tuple[str, ...], wave_aa: np.ndarray, flux: np.ndarray, ivar: np.ndarray
+) -> dict[str, Measurement]:
+    """Measure several band indices at once; see `measure_index`."""
+    means = mean_over_windows(wave_aa, flux, ivar, _windows_of(names))
+    measured, first = {}, 0
+    for name in names:
+        n_continuum = len(BAND_INDICES[name].continuum_aa)
+        band, continuum = means[first], average_means(means[first + 1 : first + 1 + n_continuum])
+        first += 1 + n_continuum
+        measured[name] = _divide(band, continuum)
+    return measured
+
+
+def _divide(band: WindowMean, continuum: WindowMean) -> Measurement:
+    if not continuum.value > MIN_CONTINUUM_SNR * math.sqrt(continuum.variance):
+        return Measurement(math.nan, math.nan)
     ratio = band.value / continuum.value
-    error = np.sqrt(band.variance + ratio**2 * continuum.variance) / continuum.value
-    return Measurement(ratio, float(error))
+    error = math.sqrt(band.variance + ratio**2 * continuum.variance) / continuum.value
+    return Measurement(ratio, error)
+
+
+@lru_cache(maxsize=32)
+def _windows_of(names: tuple[str, ...]) -> np.ndarray:
+    """Band and continua of each index in turn, vacuum Angstrom, shape (n_window, 2)."""
+    for name in names:
+        if name not in BAND_INDICES:
+            raise UsageError(
+                f"band index {name!r} is unknown.", f"use one of {', '.join(BAND_INDICES)}."
+            )
+    indices = [BAND_INDICES[name] for name in names]
+    windows = [window for index in indices for window in (index.band_aa, *index.continuum_aa)]
+    return np.array([window_in_vacuum(*window) for window in windows])

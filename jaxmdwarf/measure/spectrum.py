@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmdwarf.measure.halpha import is_active, measure_halpha
-from jaxmdwarf.measure.indices import measure_index
+from jaxmdwarf.measure.indices import measure_indices
+from jaxmdwarf.measure.metallicity_class import estimate_zeta
 from jaxmdwarf.measure.snr import estimate_snr
 from jaxmdwarf.measure.spectral_type import estimate_spectral_type
 from jaxmdwarf.quality import QualityFlag
@@ -16,6 +17,7 @@ from jaxmdwarf.wavelengths import doppler_factor
 
 LOW_SNR_BELOW = 5.0
 WINDOW_AA = (6000.0, 8900.0)
+INDICES = ("tio5", "cah1", "cah2", "cah3")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class SpectrumMeasurements:
     e_cah2: float
     cah3: float
     e_cah3: float
+    zeta: float
+    e_zeta: float
     spt: float
     e_spt: float
     flags: QualityFlag
@@ -49,7 +53,7 @@ def measure_spectrum(
     snr_r: float = math.nan,
     snr_i: float = math.nan,
 ) -> SpectrumMeasurements:
-    """Measure S/N, Halpha, TiO5, CaH1-3 and the spectral subtype of one spectrum.
+    """Measure S/N, Halpha, TiO5, CaH1-3, zeta and the spectral subtype of one spectrum.
 
     Parameters
     ----------
@@ -82,9 +86,9 @@ def measure_spectrum(
     if not math.isfinite(snr_i):
         snr_i = estimate_snr(wave_aa, flux, ivar, "i")
     halpha = measure_halpha(rest_aa, flux, ivar)
-    tio5, cah1, cah2, cah3 = (
-        measure_index(name, rest_aa, flux, ivar) for name in ("tio5", "cah1", "cah2", "cah3")
-    )
+    indices = measure_indices(INDICES, rest_aa, flux, ivar)
+    tio5, cah1, cah2, cah3 = (indices[name] for name in INDICES)
+    zeta = estimate_zeta(tio5, cah2, cah3)
     spt = estimate_spectral_type(tio5)
     flags = QualityFlag.OK
     if snr_r < LOW_SNR_BELOW or snr_i < LOW_SNR_BELOW:
@@ -106,6 +110,8 @@ def measure_spectrum(
         e_cah2=cah2.error,
         cah3=cah3.value,
         e_cah3=cah3.error,
+        zeta=zeta.value,
+        e_zeta=zeta.error,
         spt=spt.value,
         e_spt=spt.error,
         flags=flags,

@@ -21,7 +21,7 @@ class LabelPair(NamedTuple):
     Parameters
     ----------
     name : str
-        As in `jaxmdwarf.plots.style.QUANTITIES`.
+        Of a label, or ``"rv"``.
     measured, reference : (n,)
     """
 

@@ -18,11 +18,10 @@ from jaxmdwarf.plots.snr import plot_snr
 from jaxmdwarf.plots.style import describe_quantity, render_png
 from jaxmdwarf.plots.transfer import plot_transferred_fit
 from jaxmdwarf.preprocess.masks import mask_for
-from jaxmdwarf.quality import FLAG_MEANINGS
+from jaxmdwarf.quality import FLAG_TABLE, HARMFUL_FLAGS
 from jaxmdwarf.report.page import Bars, Picture, Report, Section, Table, Text, write_report
 from jaxmdwarf.workflows.judging import predict_fitted
 from jaxmdwarf.workflows.validating import (
-    DISQUALIFYING,
     Validation,
     plot_validation,
     pull_table,
@@ -211,14 +210,13 @@ def _plot_example(
         f"reduced χ² {row['chi2_red']:.2f}",
     )
     parts = []
-    columns = {"teff": "Teff", "logg": "Logg", "mh": "[M/H]", "alpha_m": "alpha_M"}
     for name in (*model.label_space.names, "rv"):
         quantity = describe_quantity(name)
-        column = columns.get(name, "RV")
         true = known["rv_kms" if name == "rv" else name]
+        error = quantity.write(row[quantity.error_column])
         parts.append(
-            f"{quantity.symbol} {quantity.write(row[column], unit=False)} ± "
-            f"{quantity.write(row[f'e_{column}'])} (true {quantity.write(true, unit=False)})"
+            f"{quantity.symbol} {quantity.write(row[quantity.column], unit=False)} ± {error} "
+            f"(true {quantity.write(true, unit=False)})"
         )
     return figure, "Fitted: " + ", ".join(parts) + "."
 
@@ -231,7 +229,7 @@ def _plot_kiel(catalogue: pd.DataFrame, truth: pd.DataFrame, shown: Validation) 
     return plot_kiel(
         {
             "measured": KielSample(
-                *(catalogue[name].to_numpy(float)[rows] for name in ("Teff", "Logg", "[M/H]"))
+                *(catalogue[name].to_numpy(float)[rows] for name in ("Teff", "Logg", "M_H"))
             ),
             "true": KielSample(
                 *(truth[name].to_numpy(float)[known] for name in ("teff", "logg", "mh"))
@@ -391,12 +389,19 @@ def _drop_path(reject: Any) -> str:
 def _flags_section(catalogue: pd.DataFrame) -> Section:
     flags = catalogue["flags"].to_numpy(np.int64)
     rows = []
-    for bit, meaning in FLAG_MEANINGS.items():
+    for bit, note in FLAG_TABLE.items():
         number = int(np.count_nonzero(flags & int(bit)))
-        kept = "left out" if bit & DISQUALIFYING else "kept"
+        share = f"{number / max(flags.size, 1):.1%}"
+        kept = "left out" if bit & HARMFUL_FLAGS else "kept"
         if number:
             rows.append(
-                (f"{int(bit)}", meaning, str(number), f"{number / max(flags.size, 1):.1%}", kept)
+                (
+                    str(int(bit)),
+                    note.meaning,
+                    str(number),
+                    share,
+                    kept,
+                )
             )
     clear = int(np.count_nonzero(flags == 0))
     return Section(

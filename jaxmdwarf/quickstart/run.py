@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import time
@@ -13,10 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from jaxmdwarf.catalogue.columns import FIT_COLUMNS, Column
-from jaxmdwarf.diagnostics.matching import match_by_position
+from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.diagnostics.residuals import gap_closed
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittingOptions
@@ -31,7 +27,6 @@ from jaxmdwarf.training.emulator_config import EmulatorConfig
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import Judgement, judge_fitted, predict_fitted
-from jaxmdwarf.workflows.measuring import measure_files
 from jaxmdwarf.workflows.methods.registry import build_transfer_method, list_transfer_methods
 from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.simulation import FluxSource, nature_source, simulate_files, simulate_grid
@@ -57,19 +52,6 @@ N_REFERENCE = 450
 
 LEAST_FOR_TRANSFER = 200
 """Spectra of a survey that a transfer can be learned from."""
-
-PHOTOMETRY: dict[str, tuple[str, Column]] = {
-    "g_mag": ("Gmag", Column("Gmag", "Gaia G magnitude", "mag", "phot.mag;em.opt")),
-    "bp_mag": ("BPmag", Column("BPmag", "Gaia BP magnitude", "mag", "phot.mag;em.opt.B")),
-    "rp_mag": ("RPmag", Column("RPmag", "Gaia RP magnitude", "mag", "phot.mag;em.opt.R")),
-    "parallax_mas": ("Plx", Column("Plx", "Gaia parallax", "mas", "pos.parallax.trig")),
-    "e_parallax_mas": (
-        "e_Plx",
-        Column("e_Plx", "Error of Plx", "mas", "stat.error;pos.parallax.trig"),
-    ),
-    "ruwe": ("RUWE", Column("RUWE", "Gaia renormalised unit weight error", "", "stat.fit")),
-}
-"""What the survey's Gaia-like table adds to the catalogue, under the paper's names (Table 1)."""
 
 _STATE_NAME = "quickstart.json"
 
@@ -146,7 +128,6 @@ class Products:
     fit = property(lambda self: self.root / "work" / "fit.parquet")
     transfer = property(lambda self: self.root / "transfer")
     transfer_fit = property(lambda self: self.root / "work" / "transfer_fit.parquet")
-    measured = property(lambda self: self.root / "work" / "measured.parquet")
     oracle_grid = property(lambda self: self.root / "work" / "oracle_grid.parquet")
     oracle_emulator = property(lambda self: self.root / "oracle")
     oracle_fit = property(lambda self: self.root / "work" / "oracle_fit.parquet")
@@ -165,7 +146,7 @@ def run_quickstart(
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Simulate, train, fit, measure, judge and report.
+    """Simulate, train, fit and measure, judge and report.
 
     Parameters
     ----------
@@ -223,18 +204,6 @@ def run_quickstart(
         ),
     )
     fitted = steps.run("fit", lambda: fit_all(products.emulator, products.fit))
-    steps.run(
-        "measure",
-        lambda: measure_files(
-            [spectra],
-            products.measured,
-            velocity_table=products.fit,
-            velocity_column="RV",
-            processes=processes,
-            command=command,
-            progress=progress,
-        ),
-    )
     if config.transfer != "none":
         steps.run(
             "transfer", lambda: _train_transfer(products, config, processes, command, progress)
@@ -511,15 +480,12 @@ def _train_oracle(
 def _merge(
     products: Products, config: QuickstartConfig, command: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Labels, measurements and photometry of the same spectra, in the paper's columns."""
+    """Labels, measurements and photometry of the same spectra: the paper's Table 1."""
     final = list(list_variants(products, replace(config, oracle=False)).values())[-1]
-    fitted, measured = read_table(final.fit), read_table(products.measured)
-    catalogue = merge_catalogue(fitted, measured, read_table(products.survey / "gaia.parquet"))
-    known = {**FIT_COLUMNS, **dict(PHOTOMETRY.values())}
+    catalogue = join_gaia(read_table(final.fit), read_table(products.survey / "gaia.parquet"))
     write_table(
         catalogue,
         products.catalogue,
-        columns=known,
         provenance=gather_provenance(
             command=command,
             model=final.model,
@@ -534,42 +500,6 @@ def _merge(
     n_input = len(list((products.survey / "spectra").iterdir()))
     check_accounts(n_input, len(catalogue), len(rejects))
     return {"input": n_input, "catalogue": len(catalogue), "rejected": len(rejects)}
-
-
-def merge_catalogue(
-    fitted: pd.DataFrame, measured: pd.DataFrame, gaia: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """Rows of a fit with spectral type and activity from a measurement, photometry from the sky.
-
-    Parameters
-    ----------
-    fitted : DataFrame
-        Columns of `jaxmdwarf.catalogue.columns.FIT_COLUMNS`.
-    measured : DataFrame
-        Columns of `MEASURE_COLUMNS`; rows are matched by path.
-    gaia : DataFrame, optional
-        Matched by position within 3 arcsec.
-
-    Returns
-    -------
-    DataFrame
-        All rows of `fitted` in their order. Stars that were not measured have Activity 0 (the
-        paper's default) and no SpT.
-    """
-    catalogue = fitted.drop(columns=[name for name in ("SpT", "Activity") if name in fitted])
-    by_path = measured.drop_duplicates("path").set_index("path").reindex(catalogue["path"])
-    catalogue["SpT"] = by_path["spt"].to_numpy(dtype=np.float64)
-    catalogue["Activity"] = by_path["active"].fillna(0).to_numpy(dtype=np.int16)
-    if gaia is not None:
-        found = match_by_position(
-            *(catalogue[name].to_numpy(np.float64) for name in ("RA", "Dec")),
-            *(gaia[name].to_numpy(np.float64) for name in ("ra_deg", "dec_deg")),
-        )
-        for name, (column, _) in PHOTOMETRY.items():
-            values = np.full(len(catalogue), math.nan)
-            values[found.rows] = gaia[name].to_numpy(np.float64)[found.reference_rows]
-            catalogue[column] = values
-    return catalogue
 
 
 def _gather_metrics(

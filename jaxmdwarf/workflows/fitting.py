@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import FIT_COLUMNS
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.inference.memory import require_fit_memory
 from jaxmdwarf.inference.settings import choose_batch_size
@@ -127,7 +126,7 @@ def fit_files(
             stage.advance(float(len(chunks.paths_of(number))))
         for read in chunks.read_rest(n_done, requirements, fitter.require, processes=processes):
             started = time.perf_counter()
-            rows = empty_rows()
+            rows = empty_rows(model.label_space.names)
             if read.raws:
                 rows = tabulate_fit(read.raws, (fit or fitter.fit)(read.raws, pad_to=n_row))
             n_fitted += len(read.raws)
@@ -150,7 +149,6 @@ def fit_files(
     write_table(
         frame,
         out,
-        columns=FIT_COLUMNS,
         provenance=gather_provenance(
             command=command,
             model=model_dir,
@@ -166,6 +164,7 @@ def fit_files(
         "rejected": len(rejects),
         "converged_fraction": round(converged, 4),
         "unflagged": int(np.count_nonzero(frame["flags"] == 0)),
+        "good": int(frame["good"].sum()),
         "fitted_now": n_fitted,
         "fit_spectra_per_s": round(n_fitted / fit_seconds, 1) if n_fitted else 0.0,
         "wall_s": round(time.perf_counter() - began, 2),
@@ -186,7 +185,7 @@ def _collect(chunks: ChunkFolder) -> tuple[pd.DataFrame, list[Reject]]:
         rejects += chunk.rejects
         if len(chunk.rows):
             frames.append(chunk.rows)
-    return pd.concat(frames or [empty_rows()], ignore_index=True), rejects
+    return pd.concat(frames, ignore_index=True) if frames else empty_rows(), rejects
 
 
 def _fingerprint(

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdwarf.catalogue.rows import LABEL_COLUMNS
 from jaxmdwarf.diagnostics.residuals import ResidualSummary, summarise_residual
 from jaxmdwarf.diagnostics.two_sample import ClassifierConfig, ClassifierScore, classifier_accuracy
 from jaxmdwarf.io.spectra.readers import read_spectrum
+from jaxmdwarf.labels import describe_label
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.spectra import SpectrumBatch
@@ -90,7 +90,8 @@ def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
     preprocessing = model.preprocessing
     wave = model.grid.wave_aa
     outside = (wave < _WINDOW_AA[0]) | (wave > _WINDOW_AA[1])
-    labels = rows[[LABEL_COLUMNS[name][0] for name in model.label_space.names]].to_numpy(float)
+    names = [describe_label(name).column for name in model.label_space.names]
+    labels = rows[names].to_numpy(float)
     paths, rv_kms = rows["path"].tolist(), rows["RV"].to_numpy(float)
     parts, fluxes = [], []
     for first in range(0, len(rows), _ROWS_AT_ONCE):

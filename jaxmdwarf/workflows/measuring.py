@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import MEASURE_COLUMNS
+from jaxmdwarf.catalogue.rows import (
+    describe_header,
+    describe_measurements,
+    empty_rows,
+    finish_rows,
+)
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
@@ -72,17 +76,9 @@ class MeasureTask:
         )
         if meta["had_nonfinite"]:
             flags |= QualityFlag.INPUT_NAN
-        values: dict[str, object] = dataclasses.asdict(measured)
-        values.update(
-            path=path,
-            obsid=meta["obsid"],
-            ra=meta["ra_deg"],
-            dec=meta["dec_deg"],
-            subclass=meta["subclass"],
-            rv_used=rv_kms,
-            flags=int(measured.flags | flags),
-        )
-        values["class"] = meta["object_class"]
+        values = {**describe_header({**meta, "path": path}), **describe_measurements(measured)}
+        values["SNRr"], values["SNRi"] = measured.snr_r, measured.snr_i
+        values["RV_used"], values["flags"] = rv_kms, int(measured.flags | flags)
         return MeasuredRow(values, record.content_hash())
 
     def _find_velocity(self, path: str, obsid: str) -> float | None:
@@ -202,12 +198,12 @@ def measure_files(
             f"none of {inputs.n_in} inputs was usable.{first}",
             f"all reasons are in {rejects_file}.",
         )
-    write_table(frame, out, columns=MEASURE_COLUMNS, provenance=gather_provenance(command=command))
+    write_table(frame, out, provenance=gather_provenance(command=command))
     return {
         "inputs": inputs.n_in,
         "measured": len(frame),
         "rejected": len(rejects),
-        "active": int(frame["active"].sum()),
+        "active": int(frame["Activity"].sum()),
         "no_header_velocity": int(
             np.count_nonzero(frame["flags"] & int(QualityFlag.NO_HEADER_VELOCITY))
         ),
@@ -271,14 +267,12 @@ class _RowBlocks:
 
         self._pack()
         if not self._blocks:
-            return pd.DataFrame({name: [] for name in MEASURE_COLUMNS})
+            return empty_rows(kind="measure")
         return pd.concat(self._blocks, ignore_index=True)
 
     def _pack(self) -> None:
         import pandas as pd
 
         if self._rows:
-            block = pd.DataFrame.from_records(self._rows, columns=list(MEASURE_COLUMNS))
-            block["flags"] = block["flags"].astype(np.int32)
-            self._blocks.append(block)
+            self._blocks.append(finish_rows(pd.DataFrame.from_records(self._rows)))
             self._rows = []

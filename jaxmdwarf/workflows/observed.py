@@ -217,7 +217,7 @@ def _prepare_chunk(
     rows = pd.DataFrame()
     if read.raws:
         fitted = fitter.fit(read.raws, pad_to=n_row)
-        rows = tabulate_fit(read.raws, fitted)
+        rows = tabulate_fit(read.raws, fitted, measure=False)
         for row, raw in enumerate(read.raws):
             reason = _refuse(fitted, row, options)
             if reason is None:

@@ -22,6 +22,7 @@ from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance, hash_files
 from jaxmdwarf.io.references import read_references
 from jaxmdwarf.io.rejects import name_rejects_file
+from jaxmdwarf.labels import describe_label
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.labels.codistribution import check_overlap
@@ -397,7 +398,9 @@ def _check_labels(
     prepared: PreparedSpectra, labels: np.ndarray, config: TransferConfig
 ) -> dict[str, Any] | None:
     """Whether both domains hold the same kind of stars, as far as the emulator alone can tell."""
-    found = prepared.table[["Teff", "[M/H]"]].to_numpy(np.float64)
+    found = prepared.table[[describe_label(name).column for name in ("teff", "mh")]].to_numpy(
+        np.float64
+    )
     found = found[np.isfinite(found).all(axis=1)]
     if not len(found):
         return None

@@ -13,37 +13,22 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from jaxmdwarf.catalogue.columns import describe_column
+from jaxmdwarf.catalogue.names import find_column, list_quantities
 from jaxmdwarf.diagnostics.matching import Matches, match_by_key, match_by_position
 from jaxmdwarf.diagnostics.recovery import Comparison, Pulls, Recovery, compare, compute_pulls
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.atomic import write_atomically
-from jaxmdwarf.io.column_names import GUESSES, find_column, read_any_table
 from jaxmdwarf.io.provenance import gather_provenance
-from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.labels import LABELS, VELOCITY, describe_label
+from jaxmdwarf.quality import HARMFUL_FLAGS
 from jaxmdwarf.workflows.progress import Silent
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from jaxmdwarf.workflows.progress import Progress
-
-QUANTITIES = ("teff", "logg", "mh", "alpha_m", "rv")
-"""What is compared, where both tables have it."""
-
-DISQUALIFYING = (
-    QualityFlag.NOT_CONVERGED
-    | QualityFlag.TEFF_AT_BOUND
-    | QualityFlag.LOGG_AT_BOUND
-    | QualityFlag.MH_AT_BOUND
-    | QualityFlag.ALPHA_AT_BOUND
-    | QualityFlag.LOW_SNR
-    | QualityFlag.FEW_PIXELS
-    | QualityFlag.BAD_CHI2
-    | QualityFlag.VELOCITY_AT_EDGE
-    | QualityFlag.BAD_COVARIANCE
-    | QualityFlag.NO_GOOD_PIXELS
-)
-"""Flags whose rows are left out of a comparison: what the paper's cuts would remove (section 4)."""
 
 _MISSING_BELOW = -999.0
 _HIGH_SNR = 50.0
@@ -56,13 +41,13 @@ class ValidationConfig:
     Parameters
     ----------
     columns : tuple of (quantity, column)
-        Columns of the reference, where the guesses of `GUESSES` fail or are wrong.
+        Columns of the reference, where the guesses from their names fail or are wrong.
     match : {"auto", "obsid", "path", "position"}
         What tells that two rows are of one star; "auto" takes what matches most rows.
     radius_arcsec : float
         For positions.
     keep_flagged : bool
-        Keep rows whose flags say not to trust them (`DISQUALIFYING`).
+        Keep rows whose flags say not to trust them (`jaxmdwarf.quality.HARMFUL_FLAGS`).
     snr_column : str
         Column of the catalogue by which rows are binned; empty for a guess (r, then i).
     """
@@ -75,10 +60,10 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         for name, _ in self.columns:
-            if name not in GUESSES and not name.startswith("e_"):
+            if name.removeprefix("e_") not in list_quantities():
                 raise UsageError(
                     f"{name!r} is no quantity that can be compared.",
-                    f"use some of {', '.join((*QUANTITIES, 'ra', 'dec', 'obsid', 'path'))}.",
+                    f"use some of {', '.join(list_quantities())}.",
                 )
 
 
@@ -154,7 +139,7 @@ def validate_tables(
     Parameters
     ----------
     catalogue : DataFrame
-        As `jaxmdwarf fit` writes it, or anybody's with columns that `GUESSES` knows.
+        As `jaxmdwarf fit` writes it, or anybody's with columns whose names are understood.
     reference : DataFrame
         Truth of a simulated survey (contaminants, binaries and failed spectra are left out), or a
         table of the literature.
@@ -197,7 +182,7 @@ def validate_tables(
         )
     if "flags" in catalogue and not options.keep_flagged:
         flags = catalogue["flags"].to_numpy()[matches.rows].astype(np.int64)
-        doubtful = (flags & int(DISQUALIFYING)) != 0
+        doubtful = (flags & int(HARMFUL_FLAGS)) != 0
         counts["flagged"] = int((doubtful & kept).sum())
         notes.append(
             f"{counts['flagged']} of the remaining {int(kept.sum())} rows carry a flag that says "
@@ -286,7 +271,7 @@ def validate_files(
     progress, target = progress or Silent(), Path(out)
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file.", "give a folder to write into.")
-    measured, known = read_any_table(catalogue), read_any_table(reference)
+    measured, known = read_table(catalogue), read_table(reference)
     result = validate_tables(measured, known, options)
     for note in result.notes:
         progress.say(note)
@@ -427,18 +412,26 @@ def _find_quantities(
     catalogue: pd.DataFrame, reference: pd.DataFrame, given: Mapping[str, str]
 ) -> dict[str, tuple[str, str]]:
     pairs = {}
-    for name in QUANTITIES:
+    for name in (*LABELS, VELOCITY.name, *_further_labels(catalogue)):
         measured = find_column(catalogue, name)
         known = given.get(name) or find_column(reference, name)
         if measured is not None and known is not None:
             pairs[name] = (measured, known)
     if not pairs:
         raise UsageError(
-            f"catalogue and reference share none of {', '.join(QUANTITIES)}. The catalogue has "
+            f"catalogue and reference share none of {', '.join((*LABELS, VELOCITY.name))}. The "
+            f"catalogue has "
             f"{_list(catalogue)}; the reference {_list(reference)}.",
             "name columns of the reference, as in --columns teff=TEFF_K.",
         )
     return pairs
+
+
+def _further_labels(catalogue: pd.DataFrame) -> list[str]:
+    """Columns with an error beside them that no registered label has: those of a label that only
+    the process which fitted the catalogue knew."""
+    names = list(map(str, catalogue.columns))
+    return [name for name in names if f"e_{name}" in names and describe_column(name) is None]
 
 
 def _match(
@@ -516,7 +509,14 @@ def _errors(
     """One-sigma errors beside `column`, NaN if there are none."""
     lower = {str(name).lower(): str(name) for name in table.columns}
     base = column.lower()
-    guesses = [given.get(f"e_{quantity}", "").lower(), f"e_{base}", f"{base}_err", f"{base}err"]
+    own = describe_label(quantity).error_column.lower()
+    guesses = [
+        given.get(f"e_{quantity}", "").lower(),
+        f"e_{base}",
+        own,
+        f"{base}_err",
+        f"{base}err",
+    ]
     guesses += [f"err_{base}", f"{base}_error", f"sigma_{base}", f"e{base}"]
     for guess in guesses:
         if guess in lower:

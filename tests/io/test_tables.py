@@ -1,6 +1,7 @@
 """Products: what is written comes back, with units, and appears complete or not at all."""
 
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -8,12 +9,15 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from jaxmdwarf.catalogue.columns import FIT_COLUMNS, MEASURE_COLUMNS
+from jaxmdwarf.catalogue.columns import COLUMNS, describe_column
+from jaxmdwarf.catalogue.rows import list_columns
 from jaxmdwarf.errors import FormatError, UsageError
 from jaxmdwarf.io.provenance import Provenance, gather_provenance, hash_files
 from jaxmdwarf.io.tables import choose_format, read_table, write_table
+from jaxmdwarf.quality import QualityFlag, write_flag_cards
 
 EXTENSIONS = ("fits", "fits.gz", "parquet", "vot", "xml", "csv", "ecsv", "mrt", "txt")
+FORMATS = ("fits", "parquet", "vot", "csv", "ecsv", "mrt")
 PROVENANCE = Provenance(
     "0.1.0", "2026-01-02T03:04:05Z", "jaxmdwarf measure " + "very_long_name.fits " * 20
 )
@@ -23,14 +27,16 @@ PROVENANCE = Provenance(
 def rows():
     return pd.DataFrame(
         {
-            "path": ["a folder/spec 1.fits", "größe.fits.gz", "c.fits"],
+            "ID": ["J0040+05", "", "J1"],
             "obsid": ["5682674213417840640", "55862-B6212_sp06-014", ""],
-            "snr_r": [60.25, np.nan, 12.5],
-            "ew_halpha": [-0.25, 3.5, np.nan],
-            "active": [False, True, False],
-            "spt": [1.5, np.nan, 7.0],
-            "rv_used": [-12.25, 0.0, 300.5],
+            "SNRr": [60.25, np.nan, 12.5],
+            "SpT": [1.5, np.nan, 7.0],
+            "RV_used": [-12.25, 0.0, 300.5],
+            "Activity": np.array([0, 1, 0], np.int32),
+            "EW_Halpha": [-0.25, 3.5, np.nan],
             "flags": np.array([0, 8192, 32], dtype=np.int32),
+            "good": [True, True, False],
+            "path": ["a folder/spec 1.fits", "größe.fits.gz", "c.fits"],
         }
     )
 
@@ -38,66 +44,104 @@ def rows():
 @pytest.mark.parametrize("extension", EXTENSIONS)
 def test_every_format_gives_back_what_was_written(tmp_path, rows, extension):
     path = tmp_path / f"T.{extension}"
-    write_table(rows, path, columns=MEASURE_COLUMNS, provenance=PROVENANCE)
+    write_table(rows, path, provenance=PROVENANCE)
     back = read_table(path)
     assert list(back.columns) == list(rows.columns)
     for name in rows.columns:
         if rows[name].dtype.kind == "f":
             np.testing.assert_allclose(back[name].astype(float), rows[name], rtol=0, atol=1e-6)
         elif rows[name].dtype.kind in "ib":
-            assert list(back[name].astype(int)) == list(rows[name].astype(int))
+            assert back[name].dtype.kind == rows[name].dtype.kind
+            assert list(back[name]) == list(rows[name])
     assert list(back["obsid"]) == list(rows["obsid"])
+    assert list(back["ID"]) == list(rows["ID"])
     assert back["path"][0] == rows["path"][0]
-    assert back.attrs["units"]["ew_halpha"] == "Angstrom"
-    assert back.attrs["units"]["rv_used"] == "km / s"
+    assert back.attrs["units"]["EW_Halpha"] == "Angstrom"
+    assert back.attrs["units"]["RV_used"] == "km / s"
+    assert back.attrs["descriptions"]["SNRr"] == COLUMNS["SNRr"].description
     if extension not in ("mrt", "txt"):
         assert back.attrs["provenance"] == PROVENANCE.as_text()
+        assert back.attrs["flags"] == write_flag_cards()
     else:
         assert PROVENANCE.created in path.read_text()
+        assert "FLAG16: LABEL_AT_BOUND (65536), not good" in path.read_text()
 
 
-def test_missing_subtypes_are_minus_9999_in_files_and_nan_in_memory(tmp_path, rows):
-    write_table(rows, tmp_path / "T.fits", columns=MEASURE_COLUMNS)
-    assert fits.getdata(tmp_path / "T.fits")["spt"].tolist() == [1.5, -9999.0, 7.0]
-    assert np.isnan(fits.getdata(tmp_path / "T.fits")["snr_r"][1])
-    assert np.isnan(read_table(tmp_path / "T.fits")["spt"][1])
+@pytest.mark.parametrize("extension", FORMATS)
+def test_missing_numbers_are_nan_or_masked_and_never_a_sentinel(tmp_path, rows, extension):
+    table = rows.assign(obsid=["7", "", "123456789012345678"])
+    write_table(table, tmp_path / f"T.{extension}")
+    back = read_table(tmp_path / f"T.{extension}")
+    assert back["obsid"].dtype == "Int64"
+    assert back["obsid"].isna().tolist() == [False, True, False]
+    assert back["obsid"][2] == 123456789012345678
+    assert np.isnan(back["SpT"][1])
+    if extension != "parquet":
+        content = (tmp_path / f"T.{extension}").read_bytes()
+        assert b"-9999" not in content
+        assert b"999999" not in content
+    if extension in ("fits", "vot", "ecsv"):
+        # As astropy's users see it; its reader of Parquet knows no nulls but NaN.
+        plain = Table.read(tmp_path / f"T.{extension}")
+        plain = Table(plain, masked=True)
+        assert plain["obsid"].mask.tolist() == [False, True, False]
+        assert plain["obsid"].dtype.kind == "i"
+        assert np.isnan(plain["SpT"][1]) or plain["SpT"].mask[1]
+
+
+@pytest.mark.parametrize("extension", ["fits", "vot", "ecsv", "parquet", "mrt"])
+def test_astropy_reads_units_and_descriptions_without_a_warning(tmp_path, extension):
+    names = list_columns("fit")
+    texts = {name for name in names if (c := describe_column(name)) and c.kind == "text"}
+    table = pd.DataFrame({name: ["x", "y"] if name in texts else [1.25, 2.5] for name in names})
+    table["obsid"], table["flags"], table["good"] = [1, 2], [0, 1], [True, False]
+    path = tmp_path / f"T.{extension}"
+    write_table(table, path, provenance=PROVENANCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        back = Table.read(path, format="ascii.mrt") if extension == "mrt" else Table.read(path)
+    assert back.colnames == names
+    for name in names:
+        column = describe_column(name)
+        assert back[name].description.endswith(column.description)  # MRT puts the range in front
+        # FITS has no word for dex.
+        expected = "" if extension == "fits" and column.unit == "dex" else column.unit
+        unit = "" if back[name].unit is None else str(back[name].unit).replace("dex(---)", "dex")
+        assert unit.replace(" ", "") == expected
+        if extension in ("fits", "vot"):
+            assert back[name].meta["ucd"] == column.ucd
 
 
 def test_fits_columns_carry_unit_description_and_ucd(tmp_path, rows):
-    write_table(rows, tmp_path / "T.fits", columns=MEASURE_COLUMNS, provenance=PROVENANCE)
+    write_table(rows, tmp_path / "T.fits", provenance=PROVENANCE)
     header = fits.getheader(tmp_path / "T.fits", 1)
-    index = 1 + list(rows.columns).index("ew_halpha")
+    index = 1 + list(rows.columns).index("EW_Halpha")
     assert header[f"TUNIT{index}"] == "Angstrom"
-    assert header[f"TCOMM{index}"] == MEASURE_COLUMNS["ew_halpha"].description
-    assert header[f"TUCD{index}"] == MEASURE_COLUMNS["ew_halpha"].ucd
+    assert header[f"TCOMM{index}"] == COLUMNS["EW_Halpha"].description
+    assert header[f"TUCD{index}"] == COLUMNS["EW_Halpha"].ucd
     assert header["CREATOR"] == "jaxmdwarf 0.1.0"
+    assert header["FLAG5"].startswith(f"LOW_SNR ({int(QualityFlag.LOW_SNR)}), not good: signal")
     assert json.loads(header["PROVENAN"])["command"] == PROVENANCE.command
 
 
-def test_votable_carries_ucds_and_parquet_units_for_astropy(tmp_path, rows):
-    write_table(rows, tmp_path / "T.vot", columns=MEASURE_COLUMNS)
-    assert MEASURE_COLUMNS["ew_halpha"].ucd in (tmp_path / "T.vot").read_text(errors="replace")
-    write_table(rows, tmp_path / "T.parquet", columns=MEASURE_COLUMNS)
-    assert str(Table.read(tmp_path / "T.parquet")["rv_used"].unit) == "km / s"
-
-
 @pytest.mark.parametrize("extension", EXTENSIONS)
-def test_every_fit_column_survives_every_format(tmp_path, extension):
-    texts = {"path", "obsid", "Subclass"}
-    table = pd.DataFrame(
-        {name: ["x", "y"] if name in texts else [1.25, np.nan] for name in FIT_COLUMNS}
-    )
-    write_table(table, tmp_path / f"T.{extension}", columns=FIT_COLUMNS)
+def test_every_column_survives_every_format_under_its_own_name(tmp_path, extension):
+    names = [*COLUMNS, "Teff", "e_Teff", "M_H", "e_M_H", "alpha_M"]
+    values = {"float": [1.25, np.nan], "text": ["x", ""], "identifier": ["12", ""]}
+    values |= {"int": [3, 4], "bool": [True, False]}
+    table = pd.DataFrame({name: values[describe_column(name).kind] for name in names})
+    write_table(table, tmp_path / f"T.{extension}")
     back = read_table(tmp_path / f"T.{extension}")
-    assert list(back.columns) == list(FIT_COLUMNS)
-    assert back["[M/H]"][0] == 1.25
+    assert list(back.columns) == names
+    assert all(name.isidentifier() for name in names)
+    assert back["M_H"][0] == 1.25
     assert np.isnan(back["Teff"][1])
-    assert back.attrs["units"]["Logg"] == "dex"
+    assert back.attrs["units"]["M_H"] == "dex"
 
 
 @pytest.mark.parametrize("extension", [e for e in EXTENSIONS if e not in ("mrt", "txt")])
 def test_a_table_without_rows_is_still_a_table(tmp_path, rows, extension):
-    write_table(rows.iloc[:0], tmp_path / f"T.{extension}", columns=MEASURE_COLUMNS)
+    write_table(rows.iloc[:0], tmp_path / f"T.{extension}")
     assert list(read_table(tmp_path / f"T.{extension}").columns) == list(rows.columns)
 
 
@@ -105,7 +149,7 @@ def test_a_table_without_rows_is_still_a_table(tmp_path, rows, extension):
 def test_the_journal_format_refuses_a_table_without_rows(tmp_path, rows, extension):
     path = tmp_path / f"T.{extension}"
     with pytest.raises(UsageError, match="no rows") as caught:
-        write_table(rows.iloc[:0], path, columns=MEASURE_COLUMNS)
+        write_table(rows.iloc[:0], path)
     assert "another format" in caught.value.remedy
     assert not list(tmp_path.iterdir())
 
@@ -135,14 +179,20 @@ def test_bad_names_and_bad_files_are_told(tmp_path):
         read_table(tmp_path / "bad.fits")
 
 
-def test_columns_have_descriptions_and_errors_have_the_unit_of_their_value():
-    for columns in (MEASURE_COLUMNS, FIT_COLUMNS):
-        for name, column in columns.items():
-            assert column.name == name
-            assert column.description
-            assert column.ucd
-            if name.startswith("e_"):
-                assert column.unit == columns[name[2:]].unit
+@pytest.mark.parametrize("name", ["t.tsv", "t.csv.gz", "t.tsv.gz", "t.ecsv.gz", "t.vot.gz"])
+def test_tables_that_people_bring_may_be_tabbed_or_gzipped(tmp_path, name):
+    table = pd.DataFrame({"Teff": [3500.5, 3600.25], "Name": ["GJ 1", "a, b"]})
+    if ".csv" in name or ".tsv" in name:
+        table.to_csv(tmp_path / name, index=False, sep="\t" if "tsv" in name else ",")
+    else:
+        import gzip
+
+        write_table(table, tmp_path / name.removesuffix(".gz"))
+        content = (tmp_path / name.removesuffix(".gz")).read_bytes()
+        (tmp_path / name).write_bytes(gzip.compress(content))
+    back = read_table(tmp_path / name)
+    assert back["Teff"].tolist() == [3500.5, 3600.25]
+    assert back["Name"].tolist() == ["GJ 1", "a, b"]
 
 
 def test_a_model_hash_sees_names_and_contents(tmp_path):

@@ -11,9 +11,18 @@ from jaxmdwarf.measure.indices import BAND_INDICES, Measurement, measure_index
 from jaxmdwarf.measure.snr import BANDS_AA, estimate_snr
 from jaxmdwarf.measure.spectral_type import estimate_spectral_type
 from jaxmdwarf.measure.spectrum import measure_spectrum
-from jaxmdwarf.measure.windows import mean_over_window, window_in_vacuum
+from jaxmdwarf.measure.windows import (
+    mean_over_window,
+    mean_over_windows,
+    window_in_vacuum,
+)
 from jaxmdwarf.quality import QualityFlag
-from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, doppler_factor, vacuum_to_air
+from jaxmdwarf.wavelengths import (
+    SPEED_OF_LIGHT_KMS,
+    air_to_vacuum,
+    doppler_factor,
+    vacuum_to_air,
+)
 
 WAVE = 10.0 ** (3.5682 + 1e-4 * np.arange(3909))
 GOOD = np.full(WAVE.size, 1e4)
@@ -43,6 +52,32 @@ def test_window_means_are_linear_in_flux_and_blind_to_pixel_size():
     assert means[0].value == pytest.approx(4.056, abs=1e-6)
     # Within a pixel the histogram is flat: the two ends of the window do not cancel exactly.
     assert means[1].value == pytest.approx(4.056, abs=2e-4)
+
+
+@pytest.mark.parametrize("step_aa", [0.3, 1.6, 7.0, 40.0])
+def test_windows_read_together_are_the_sums_over_their_pixels(step_aa):
+    """The running integrals against the sum that they stand for, bad pixels and all."""
+    rng = np.random.default_rng(5)
+    wave = 6300.0 + step_aa * np.arange(int(900 / step_aa)) + rng.uniform(-0.1, 0.1) * step_aa
+    flux = rng.normal(1.0, 0.3, wave.size)
+    ivar = rng.uniform(1.0, 9.0, wave.size) * (rng.random(wave.size) > 0.1)
+    windows = np.sort(rng.uniform(6320.0, 7150.0, (30, 2)), axis=1)
+    windows[0] = wave[7] + np.array([-0.3, 0.2]) * step_aa  # within one pixel
+    windows[1] = wave[[9, 12]]
+    middles = 0.5 * (wave[1:] + wave[:-1])
+    edges = np.concatenate([[2 * wave[0] - middles[0]], middles, [2 * wave[-1] - middles[-1]]])
+    for (low, high), found in zip(
+        windows, mean_over_windows(wave, flux, ivar, windows), strict=True
+    ):
+        inside = np.clip(edges, low, high)
+        overlap = np.where(ivar > 0, np.diff(inside), 0.0)
+        if overlap.sum() < 0.5 * (high - low):
+            assert np.isnan(found).all()
+            continue
+        weight = overlap / overlap.sum()
+        variance = np.sum(weight[ivar > 0] ** 2 / ivar[ivar > 0])
+        assert found.value == pytest.approx(weight @ flux, rel=1e-9, abs=1e-9)
+        assert found.variance == pytest.approx(variance, rel=1e-9)
 
 
 def test_bad_pixels_leave_the_mean_and_too_many_make_it_nan():
@@ -166,6 +201,25 @@ def test_templates_agree_with_kastredux(real_data):
             assert np.sign(ew) == -np.sign(float(reference["EW_Ha"]))
             n_compared += 1
     assert n_compared >= 5
+
+
+def test_zeta_tells_subdwarfs_by_their_classes(real_data):
+    """Templates of Lepine et al. (2007) fall between the limits of their classes, dwarfs above."""
+    limits = {"sdM": (0.5, 0.825), "esdM": (0.2, 0.5), "usdM": (-0.2, 0.21)}
+    spectra = np.load(real_data / "lepine2007_subdwarfs_air.npz")
+    for key in spectra:
+        wave, flux = spectra[key].T[:2].astype(np.float64)
+        ivar = np.full(wave.size, 1e4 / np.median(flux) ** 2)
+        row = measure_spectrum(air_to_vacuum(wave), flux, ivar)
+        low, high = limits[key[: key.index("M") + 1]]
+        assert low <= row.zeta <= high, (key, row.zeta)
+    dwarfs = np.load(real_data / "bochanski2007_M0_M9_vac.npz")
+    for key in sorted(dwarfs)[1:]:  # at M0 TiO is too weak for a number without a large error
+        wave, flux, error = dwarfs[key].T
+        ivar = np.divide(1.0, error**2, where=error > 0, out=np.zeros_like(error))
+        assert measure_spectrum(wave, flux, ivar).zeta == pytest.approx(1.0, abs=0.1)
+    k5 = measure_spectrum(WAVE, np.ones(WAVE.size), GOOD)
+    assert np.isnan([k5.zeta, k5.e_zeta]).all()
 
 
 def test_our_snr_repeats_the_surveys(real_data):

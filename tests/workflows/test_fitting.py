@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
+from jaxmdwarf.catalogue.rows import list_columns
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.inference.fitter import FittingOptions, SpectrumFitter
 from jaxmdwarf.inference.schedule import FitSettings
@@ -127,7 +128,7 @@ def test_labels_and_velocities_of_the_files_are_right(catalogue, survey):
     assert summary["converged_fraction"] > 0.98
     velocity_pull = (table["RV"].to_numpy() - rv_kms[row]) / table["e_RV"].to_numpy()
     assert np.median(np.abs(velocity_pull[good])) < 1.0
-    for index, name in enumerate(["Teff", "Logg", "[M/H]", "alpha_M"]):
+    for index, name in enumerate(["Teff", "Logg", "M_H", "alpha_M"]):
         pull = (table[name].to_numpy() - labels[row, index]) / table[f"e_{name}"].to_numpy()
         assert np.median(np.abs(pull[good])) < 1.1
     assert np.median(table["chi2_red"]) == pytest.approx(1.0, abs=0.15)
@@ -139,7 +140,8 @@ def test_the_catalogue_says_what_it_is(catalogue, model_dir):
     assert provenance["model_trained_on"] == summary["model_trained_on"] == "a simulation"
     assert len(provenance["model_hash"]) == 64
     assert table.attrs["units"]["Teff"] == "K"
-    assert list(table.columns[:4]) == ["path", "obsid", "RA", "Dec"]
+    assert list(table.columns) == list_columns("fit")
+    assert list(table.columns[:4]) == ["ID", "obsid", "RA", "Dec"]
     low = table["obsid"].astype(int) == 1007
     assert (table["flags"][low] & int(QualityFlag.LOW_SNR)).all()
     assert not (table["flags"][~low] & int(QualityFlag.LOW_SNR)).any()
@@ -317,7 +319,7 @@ def test_a_transferred_star_is_fitted_in_the_synthetic_domain_first(survey, mode
     observed, steps = tables["observed"]
     both, later_steps = tables["both"]
     assert len(both) == 40
-    for name in ("Teff", "Logg", "[M/H]", "alpha_M"):
+    for name in ("Teff", "Logg", "M_H", "alpha_M"):
         np.testing.assert_allclose(
             both[name], observed[name], atol=0.05 * float(observed[f"e_{name}"].max())
         )

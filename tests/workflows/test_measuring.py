@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from jaxmdwarf.catalogue.columns import MEASURE_COLUMNS
+from jaxmdwarf.catalogue.rows import list_columns
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
@@ -17,8 +17,8 @@ from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, doppler_factor
 from jaxmdwarf.workflows.measuring import choose_velocity, measure_files, read_velocities
 
 CONTRACT = [
-    *("path", "obsid", "snr_r", "snr_i", "ew_halpha", "e_ew_halpha", "active"),
-    *("tio5", "e_tio5", "cah2", "cah3", "spt", "e_spt"),
+    *("ID", "obsid", "RA", "Dec", "SNRr", "SNRi", "Class", "Subclass", "SpT", "e_SpT", "RV_used"),
+    *("Activity", "EW_Halpha", "e_EW_Halpha", "TiO5", "e_TiO5"),
 ]
 
 
@@ -66,10 +66,11 @@ def test_the_table_follows_the_contract_and_the_order_of_the_inputs(tmp_path, ni
     summary = measure_files([night / "e.fits", night], tmp_path / "T.fits", processes=1)
     assert (summary["inputs"], summary["measured"], summary["rejected"]) == (6, 3, 3)
     table = read_table(tmp_path / "T.fits")
-    assert list(table.columns) == list(MEASURE_COLUMNS)
+    assert list(table.columns) == list_columns("measure")
     assert list(table.columns[: len(CONTRACT)]) == CONTRACT
     assert [path[-6:] for path in table["path"]] == ["e.fits", "a.fits", "b.fits"]
-    assert list(table["obsid"]) == ["13", "11", "12"]
+    assert list(table["obsid"]) == [13, 11, 12]
+    assert list(table["ID"]) == ["J004000.00-050000.0"] * 3
     reasons = {r.path[-6:]: r.reason for r in read_rejects(tmp_path / "T_rejects.csv")}
     assert reasons["c.fits"].startswith("the same spectrum as")
     assert reasons["/d.txt"] == "not a FITS file"
@@ -79,16 +80,16 @@ def test_the_table_follows_the_contract_and_the_order_of_the_inputs(tmp_path, ni
 def test_rest_frame_activity_and_flags(tmp_path, night):
     measure_files([night], tmp_path / "T.parquet", processes=1)
     table = read_table(tmp_path / "T.parquet").set_index("obsid")
-    assert table.loc["11", "rv_used"] == pytest.approx(120.0)
-    assert table.loc["11", "tio5"] == pytest.approx(0.6, abs=0.005)
-    assert table.loc["11", "ew_halpha"] == pytest.approx(3.0, abs=0.06)
-    assert list(table["active"]) == [1, 0, 0]
+    assert table.loc[11, "RV_used"] == pytest.approx(120.0)
+    assert table.loc[11, "TiO5"] == pytest.approx(0.6, abs=0.005)
+    assert table.loc[11, "EW_Halpha"] == pytest.approx(3.0, abs=0.06)
+    assert list(table["Activity"]) == [1, 0, 0]
     # Without a header velocity the spectrum is taken to be at rest, and says so.
-    assert table.loc["12", "rv_used"] == 0.0
-    assert table.loc["12", "flags"] == QualityFlag.NO_HEADER_VELOCITY
-    assert table.loc["12", "snr_r"] == pytest.approx(1000.0, rel=0.02)
-    assert table.loc["11", "flags"] == QualityFlag.OK
-    assert table.loc["13", "tio5"] > 0.9
+    assert table.loc[12, "RV_used"] == 0.0
+    assert table.loc[12, "flags"] == QualityFlag.NO_HEADER_VELOCITY
+    assert table.loc[12, "SNRr"] == pytest.approx(1000.0, rel=0.02)
+    assert table.loc[11, "flags"] == QualityFlag.OK
+    assert table.loc[13, "TiO5"] > 0.9
 
 
 @pytest.mark.parametrize(("key", "extension"), [("obsid", "csv"), ("path", "fits")])
@@ -107,9 +108,9 @@ def test_velocities_from_a_table(tmp_path, night, key, extension):
     )
     table = read_table(tmp_path / "T.csv").set_index("obsid")
     # The header of this one is wrong by 780 km/s, 18 Angstrom at TiO5.
-    assert table.loc["13", "rv_used"] == 900.0
-    assert table.loc["13", "tio5"] == pytest.approx(0.6, abs=0.005)
-    assert table.loc["12", "flags"] & QualityFlag.NO_HEADER_VELOCITY
+    assert table.loc[13, "RV_used"] == 900.0
+    assert table.loc[13, "TiO5"] == pytest.approx(0.6, abs=0.005)
+    assert table.loc[12, "flags"] & QualityFlag.NO_HEADER_VELOCITY
 
 
 def test_a_star_missing_from_the_velocity_table_falls_back_and_says_so():
@@ -172,17 +173,17 @@ def test_real_survey_folders_against_kastredux(tmp_path, real_data):
         theirs = {row["file"].rsplit("/", 1)[-1]: row for row in csv.DictReader(file)}
     both = [name for name in table.index if name in theirs]
     assert len(both) == 18
-    bright = [name for name in both if table.loc[name, "snr_r"] > 10]
+    bright = [name for name in both if table.loc[name, "SNRr"] > 10]
     difference = np.array(
-        [table.loc[name, "tio5"] - float(theirs[name]["TiO5"]) for name in bright]
+        [table.loc[name, "TiO5"] - float(theirs[name]["TiO5"]) for name in bright]
     )
     assert np.median(np.abs(difference)) < 0.015
     assert np.max(np.abs(difference)) < 0.05
     for name in both:
         reference = -float(theirs[name]["EW_Ha"])
         if abs(reference) > 1.0:
-            assert np.sign(table.loc[name, "ew_halpha"]) == np.sign(reference)
+            assert np.sign(table.loc[name, "EW_Halpha"]) == np.sign(reference)
     # What the survey calls M dwarfs are M dwarfs by TiO5.
-    dwarfs = table[table["subclass"].str.contains("M") & (table["snr_r"] > 15)]
+    dwarfs = table[table["Subclass"].str.contains("M") & (table["SNRr"] > 15)]
     assert len(dwarfs) >= 18
-    assert dwarfs["spt"].between(-2, 5).mean() > 0.9
+    assert dwarfs["SpT"].between(-2, 5).mean() > 0.9

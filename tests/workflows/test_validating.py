@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 
 from jaxmdwarf.errors import UsageError, WorkFailed
-from jaxmdwarf.io.tables import write_table
+from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows.validating import (
     ValidationConfig,
     find_column,
-    read_any_table,
     validate_files,
     validate_tables,
 )
@@ -57,8 +56,8 @@ def catalogue(truth):
             "e_Teff": 40.0,
             "Logg": truth["logg"] + 0.1 * noise[1],
             "e_Logg": 0.05,
-            "[M/H]": truth["mh"] + 0.1 * noise[2],
-            "e_[M/H]": 0.1,
+            "M_H": truth["mh"] + 0.1 * noise[2],
+            "e_M_H": 0.1,
             "alpha_M": truth["alpha_m"] + 0.05 * noise[3],
             "e_alpha_M": 0.05,
             "RV": truth["rv_kms"] + 3 * noise[4],
@@ -194,7 +193,7 @@ def test_products_on_disk(tmp_path, catalogue, truth):
 
 def test_tables_that_are_missing_or_broken(tmp_path):
     with pytest.raises(UsageError, match="no table"):
-        read_any_table(tmp_path / "none.csv.gz")
+        read_table(tmp_path / "none.csv.gz")
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         validate_files("a.fits", "b.csv", tmp_path / "file")
@@ -206,7 +205,7 @@ def test_tables_that_are_missing_or_broken(tmp_path):
 )
 def test_real_literature_tables_are_matched_by_position(real_data, name):
     """A catalogue made of the table itself comes back without bias."""
-    reference = read_any_table(real_data / name)
+    reference = read_table(real_data / name)
     ra, dec = find_column(reference, "ra"), find_column(reference, "dec")
     teff = find_column(reference, "teff")
     from jaxmdwarf.workflows.validating import _degrees

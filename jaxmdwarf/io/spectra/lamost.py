@@ -210,6 +210,7 @@ def _assemble(
     meta = NO_HEADER | {
         "path": path,
         "obsid": _identifier(header),
+        "designation": text_or_empty(header.get("DESIG")),
         "survey": "LAMOST",
         "layout": layout,
         "ra_deg": number_or_nan(header.get("RA")),

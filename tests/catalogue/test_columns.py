@@ -1,0 +1,70 @@
+"""Columns: one name each, described, with errors in the unit of their value."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jaxmdwarf.catalogue.columns import COLUMNS, TABLE_1, describe_column, order_columns
+from jaxmdwarf.catalogue.rows import list_columns
+from jaxmdwarf.labels import LABELS
+from jaxmdwarf.quality import FLAG_TABLE, HARMFUL_FLAGS, QualityFlag, write_flag_page
+
+ROOT = Path(__file__).parents[2]
+ALL = [*COLUMNS, *(name for one in LABELS.values() for name in (one.column, one.error_column))]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_columns_are_plain_identifiers_with_unit_ucd_and_description(name):
+    column = describe_column(name)
+    assert column.name == name
+    assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)
+    assert column.description.isascii()
+    assert 0 < len(column.description) < 70  # longer ones are broken into lines by VOTable and MRT
+    assert column.ucd
+    if name.startswith("e_"):
+        value = describe_column(name[2:])
+        assert column.unit == value.unit
+        assert column.ucd == f"stat.error;{value.ucd}"
+
+
+def test_measure_and_fit_name_the_same_thing_alike():
+    measured, fitted = list_columns("measure"), list_columns("fit")
+    assert set(measured) - set(fitted) == {"RV_used"}
+    common = [name for name in fitted if name in measured]
+    assert common == [name for name in measured if name in fitted]
+    gaia = {"Gmag", "BPmag", "RPmag", "Plx", "e_Plx", "RUWE"}
+    assert set(TABLE_1) - set(fitted) - gaia == {"VBFlag"}
+    assert len(TABLE_1) == 24
+    assert order_columns(TABLE_1) == list(TABLE_1)
+
+
+def test_flags_are_never_renumbered():
+    names = [
+        *("NOT_CONVERGED", "TEFF_AT_BOUND", "LOGG_AT_BOUND", "MH_AT_BOUND", "ALPHA_AT_BOUND"),
+        *("LOW_SNR", "FEW_PIXELS", "BAD_CHI2", "VELOCITY_AT_EDGE", "MULTIPLE_MINIMA", "INPUT_NAN"),
+        *("FAST_PATH_DISAGREED", "BAD_COVARIANCE", "NO_HEADER_VELOCITY", "NO_GOOD_PIXELS"),
+        *("FALLBACK_VELOCITY", "LABEL_AT_BOUND"),
+    ]
+    assert {flag.name: int(flag) for flag in QualityFlag} == {
+        name: 1 << bit for bit, name in enumerate(names)
+    }
+    assert list(FLAG_TABLE) == list(QualityFlag)
+    for note in FLAG_TABLE.values():
+        assert note.meaning
+        assert note.advice
+    informative = set(QualityFlag) - {bit for bit in QualityFlag if bit & HARMFUL_FLAGS}
+    assert {flag.name for flag in informative} == {
+        *("MULTIPLE_MINIMA", "INPUT_NAN", "FAST_PATH_DISAGREED", "NO_HEADER_VELOCITY"),
+        "FALLBACK_VELOCITY",
+    }
+
+
+@pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="not run from the repository")
+def test_the_page_about_flags_is_current():
+    page = ROOT / "docs" / "flags.md"
+    expected = write_flag_page()
+    assert page.read_text(encoding="utf-8") == expected, (
+        "write it again: python -c 'from jaxmdwarf.quality import write_flag_page; "
+        'print(write_flag_page(), end="")\' > docs/flags.md'
+    )
