@@ -11,26 +11,16 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxmdwarf.errors import FormatError, MismatchError, UsageError
-from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.io.model_kinds import pack_model, unpack_model
 from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
-from jaxmdwarf.models.cyclestar import CycleStarModel
-from jaxmdwarf.models.distilled import Distillate
-from jaxmdwarf.models.payne import PayneEmulator
-from jaxmdwarf.models.preprocessing import Preprocessing
-from jaxmdwarf.models.priors import LabelPrior, Prior, RelationPrior
-from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
-from jaxmdwarf.networks.payne import PayneNetwork
-from jaxmdwarf.wavelengths import PixelGrid
 
 MODEL_FORMAT = "jaxmdwarf-model"
 MODEL_VERSION = 1
@@ -51,7 +41,7 @@ def save_model(
     Parameters
     ----------
     model : ForwardModel
-        A `PayneEmulator`, or a `CycleStarModel` whose base model is one of these.
+        Of a kind that `jaxmdwarf.io.model_kinds` knows.
     path : path
         The directory; a model that is already there is replaced, anything else is left alone.
     training : mapping, optional
@@ -66,7 +56,7 @@ def save_model(
     UsageError
         If `path` exists and is not a model, or cannot be written.
     """
-    about, arrays = _pack(model)
+    about, arrays = pack_model(model)
     description = {
         **about,
         "training": training or {},
@@ -87,7 +77,7 @@ def load_model(path: str | os.PathLike[str]) -> ForwardModel:
     """
     about, arrays = read_model_directory(path)
     try:
-        return _unpack(about, arrays)
+        return unpack_model(about, arrays)
     except MismatchError as error:
         raise FormatError(
             f"the parts of the model {os.fspath(path)} do not belong together: {error.message}",
@@ -245,243 +235,3 @@ def _directory_written_atomically(target: Path):
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _describe_space(space: LabelSpace) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "unit": unit, "lower": lower, "upper": upper}
-        for name, unit, lower, upper in zip(
-            space.names, space.units, space.lower, space.upper, strict=True
-        )
-    ]
-
-
-def _read_space(rows: list[dict[str, Any]]) -> LabelSpace:
-    return LabelSpace(
-        names=tuple(row["name"] for row in rows),
-        units=tuple(row["unit"] for row in rows),
-        lower=tuple(float(row["lower"]) for row in rows),
-        upper=tuple(float(row["upper"]) for row in rows),
-    )
-
-
-def _pack(model: ForwardModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What the model is, its kind first, and its arrays."""
-    kinds = [kind for kind, (known, _, _) in _KINDS.items() if isinstance(model, known)]
-    if not kinds:
-        raise UsageError(f"models of type {type(model).__name__} cannot be saved.")
-    about, arrays = _KINDS[kinds[0]][1](model)
-    return {"kind": kinds[0], **about}, arrays
-
-
-def _unpack(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> ForwardModel:
-    if about.get("kind") not in _KINDS:
-        raise FormatError(
-            f"this is a model of kind {about.get('kind')!r}; this version of jaxmdwarf knows "
-            f"{', '.join(_KINDS)}.",
-            "use the version of jaxmdwarf that wrote it.",
-        )
-    return _KINDS[about["kind"]][2](about, arrays)
-
-
-def _flatten_names(tree: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
-    """Arrays of nested dictionaries under names joined by dots."""
-    flat: dict[str, np.ndarray] = {}
-    for name, inner in tree.items():
-        if isinstance(inner, Mapping):
-            flat |= _flatten_names(inner, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = np.asarray(inner)
-    return flat
-
-
-def _nest_names(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
-    """The nested dictionaries of `_flatten_names`, with arrays on the device."""
-    import jax.numpy as jnp
-
-    nested: dict[str, Any] = {}
-    for key, values in arrays.items():
-        if key.startswith(prefix):
-            *path, name = key.removeprefix(prefix).split(".")
-            folder = nested
-            for part in path:
-                folder = folder.setdefault(part, {})
-            folder[name] = jnp.asarray(values)
-    return nested
-
-
-_BASE = "base."
-_DISTILLATE = "distillate."
-_DISTILLATE_ARRAYS = ("basis", "mean", "split_mean", "projection")
-_PARAMS = "params."
-
-
-def _pack_cyclestar(model: CycleStarModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    base_about, base_arrays = _pack(model.base)
-    arrays = _flatten_names(model.params, _PARAMS)
-    arrays["mean_split"] = np.asarray(model.mean_split)
-    arrays |= {f"{_BASE}{name}": values for name, values in base_arrays.items()}
-    about = {
-        **{name: base_about[name] for name in _SHARED_WITH_BASE if name in base_about},
-        "residual": model.residual,
-        "sizes": asdict(model.sizes),
-        "base": base_about,
-    }
-    head = model.distillate
-    if head is not None:
-        about["distillate"] = {"network": asdict(head.network)}
-        arrays |= _flatten_names(head.params, f"{_DISTILLATE}{_PARAMS}")
-        arrays |= {
-            f"{_DISTILLATE}{name}": np.asarray(getattr(head, name)) for name in _DISTILLATE_ARRAYS
-        }
-    return about, arrays
-
-
-def _pack_corrected(model: CorrectedModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    base_about, base_arrays = _pack(model.base)
-    arrays = {name: np.asarray(getattr(model, name)) for name in _CORRECTED_ARRAYS}
-    arrays |= {f"{_BASE}{name}": values for name, values in base_arrays.items()}
-    about = {
-        **{name: base_about[name] for name in _SHARED_WITH_BASE if name in base_about},
-        "features": asdict(model.features),
-        "priors": [{"kind": type(prior).__name__, **asdict(prior)} for prior in model.label_priors],
-        "noise_scale": float(model.noise_scale),
-        "base": base_about,
-    }
-    return about, arrays
-
-
-def _unpack_corrected(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> CorrectedModel:
-    import jax.numpy as jnp
-
-    base_arrays = {
-        name.removeprefix(_BASE): values
-        for name, values in arrays.items()
-        if name.startswith(_BASE)
-    }
-    features = {name: _as_tuple(value) for name, value in about["features"].items()}
-    return CorrectedModel(  # type: ignore[call-arg]
-        base=_unpack(about["base"], base_arrays),
-        correction=jnp.asarray(arrays["correction"]),
-        nuisance=jnp.asarray(arrays["nuisance"]),
-        model_error=jnp.asarray(arrays["model_error"]),
-        features=LabelFeatures(**features),
-        label_priors=tuple(_read_prior(prior) for prior in about["priors"]),
-        noise_scale=jnp.asarray(about["noise_scale"], jnp.float32),
-    )
-
-
-_CORRECTED_ARRAYS = ("correction", "nuisance", "model_error")
-
-
-def _read_prior(about: Mapping[str, Any]) -> Prior:
-    kinds = {kind.__name__: kind for kind in (LabelPrior, RelationPrior)}
-    fields = {name: _as_tuple(value) for name, value in about.items() if name != "kind"}
-    return kinds[about["kind"]](**fields)
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
-
-
-# Readers of a description find these at the top, whatever the kind.
-_SHARED_WITH_BASE = ("labels", "pixels", "trained_on_simulation", "spectra")
-
-
-def _unpack_cyclestar(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> CycleStarModel:
-    import jax.numpy as jnp
-
-    base_arrays = {
-        name.removeprefix(_BASE): values
-        for name, values in arrays.items()
-        if name.startswith(_BASE)
-    }
-    return CycleStarModel(  # type: ignore[call-arg]
-        base=_unpack(about["base"], base_arrays),
-        params=_nest_names(arrays, _PARAMS),
-        mean_split=jnp.asarray(arrays["mean_split"]),
-        sizes=_read_sizes(about["sizes"]),
-        residual=bool(about["residual"]),
-        distillate=_unpack_distillate(about.get("distillate"), arrays),
-    )
-
-
-def _unpack_distillate(about: Mapping[str, Any] | None, arrays) -> Distillate | None:
-    import jax.numpy as jnp
-
-    if about is None:
-        return None
-    return Distillate(  # type: ignore[call-arg]
-        params=_nest_names(arrays, f"{_DISTILLATE}{_PARAMS}"),
-        network=_read_network(about["network"]),
-        **{name: jnp.asarray(arrays[f"{_DISTILLATE}{name}"]) for name in _DISTILLATE_ARRAYS},
-    )
-
-
-def _read_network(about: Mapping[str, Any]) -> PayneNetwork:
-    return PayneNetwork(
-        hidden=tuple(about["hidden"]), n_out=about["n_out"], activation=about["activation"]
-    )
-
-
-def _read_sizes(about: Mapping[str, Any]) -> CycleStarSizes:
-    def read(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return ConvLayers(**{name: tuple(inner) for name, inner in value.items()})
-        return tuple(value) if isinstance(value, list) else value
-
-    return CycleStarSizes(**{name: read(value) for name, value in about.items()})
-
-
-def _pack_payne(model: PayneEmulator) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    arrays = {
-        f"params.{layer}.{name}": np.asarray(values)
-        for layer, weights in model.params.items()
-        for name, values in weights.items()
-    }
-    for name in ("basis", "mean", "model_error"):
-        arrays[name] = np.asarray(getattr(model, name))
-    preprocessing = asdict(model.preprocessing)
-    about = {
-        "labels": _describe_space(model.label_space),
-        "pixels": {"wavelengths": "vacuum Angstrom", **asdict(model.grid)},
-        "trained_on_simulation": preprocessing.pop("simulated"),
-        "spectra": preprocessing,
-        "network": asdict(model.network),
-    }
-    return about, arrays
-
-
-def _unpack_payne(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> PayneEmulator:
-    import jax.numpy as jnp
-
-    params: dict[str, dict[str, Any]] = {}
-    for key, values in arrays.items():
-        if key.startswith("params."):
-            _, layer, name = key.split(".")
-            params.setdefault(layer, {})[name] = jnp.asarray(values)
-    pixels, spectra = about["pixels"], about["spectra"]
-    return PayneEmulator(
-        params=params,
-        basis=jnp.asarray(arrays["basis"]),
-        mean=jnp.asarray(arrays["mean"]),
-        model_error=jnp.asarray(arrays["model_error"]),
-        network=_read_network(about["network"]),
-        label_space=_read_space(about["labels"]),
-        grid=PixelGrid(**{key: value for key, value in pixels.items() if key != "wavelengths"}),
-        preprocessing=Preprocessing(
-            sigma_aa=spectra["sigma_aa"],
-            masks_aa=tuple((float(low), float(high)) for low, high in spectra["masks_aa"]),
-            resolving_power=spectra["resolving_power"],
-            simulated=bool(about["trained_on_simulation"]),
-        ),
-    )
-
-
-_Packer = Callable[[Any], tuple[dict[str, Any], dict[str, np.ndarray]]]
-_Unpacker = Callable[[dict[str, Any], dict[str, np.ndarray]], ForwardModel]
-_KINDS: dict[str, tuple[type[ForwardModel], _Packer, _Unpacker]] = {
-    "payne-emulator": (PayneEmulator, _pack_payne, _unpack_payne),
-    "cyclestar": (CycleStarModel, _pack_cyclestar, _unpack_cyclestar),
-    "corrected": (CorrectedModel, _pack_corrected, _unpack_corrected),
-}

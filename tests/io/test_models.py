@@ -1,15 +1,19 @@
 """Model directories: exact, without pickle, quick to load, refused when damaged or foreign."""
 
+import dataclasses
 import json
 import time
 import zipfile
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxmdwarf.errors import FormatError, UsageError
+from jaxmdwarf.io import model_kinds
+from jaxmdwarf.io.model_kinds import register_model_kind
 from jaxmdwarf.io.models import (
     describe_model,
     load_model,
@@ -176,3 +180,44 @@ def test_models_without_a_format_are_refused(tmp_path):
     model = TableModel(corners=flux, model_error=flux[0], label_space=space, grid=PAPER_GRID)
     with pytest.raises(UsageError, match="TableModel"):
         save_model(model, tmp_path / "m")
+
+
+class Shifted(PayneEmulator):
+    """A user's own model: the emulator, a constant higher."""
+
+    offset: float = eqx.field(static=True, default=0.25)
+
+    def predict_scaled(self, scaled, context=None):
+        return super().predict_scaled(scaled, context) + self.offset
+
+
+def test_a_kind_of_a_users_own_is_saved_and_loaded_once_it_is_registered(
+    tmp_path, emulator, monkeypatch
+):
+    monkeypatch.setattr(model_kinds, "_KINDS", dict(model_kinds._KINDS))
+    fields = {field.name: getattr(emulator, field.name) for field in dataclasses.fields(emulator)}
+    mine = Shifted(**fields, offset=0.5)
+    # Before: kept as what it is a subclass of.
+    assert type(load_model(save_model(mine, tmp_path / "as_parent"))) is PayneEmulator
+
+    def pack(model):
+        about, arrays = model_kinds.pack_model(emulator)
+        return {"inner": about, "offset": model.offset}, arrays
+
+    def unpack(about, arrays):
+        inner = model_kinds.unpack_model(about["inner"], arrays)
+        values = {field.name: getattr(inner, field.name) for field in dataclasses.fields(inner)}
+        return Shifted(**values, offset=about["offset"])
+
+    register_model_kind("shifted", Shifted, pack, unpack)
+    saved = save_model(mine, tmp_path / "mine")
+    again = load_model(saved)
+    assert (type(again), describe_model(saved)["kind"]) == (Shifted, "shifted")
+    labels = jnp.asarray(emulator.label_space.lower)
+    assert jnp.array_equal(again.predict(labels), mine.predict(labels))
+    with pytest.raises(UsageError, match="'shifted' are Shifted"):
+        register_model_kind("shifted", PayneEmulator, pack, unpack)
+    del model_kinds._KINDS["shifted"]
+    with pytest.raises(FormatError, match="'shifted'") as caught:
+        load_model(saved)
+    assert "registers this kind" in caught.value.remedy
