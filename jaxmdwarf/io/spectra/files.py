@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.compression import name_compression, read_file_bytes, refuse_foreign
-from jaxmdwarf.io.spectra.fits_bytes import (
+from jaxmdwarf.io.fits_bytes import (
     Data,
     LeanHdu,
     LeanHeader,
