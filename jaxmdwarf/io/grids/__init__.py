@@ -9,8 +9,30 @@ SVO two-column text                    `.svo_text`                vacuum       h
 PHOENIX-ACES HiRes FITS + WAVE file    `.phoenix_aces`            vacuum       header, file name
 our Parquet table                      `.table`                   vacuum       columns
 =====================================  =========================  ===========  ==================
+
+Readers of further formats are registered, see `.registry`.
 """
 
+from jaxmdwarf.io.grids.names import GridLabels
+from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange, finish
+from jaxmdwarf.io.grids.registry import (
+    GridReader,
+    list_grid_readers,
+    register_grid_reader,
+    unregister_grid_reader,
+)
 from jaxmdwarf.io.grids.table import ModelGrid, read_grid, write_grid
 
-__all__ = ["ModelGrid", "read_grid", "write_grid"]
+__all__ = [
+    "GridLabels",
+    "GridReader",
+    "ModelGrid",
+    "NativeSpectrum",
+    "WaveRange",
+    "finish",
+    "list_grid_readers",
+    "read_grid",
+    "register_grid_reader",
+    "unregister_grid_reader",
+    "write_grid",
+]

@@ -7,12 +7,10 @@ Units in TUNITn are honoured; wavelengths may repeat.
 
 from __future__ import annotations
 
-import io
-import warnings
-
 import numpy as np
 
 from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.fits_files import open_fits
 from jaxmdwarf.io.grids.names import GridLabels, parse_name
 from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange, finish
 
@@ -38,28 +36,25 @@ def read(
     """
     from astropy.io import fits
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with fits.open(io.BytesIO(data), memmap=False) as hdus:
-                table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
-                if table is None:
-                    raise RejectedInput("no table in the FITS file.", "is this a model spectrum?")
-                columns = {column.name.lower(): column for column in table.columns}
-                if not {"wavelength", "flux"} <= set(columns):
-                    raise RejectedInput(
-                        f"the table has columns {sorted(columns)}.",
-                        "a BT-Settl table has Wavelength and Flux.",
-                    )
-                wave = np.array(table.data[columns["wavelength"].name], dtype=np.float64).ravel()
-                flux = np.array(table.data[columns["flux"].name], dtype=np.float64).ravel()
-                to_aa = _wave_factor(columns["wavelength"].unit, wave)
-                to_flam = _flux_factor(columns["flux"].unit)
-                headers = [hdus[0].header, table.header]
-        except OSError as error:
+    with open_fits(data) as hdus:
+        table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
+        if table is None:
+            raise RejectedInput("no table in the FITS file.", "give model spectra.")
+        columns = {column.name.lower(): column for column in table.columns}
+        if not {"wavelength", "flux"} <= set(columns):
             raise RejectedInput(
-                f"not readable as FITS: {error}.", "fetch the file again."
-            ) from None
+                f"the table has columns {sorted(columns)}.",
+                "a BT-Settl table has Wavelength and Flux.",
+            )
+        wave = np.array(table.data[columns["wavelength"].name], dtype=np.float64).ravel()
+        flux = np.array(table.data[columns["flux"].name], dtype=np.float64).ravel()
+        if wave.size != flux.size:
+            raise RejectedInput(
+                f"{wave.size} wavelengths for {flux.size} fluxes.", "fetch the file again."
+            )
+        to_aa = _wave_factor(columns["wavelength"].unit, wave)
+        to_flam = _flux_factor(columns["flux"].unit)
+        headers = [hdus[0].header, table.header]
     return finish(
         wave * to_aa,
         flux * to_flam,

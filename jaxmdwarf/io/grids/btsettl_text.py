@@ -65,7 +65,10 @@ def read(
         raise RejectedInput("no record of wavelength and flux.", "check that the file is whole.")
     log_flux = log_flux + log_flux_offset
     if np.nanmedian(log_flux) > 30:
-        raise RejectedInput("the flux is not a logarithm.", "is this a BT-Settl spectrum?")
+        raise RejectedInput(
+            f"the flux is no logarithm: half of it is above {np.nanmedian(log_flux):.3g}.",
+            "give files of this format, with log10 of the flux.",
+        )
     with np.errstate(over="ignore"):
         flux = 10.0**log_flux
     return finish(wave, flux, labels, layout=LAYOUT, air=bool(air), wanted=wanted)

@@ -9,7 +9,6 @@ air and LOG for ln(wavelength)), are read too.
 
 from __future__ import annotations
 
-import io
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.compression import read_file_bytes
+from jaxmdwarf.io.fits_files import open_fits
 from jaxmdwarf.io.grids.btsettl_fits import has_no_image, labels_from_header
 from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange, finish
 
@@ -51,13 +52,8 @@ def read(
     RejectedInput
         If there is no image, no wavelengths, or their numbers differ.
     """
-    from astropy.io import fits
-
-    try:
-        with fits.open(io.BytesIO(data), memmap=False) as hdus:
-            header, image = hdus[0].header.copy(), hdus[0].data
-    except OSError as error:
-        raise RejectedInput(f"not readable as FITS: {error}.", "fetch the file again.") from None
+    with open_fits(data) as hdus:
+        header, image = hdus[0].header.copy(), hdus[0].data
     if image is None or image.ndim != 1:
         raise RejectedInput("the primary image is not one spectrum.", "use the HiRes files.")
     flux = np.asarray(image, dtype=np.float64)
@@ -101,11 +97,12 @@ def _wave_beside(name: str) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _read_wave(path: str) -> np.ndarray:
-    from astropy.io import fits
-
     try:
-        wave = np.array(fits.getdata(path), dtype=np.float64)
-    except (OSError, TypeError) as error:
-        raise RejectedInput(f"{path} is not readable: {error}.", "fetch it again.") from None
+        with open_fits(read_file_bytes(path)) as hdus:
+            wave = np.array(hdus[0].data, dtype=np.float64)
+    except RejectedInput as error:
+        raise RejectedInput(f"{path}: {error.message}", "fetch that file again.") from None
+    if wave.ndim != 1:
+        raise RejectedInput(f"{path} holds no vector of wavelengths.", "fetch that file again.")
     wave.flags.writeable = False
     return wave

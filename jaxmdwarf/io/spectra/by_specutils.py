@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from jaxmdwarf.arrays import read_specutils
 from jaxmdwarf.errors import RejectedInput, UsageError
-from jaxmdwarf.io.spectra.files import SpectrumFile, describe
 from jaxmdwarf.io.fits_bytes import require_sane_cards
+from jaxmdwarf.io.spectra.files import SpectrumFile, describe
 from jaxmdwarf.io.spectra.records import (
     NO_HEADER,
     SpectrumRecord,

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import mmap
 import os
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from jaxmdwarf.errors import RejectedInput
@@ -19,8 +16,8 @@ from jaxmdwarf.io.fits_bytes import (
     UnusualFits,
     is_fits,
     next_hdu,
-    require_sane_cards,
 )
+from jaxmdwarf.io.fits_files import open_fits
 
 READ_AT_ONCE = 32 * 1024**2
 """Larger files stay on disk and are read where a reader looks."""
@@ -148,32 +145,9 @@ class SpectrumFile:
             str(header.get(f"TTYPE{index}", "")).strip().upper() for index in range(1, n_column + 1)
         )
 
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Any]:
-        """The file as an `astropy.io.fits.HDUList`, its cards held against its size first.
-
-        Raises
-        ------
-        RejectedInput
-            If it is damaged; also for anything that astropy raises within the block.
-        """
-        from astropy.io import fits
-
-        require_sane_cards(self.data)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if isinstance(self.data, mmap.mmap):
-                    opened = fits.open(self.path, memmap=True)
-                else:
-                    opened = fits.open(io.BytesIO(self.data), memmap=False)
-                with opened as hdus:
-                    yield hdus
-        except RejectedInput:
-            raise
-        except Exception as error:  # astropy raises many kinds for damaged files
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RejectedInput(f"not readable as FITS ({line}).", "download it again.") from None
+    def open(self) -> contextlib.AbstractContextManager[Any]:
+        """The file as an `astropy.io.fits.HDUList`, see `jaxmdwarf.io.fits_files.open_fits`."""
+        return open_fits(self.data, self.path)
 
 
 def describe(file: SpectrumFile) -> str:

@@ -29,8 +29,8 @@ import numpy as np
 
 from jaxmdwarf.arrays import clean_pixels, header_says_air
 from jaxmdwarf.errors import RejectedInput
-from jaxmdwarf.io.spectra.files import Header, SpectrumFile
 from jaxmdwarf.io.fits_bytes import UnusualFits, columns_of, image_of, vector_of
+from jaxmdwarf.io.spectra.files import Header, SpectrumFile
 from jaxmdwarf.io.spectra.records import (
     NO_HEADER,
     LogGrid,

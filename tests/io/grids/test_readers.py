@@ -1,14 +1,17 @@
 """Each published format is read back: wavelengths, flux units, labels, compression."""
 
 import gzip
+import sys
 
 import numpy as np
 import pytest
 
 from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.grids import list_grid_readers, register_grid_reader, unregister_grid_reader
 from jaxmdwarf.io.grids.names import GridLabels, parse_name
-from jaxmdwarf.io.grids.native import WaveRange
+from jaxmdwarf.io.grids.native import WaveRange, black_body_flux
 from jaxmdwarf.io.grids.readers import read_native
+from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.wavelengths import air_to_vacuum, vacuum_to_air
 
 from .conftest import (
@@ -70,27 +73,31 @@ def test_btsettl_text(tmp_path, ending, style):
     assert native.labels == GridLabels(3000.0, 5.0, -0.5, 0.2)
 
 
+UV = np.arange(2900.0, 3100.0, 0.5)
+"""Where cool models are so faint that columns touch, and no black body is to be compared with."""
+
+
 def test_btsettl_text_with_glued_columns(tmp_path):
-    text = spec7_bytes(WAVE, FLUX, style="glued")
+    text = spec7_bytes(UV, model_flux(UV), style="glued")
     first = text.splitlines()[0].decode()
     assert "-" in first[12:14]
     assert len(first.split()[0]) > 20, "columns should touch in this test"
     path = tmp_path / SPEC7
     path.write_bytes(text)
     native = read_native(path)
-    np.testing.assert_allclose(native.wave_aa, WAVE, rtol=1e-8)
-    np.testing.assert_allclose(native.flux, FLUX * 1e-28, rtol=3e-3)
+    np.testing.assert_allclose(native.wave_aa, UV, rtol=1e-8)
+    np.testing.assert_allclose(native.flux, model_flux(UV) * 1e-28, rtol=3e-3)
 
 
 def test_btsettl_text_glued_exponents_and_three_digits(tmp_path):
-    lines = [f"{fortran_d(x, 13, 7).strip()}{fortran_d(-2.0, 12, 5)}-4.0D+00" for x in WAVE] + [
-        "7.0012500D+03-1.00000+102-4.0D+00"
+    lines = [f"{fortran_d(x, 13, 7).strip()}{fortran_d(-2.0, 12, 5)}-4.0D+00" for x in UV] + [
+        "3.0012500D+03-1.00000+102-4.0D+00"
     ]
     path = tmp_path / SPEC7
     path.write_text("\n".join(lines) + "\n")
     native = read_native(path)
-    assert native.wave_aa.size == WAVE.size + 1
-    at = np.searchsorted(native.wave_aa, 7001.25)
+    assert native.wave_aa.size == UV.size + 1
+    at = np.searchsorted(native.wave_aa, 3001.25)
     assert native.flux[at] == 0.0
     np.testing.assert_allclose(np.delete(native.flux, at), 1e-10)
 
@@ -157,9 +164,10 @@ def test_air_can_be_declared_and_the_range_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "empty"),
+        (b"", "zero bytes"),
         (b"hello world\n" * 50, "no known"),
-        (gzip.compress(b"x" * 5000)[:25], "decompression"),
+        (gzip.compress(b"x" * 5000)[:25], "truncated gzip"),
+        (gzip.compress(gzip.compress(b"x" * 5000)), "compressed twice"),
         (b"\x00" * 4000, "no known"),
         (b"# teff = 3000 K\n# logg = 5\n# meta = 0\n 7000 abc\n", "columns of numbers"),
         (b"# teff = 3000 K\n# logg = 5\n# meta = 0\n 7000 1\n", "usable samples"),
@@ -171,5 +179,146 @@ def test_broken_files_are_rejected_with_a_reason(tmp_path, content, reason):
     path.write_bytes(content)
     with pytest.raises(RejectedInput, match=reason):
         read_native(path)
-    with pytest.raises(RejectedInput, match="unreadable"):
+    with pytest.raises(RejectedInput, match="is a directory"):
         read_native(tmp_path)
+
+
+# --- numbers held against what they must be ------------------------------------------------------
+
+
+def text_of(wave, column):
+    return "".join(f"{x:.4f} {y:.6e}\n" for x, y in zip(wave, column, strict=True)).encode()
+
+
+RED = np.arange(5700.0, 9300.0, 0.8)
+
+
+@pytest.mark.parametrize("teff", [2300, 3200, 4000, 6000])
+def test_a_black_body_passes_and_its_integral_is_that_of_stefan(tmp_path, teff):
+    wave = np.geomspace(1000.0, 1e6, 20_000)
+    flux = black_body_flux(wave, float(teff))
+    assert np.trapezoid(flux, wave) == pytest.approx(5.670374e-5 * teff**4, rel=2e-3)
+    path = tmp_path / f"lte{teff / 100:05.1f}-5.0-0.0a+0.0.BT-Settl.txt"
+    path.write_bytes(text_of(RED, np.log10(black_body_flux(RED, float(teff))) + 8.0))
+    np.testing.assert_allclose(read_native(path).flux, black_body_flux(RED, float(teff)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda flux: flux / flux.max(),
+        lambda flux: flux * 1e-20,
+        lambda flux: np.log10(flux),
+        lambda flux: np.log10(flux) + 8.0 + 1.2,
+        lambda flux: np.log10(flux) + 8.0 - 1.2,
+        lambda flux: flux * 0 + 1.0,
+    ],
+)
+def test_a_linear_flux_is_not_taken_for_a_logarithm(tmp_path, change):
+    path = tmp_path / "lte032.0-5.0-0.0a+0.0.BT-Settl.txt"
+    path.write_bytes(text_of(RED, change(black_body_flux(RED, 3200.0))))
+    with pytest.raises(RejectedInput, match=r"times that of a black body of Teff = 3200 K") as bad:
+        read_native(path)
+    assert "logarithm" in bad.value.remedy
+    path.write_bytes(text_of(RED, np.log10(black_body_flux(RED, 3200.0)) + 8.0 - 0.7))
+    read_native(path)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_other_formats_are_held_against_the_black_body_too(tmp_path, factor):
+    flux = black_body_flux(WAVE, 3000.0)
+    svo, ours = tmp_path / "a.txt", tmp_path / "lte030.0-5.0-0.0a+0.0.fits"
+    svo.write_bytes(svo_bytes(WAVE, flux * factor))
+    btsettl_fits_hdus(WAVE, flux * factor).writeto(ours)
+    aces = write_aces(tmp_path / "Z", WAVE, flux * factor)
+    for path in (svo, ours, aces):
+        with pytest.raises(RejectedInput, match="black body of Teff = 3000 K"):
+            read_native(path)
+
+
+def test_one_wild_sample_is_found(tmp_path):
+    flux = black_body_flux(RED, 3200.0)
+    flux[1000] *= 5e3
+    path = tmp_path / "a.txt"
+    path.write_bytes(svo_bytes(RED, flux, teff=3200))
+    with pytest.raises(RejectedInput, match=r"at 6500.00 A is 5e\+03 times"):
+        read_native(path)
+
+
+@pytest.mark.parametrize(
+    "labels", [{"teff": -1}, {"teff": 1e7}, {"logg": 55}, {"meta": 8}, {"alpha": -9}]
+)
+def test_labels_of_no_star_are_refused(tmp_path, labels):
+    path = tmp_path / "a.txt"
+    path.write_bytes(svo_bytes(WAVE, FLUX, **labels))
+    with pytest.raises(RejectedInput, match="is not that of a star"):
+        read_native(path)
+
+
+def test_a_file_cut_short_has_holes(tmp_path):
+    """Records stand in the order in which processors finished, each a stretch of the spectrum."""
+    fine = np.arange(6000.0, 9000.0, 0.2)
+    blocks = np.random.default_rng(2).permutation(np.array_split(fine, 10))
+    text = b"".join(text_of(b, np.log10(black_body_flux(b, 3000.0)) + 8.0) for b in blocks)
+    path = tmp_path / SPEC7
+    path.write_bytes(text)
+    np.testing.assert_allclose(read_native(path).wave_aa, fine)
+    path.write_bytes(text[: int(0.51 * len(text))])
+    with pytest.raises(RejectedInput, match="nothing between") as caught:
+        read_native(path)
+    assert "cut short" in caught.value.remedy
+
+
+def test_a_flux_that_overflows_is_named(tmp_path):
+    log_flux = np.log10(black_body_flux(RED, 3000.0)) + 8.0
+    log_flux[7] = 400.0
+    path = tmp_path / SPEC7
+    path.write_bytes(text_of(RED, log_flux))
+    with pytest.raises(RejectedInput, match=r"overflows at 5705.60 A"):
+        read_native(path)
+
+
+# --- readers of users ----------------------------------------------------------------------------
+
+MODULE = """
+import numpy as np
+from jaxmdwarf.io.grids import GridLabels, GridReader, finish
+
+def matches(name, head):
+    return head.startswith(b"#MINE")
+
+def read(data, name, *, air=None, wanted=None):
+    lines = data.decode().splitlines()
+    labels = GridLabels(*(float(word) for word in lines[0].split()[1:]))
+    wave, flux = np.array([line.split() for line in lines[1:]], float).T
+    return finish(wave, flux, labels, layout="mine", air=bool(air), wanted=wanted)
+
+READER = GridReader("mine", matches, read)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "my_grid_reading.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(folder))
+    import my_grid_reading
+
+    register_grid_reader(my_grid_reading.READER)
+    yield
+    unregister_grid_reader("mine")
+    del sys.modules["my_grid_reading"]
+
+
+def test_users_register_readers_that_workers_know(tmp_path, mine):
+    assert list_grid_readers()[0] == "mine"
+    paths = []
+    for teff in (2800, 3000, 3200, 3400, 3600):
+        paths.append(str(tmp_path / f"{teff}.mine"))
+        text = text_of(RED, black_body_flux(RED, float(teff)))
+        (tmp_path / f"{teff}.mine").write_bytes(f"#MINE {teff} 5 0 0\n".encode() + text)
+    assert read_native(paths[1]).labels == GridLabels(3000.0, 5.0, 0.0, 0.0)
+    found = list(stream_results(read_native, paths, processes=2, chunk_size=1))
+    assert [native.labels.teff for _, native in found] == [2800, 3000, 3200, 3400, 3600]
+    assert {native.layout for _, native in found} == {"mine"}

@@ -1,0 +1,48 @@
+"""FITS opened with astropy, its cards held against the file first."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.fits_bytes import Data, require_sane_cards
+
+
+@contextlib.contextmanager
+def open_fits(data: Data, path: str = "") -> Iterator[Any]:
+    """An `astropy.io.fits.HDUList` of the bytes of a file.
+
+    Parameters
+    ----------
+    data : bytes or mmap
+        Content of the file, decompressed; one on disk is opened by its path, in pieces.
+    path : str
+        Where it is.
+
+    Raises
+    ------
+    RejectedInput
+        If it is damaged; also for anything that astropy raises within the block.
+    """
+    from astropy.io import fits
+
+    require_sane_cards(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if isinstance(data, mmap.mmap):
+                opened = fits.open(path, memmap=True)
+            else:
+                opened = fits.open(io.BytesIO(data), memmap=False)
+            with opened as hdus:
+                yield hdus
+    except RejectedInput:
+        raise
+    except Exception as error:  # astropy raises many kinds for damaged files
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RejectedInput(f"not readable as FITS ({line}).", "download the file again.") from None
