@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -236,7 +236,7 @@ def register_label(label: Label) -> Label:
     Raises
     ------
     UsageError
-        If the name is that of the velocity, or a column is that of another label.
+        If the name is that of the velocity, or a column that of something else.
 
     Examples
     --------
@@ -249,15 +249,24 @@ def register_label(label: Label) -> Label:
     others = [one for one in (*LABELS.values(), VELOCITY) if one.name != label.name]
     if label.name == VELOCITY.name:
         raise UsageError(f"{label.name!r} is the velocity.", "choose another name for the label.")
-    taken = {column: one.name for one in others for column in (one.column, one.error_column)}
+    taken = dict.fromkeys(_RESERVED_COLUMNS, "something else in every catalogue")
+    for one in others:
+        taken |= dict.fromkeys((one.column, one.error_column), f"the label {one.name!r}")
     for column in (label.column, label.error_column):
         if column in taken:
             raise UsageError(
-                f"column {column!r} is that of the label {taken[column]!r}.",
-                "choose another column.",
+                f"column {column!r} is that of {taken[column]}.", "choose another column."
             )
     LABELS[label.name] = label
     return label
+
+
+_RESERVED_COLUMNS: set[str] = set()
+
+
+def reserve_columns(names: Iterable[str]) -> None:
+    """Tell names of columns that no label may have; `jaxmdwarf.catalogue.columns` does."""
+    _RESERVED_COLUMNS.update(names)
 
 
 def describe_label(name: str, unit: str = "") -> Label:

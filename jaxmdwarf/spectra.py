@@ -26,6 +26,8 @@ class SpectrumMeta:
         Which spectrum of the file, from 0; a file of one spectrum has index 0.
     obsid : str
         Identifier of the observation or target.
+    designation : str
+        The survey's name of the object; empty where it gives none.
     survey, layout : str
         Who wrote the file, and in which format.
     ra_deg, dec_deg : float

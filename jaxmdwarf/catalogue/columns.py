@@ -17,6 +17,7 @@ from jaxmdwarf.labels import (
     Label,
     describe_label,
     normalise_column,
+    reserve_columns,
 )
 
 Kind = Literal["float", "int", "bool", "text", "identifier"]
@@ -222,6 +223,8 @@ _OWN_COLUMNS = (
 
 COLUMNS: dict[str, Column] = {column.name: column for column in _OWN_COLUMNS}
 """All columns but those of labels, in the order of a catalogue."""
+
+reserve_columns(COLUMNS)
 
 TABLE_1: tuple[str, ...] = (
     *("ID", "obsid", "RA", "Dec", "SNRr", "SNRi", "Subclass", "SpT", "Gmag", "BPmag", "RPmag"),

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
+from jaxmdwarf.labels import describe_label
+
 
 def plot_reconstruction(
     labels: Float[np.ndarray, "n n_label"],
@@ -32,7 +34,7 @@ def plot_reconstruction(
     figure = Figure(figsize=(3.6 * (n_panel + 1), 3.4), layout="constrained")
     axes = figure.subplots(1, n_panel + 1)
     percent = 100.0 * np.asarray(error)
-    titles = [f"{name} ({unit})" for name, unit in zip(names, units, strict=True)]
+    titles = [describe_label(name, unit).axis for name, unit in zip(names, units, strict=True)]
     # Points of a regular grid hide each other: the worst come last, on top.
     order = np.argsort(percent)
     for panel, axis in enumerate(axes[:-1]):

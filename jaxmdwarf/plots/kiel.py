@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from jaxmdwarf.plots.style import SEQUENTIAL
+from jaxmdwarf.plots.style import SEQUENTIAL, describe_quantity
 
 
 class KielSample(NamedTuple):
@@ -53,15 +53,15 @@ def plot_kiel(samples: Mapping[str, KielSample]) -> Figure:
         )
         n_star = int(np.isfinite(sample.teff + sample.logg).sum())
         panel.set_title(f"{title} (n = {n_star})", fontsize=10)
-        panel.set_xlabel("Teff (K)")
+        panel.set_xlabel(describe_quantity("teff").axis)
     if teff.size and logg.size:
         low, high = np.percentile(teff, (0.2, 99.8))
         panels[0].set_xlim(high + 60, low - 60)
         low, high = np.percentile(logg, (0.5, 99.5))
         panels[0].set_ylim(high + 0.12, low - 0.12)
-    panels[0].set_ylabel("log g (dex)")
+    panels[0].set_ylabel(describe_quantity("logg").axis)
     if points is not None:
-        figure.colorbar(points, ax=list(panels), label="[M/H] (dex)", extend="both")
+        figure.colorbar(points, ax=list(panels), label=describe_quantity("mh").axis, extend="both")
     return figure
 
 

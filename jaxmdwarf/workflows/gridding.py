@@ -20,7 +20,7 @@ from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
 from jaxmdwarf.io.spectra.readers import expand_inputs
 from jaxmdwarf.io.stream import stream_results
-from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.labels import Label, LabelSpace, describe_label
 from jaxmdwarf.lsf import FWHM_OF_SIGMA, LsfWeights, apply_lsf, lsf_weights
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows.progress import Silent
@@ -32,17 +32,19 @@ DEFAULT_RESOLUTION = 1800.0
 DEFAULT_PIXELS = PixelGrid.linear(5940.0, 8960.0, 1.0)
 """The paper's pixels with a margin of 60 Angstrom, enough for shifts of 2,000 km/s."""
 
-_LABEL_NAMES = ("teff", "logg", "mh", "alpha_m")
-_LABEL_UNITS = ("K", "dex", "dex", "dex")
+_FILE_LABELS = tuple(describe_label(name) for name in GridLabels._fields)
+"""What files of model atmospheres know; tables may have any labels beside."""
+
 _MARGIN_SIGMA = 8.0
 
 
 class GridSpectrum(NamedTuple):
     """One spectrum of the table to be."""
 
-    labels: GridLabels
+    labels: tuple[float, ...]
     flux: np.ndarray
     layout: str
+    known: tuple[Label, ...] = _FILE_LABELS
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class GridTask:
         weights = _weights_for(native.wave_aa, self)
         flux = np.asarray(apply_lsf(native.flux, weights), dtype=np.float32)
         # 0.2 may come as 0.2000003 from one header and as 0.20 from another.
-        labels = GridLabels(*(round(value, 5) for value in native.labels))
+        labels = tuple(round(value, 5) for value in native.labels)
         return [GridSpectrum(labels, flux, native.layout)]
 
     def _reach(self) -> tuple[float, float]:
@@ -128,16 +130,24 @@ class GridTask:
         fixed = table.provenance.get("fixed_labels", {})
         columns = {name: table.labels[:, k] for k, name in enumerate(table.label_space.names)}
         layout = "table-simulated" if table.kind == "simulated" else "table"
+        space = table.label_space
+        further = tuple(
+            describe_label(name, unit)
+            for name, unit in zip(space.names, space.units, strict=True)
+            if name not in GridLabels._fields
+        )
+        known = (*_FILE_LABELS, *further)
         return [
             GridSpectrum(
-                GridLabels(
-                    *(
-                        float(columns[name][row]) if name in columns else float(fixed.get(name, 0))
-                        for name in _LABEL_NAMES
-                    )
+                tuple(
+                    float(columns[one.name][row])
+                    if one.name in columns
+                    else float(fixed.get(one.name, 0))
+                    for one in known
                 ),
                 flux[row],
                 layout,
+                known,
             )
             for row in range(table.n_spec)
         ]
@@ -207,7 +217,8 @@ def make_grid(
     found = expand_inputs(inputs, leave_out=(out, rejects_file))
     paths = [path for path in found.paths if not is_wave_file(path)]
     task = GridTask(pixels, float(resolution), native_resolution, air)
-    accepted: dict[GridLabels, tuple[GridSpectrum, str]] = {}
+    accepted: dict[tuple[float, ...], tuple[GridSpectrum, str]] = {}
+    known: tuple[str, ...] = ()
     rejects = list(found.rejects)
     n_files = 0
     with progress.stage("reading model spectra", total=float(len(paths))) as stage:
@@ -215,6 +226,12 @@ def make_grid(
             stage.advance()
             if isinstance(result, Reject):
                 rejects.append(result)
+                continue
+            names = tuple(one.name for one in result[0].known)
+            known = known or names
+            if names != known:
+                reason = f"has the labels {', '.join(names)}, others {', '.join(known)}"
+                rejects.append(Reject(path, reason, "make a grid of each"))
                 continue
             repeated = [
                 accepted[spectrum.labels][1] for spectrum in result if spectrum.labels in accepted
@@ -257,7 +274,7 @@ def make_grid(
 
 
 def _assemble(
-    accepted: dict[GridLabels, tuple[GridSpectrum, str]],
+    accepted: dict[tuple[float, ...], tuple[GridSpectrum, str]],
     task: GridTask,
     command: Sequence[str] | None,
 ) -> ModelGrid:
@@ -267,9 +284,10 @@ def _assemble(
     varying = np.ptp(labels, axis=0) > 0
     if not varying.any():
         raise WorkFailed("all spectra have the same labels.", "give the files of a grid.")
-    names = [name for name, varies in zip(_LABEL_NAMES, varying, strict=True) if varies]
-    units = [unit for unit, varies in zip(_LABEL_UNITS, varying, strict=True) if varies]
-    fixed = {name: float(labels[0, k]) for k, name in enumerate(_LABEL_NAMES) if not varying[k]}
+    known = spectra[0].known
+    names = [one.name for one, varies in zip(known, varying, strict=True) if varies]
+    units = [one.unit for one, varies in zip(known, varying, strict=True) if varies]
+    fixed = {one.name: float(labels[0, k]) for k, one in enumerate(known) if not varying[k]}
     formats = Counter(spectrum.layout for spectrum in spectra)
     return ModelGrid(
         labels=labels[:, varying],
