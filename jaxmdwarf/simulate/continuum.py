@@ -17,9 +17,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxmdwarf.simulate.chemistry import K_BOLTZMANN, Densities
+from jaxmdwarf.simulate.chemistry.equilibrium import Densities
+from jaxmdwarf.simulate.constants import HC_OVER_K_AA, K_BOLTZMANN
 
-HC_OVER_K_AA = 1.438776877e8  # h c / k in Angstrom Kelvin
 LOG_K_BOLTZMANN = float(np.log(K_BOLTZMANN))
 LOG_THOMSON = float(np.log(6.6524587e-25))
 
@@ -248,8 +248,8 @@ def continuum_opacity(
     wave_aa : array_like
         Vacuum wavelengths in Angstrom, ascending, within 3650-150000 A; shape ``(n_wave,)``.
     densities : Densities
-        From :func:`~jaxmdwarf.simulate.chemistry.equilibrium`, of any leading shape, for example
-        ``(n_depth,)``; carries the temperature.
+        From :func:`~jaxmdwarf.simulate.chemistry.equilibrium.equilibrium`, of any leading shape,
+        for example ``(n_depth,)``; carries the temperature.
     n_coarse : int
         The coefficients are computed on this many equidistant wavelengths and interpolated
         linearly (128 on 6000-9000 A is every 24 A, right to 5e-5).  With ``n_wave`` no larger,
@@ -259,12 +259,12 @@ def continuum_opacity(
     -------
     absorption, scattering : jax.Array
         In cm^-1, shape ``(..., n_wave)``.  Divide by
-        :func:`~jaxmdwarf.simulate.chemistry.mass_density` for cm^2 g^-1.
+        :func:`~jaxmdwarf.simulate.chemistry.equilibrium.mass_density` for cm^2 g^-1.
 
     Examples
     --------
     >>> from jaxmdwarf.simulate.abundances import number_fractions
-    >>> from jaxmdwarf.simulate.chemistry import equilibrium
+    >>> from jaxmdwarf.simulate.chemistry.equilibrium import equilibrium
     >>> densities = equilibrium(3000.0, 1e5, number_fractions(0.0, 0.0))
     >>> absorption, scattering = continuum_opacity(jnp.linspace(6000.0, 9000.0, 500), densities)
     >>> absorption.shape

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-_H_C_OVER_K_AA = 1.438776877e8  # K Angstrom
-_TWO_H_C2_PI = 2.0 * np.pi * 6.62607015e-27 * 2.99792458e10**2 * 1e32  # erg s^-1 cm^-2 A^4
+from jaxmdwarf.simulate.constants import C_LIGHT, H_PLANCK, HC_OVER_K_AA
+
+_TWO_H_C2_PI = 2.0 * np.pi * H_PLANCK * C_LIGHT**2 * 1e32  # erg s^-1 cm^-2 A^4
 
 
 def planck_flux(
@@ -21,7 +22,7 @@ def planck_flux(
     >>> round(float(planck_flux(jnp.array(5772.0), jnp.array(5000.0)) / 1e6), 2)
     8.24
     """
-    x = _H_C_OVER_K_AA / (wave_aa * temperature)
+    x = HC_OVER_K_AA / (wave_aa * temperature)
     # (wave / 1e4)^-5 keeps float32 away from 1e-20.
     return (_TWO_H_C2_PI / 1e20) * (wave_aa / 1e4) ** -5 / jnp.expm1(x)
 

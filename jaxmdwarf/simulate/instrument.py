@@ -12,6 +12,7 @@ from scipy import fft
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.lsf import FWHM_OF_SIGMA
+from jaxmdwarf.simulate.constants import HC_ERG_AA
 from jaxmdwarf.simulate.visits import Visits
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -29,7 +30,6 @@ FLUX_UNIT = 1e-17
 _APERTURE_CM2 = 1.2e5
 _PEAK_THROUGHPUT = 0.02
 
-_H_C = 1.98644586e-8  # erg Angstrom
 _THROUGHPUT_AA = (5900, 6000, 6250, 6500, 7000, 7400, 8000, 8500, 8950, 9150)
 _THROUGHPUT = (0.41, 0.49, 0.66, 0.82, 1.0, 0.92, 0.85, 0.66, 0.38, 0.32)
 _LSF_NODES = (0.64, 1.0, 1.5)
@@ -161,5 +161,5 @@ def electrons_per_flux(visits: Visits) -> np.ndarray:
     """Electrons that one unit of flux entering a fibre gives in each native pixel, (n, n_pix)."""
     wave = NATIVE_GRID.wave_aa
     throughput = _PEAK_THROUGHPUT * np.interp(wave, _THROUGHPUT_AA, _THROUGHPUT)
-    per_second = FLUX_UNIT * _APERTURE_CM2 * throughput * wave / _H_C * NATIVE_GRID.widths_aa
+    per_second = FLUX_UNIT * _APERTURE_CM2 * throughput * wave / HC_ERG_AA * NATIVE_GRID.widths_aa
     return (visits.exposure_s[:, None] * per_second).astype(np.float32)

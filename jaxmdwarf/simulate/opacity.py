@@ -10,21 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxmdwarf.simulate.atoms import (
-    CROSS_SECTION_UNIT_CM2,
-    atomic_cross_sections,
-    load_atomic_lines,
-    load_atomic_species,
-)
-from jaxmdwarf.simulate.atoms.lines import AtomicLines
-from jaxmdwarf.simulate.chemistry import log_partition_function
+from jaxmdwarf.simulate.atoms.crosssection import CROSS_SECTION_UNIT_CM2, atomic_cross_sections
+from jaxmdwarf.simulate.atoms.lines import AtomicLines, load_atomic_lines, load_atomic_species
+from jaxmdwarf.simulate.chemistry.network import log_partition_function
+from jaxmdwarf.simulate.constants import C_LIGHT, HC_OVER_K_CM
 from jaxmdwarf.simulate.interpolation import cubic_weights
-from jaxmdwarf.simulate.molecules import (
-    LineList,
-    band_lines,
-    load_species,
-    partition_function,
-)
+from jaxmdwarf.simulate.molecules.linelist import LineList, band_lines
+from jaxmdwarf.simulate.molecules.partition import partition_function
+from jaxmdwarf.simulate.molecules.species import load_species
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
 
 MOLECULES = ("TiO", "VO", "CaH", "MgH", "FeH", "CaOH")
@@ -57,8 +50,6 @@ LOG_P_START, LOG_P_STEP, N_LOG_P = 3.0, 0.8, 6
 
 MODE_TOLERANCE = 5e-4
 """Largest error of a cross-section, relative to its maximum over the nodes at that wavelength."""
-_C2_CM_K = 1.438776877
-_C_CM_S = 2.99792458e10
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ class CrossSections(eqx.Module):
 
     A table of (nodes, wavelengths) has few independent rows, because all lines of a species react
     alike to temperature and pressure. Its leading singular vectors hold it, weighting every
-    wavelength equally, and make the opacity of a star several times cheaper.
+    wavelength equally, and make the opacity of a star take several times less arithmetic.
 
     Attributes
     ----------
@@ -260,11 +251,11 @@ def _molecular_table(name: str, physics: LinePhysics, grid: PixelGrid) -> np.nda
         left, right_share = left[inside], (position - left)[inside]
         nu = lines.wavenumber_cm[inside]
         # Dividing by the pixel width in wavenumber turns line strengths into a cross-section.
-        base = lines.ga_s[inside] / (8.0 * np.pi * _C_CM_S * nu**2) / (nu * grid.step)
+        base = lines.ga_s[inside] / (8.0 * np.pi * C_LIGHT * nu**2) / (nu * grid.step)
         factor = strength.get(label, strength.get(name, 1.0)) / CROSS_SECTION_UNIT_CM2
         for k, temperature in enumerate(temperatures):
-            boltzmann = np.exp(-_C2_CM_K * lines.e_lower_cm[inside] / temperature)
-            s = (factor / q[k]) * base * boltzmann * -np.expm1(-_C2_CM_K * nu / temperature)
+            boltzmann = np.exp(-HC_OVER_K_CM * lines.e_lower_cm[inside] / temperature)
+            s = (factor / q[k]) * base * boltzmann * -np.expm1(-HC_OVER_K_CM * nu / temperature)
             total[k] += np.bincount(left, s * (1.0 - right_share), grid.n_pix)
             total[k] += np.bincount(left + 1, s * right_share, grid.n_pix)
     main = load_species(name).isotopologues[0]

@@ -17,12 +17,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxmdwarf.simulate.abundances import number_fractions
-from jaxmdwarf.simulate.chemistry import equilibrium, mass_density
+from jaxmdwarf.simulate.chemistry.equilibrium import equilibrium, mass_density
+from jaxmdwarf.simulate.constants import HC_OVER_K_AA
 from jaxmdwarf.simulate.continuum import continuum_opacity
 from jaxmdwarf.simulate.tables import read_rows
 
 LN10 = float(np.log(10.0))
-C2_AA = 1.438776877e8  # h c / k in Angstrom Kelvin
 
 # Where the polynomial was fitted: ln T (K), ln P (dyn cm^-2), [M/H].
 _SPANS = (
@@ -99,7 +99,7 @@ def integrate_continuum(
     wave = jnp.asarray(np.exp(log_wave), densities.log_n.dtype)
     absorption, scattering = continuum_opacity(wave, densities, n_coarse=400)
     # dB/dT d(ln wave), without constant factors; x = hc / (wave k T)
-    x = C2_AA / (wave * densities.temperature_k)
+    x = HC_OVER_K_AA / (wave * densities.temperature_k)
     weight = x**5 / (jnp.exp(0.5 * x) - jnp.exp(-0.5 * x)) ** 2
     mean = jnp.sum(weight) / jnp.sum(weight / (absorption + scattering))
     return mean / mass_density(densities, fractions)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.simulate.abundances import number_fractions
 from jaxmdwarf.simulate.atmosphere import TemperatureStructure, build_atmosphere
-from jaxmdwarf.simulate.chemistry import equilibrium, mass_density
+from jaxmdwarf.simulate.chemistry.equilibrium import equilibrium, mass_density
 from jaxmdwarf.simulate.continuum import continuum_opacity
 from jaxmdwarf.simulate.emergent import emergent_flux, planck_flux
 from jaxmdwarf.simulate.opacity import (

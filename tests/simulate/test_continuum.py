@@ -7,7 +7,7 @@ import pytest
 
 from jaxmdwarf.simulate import continuum, rosseland
 from jaxmdwarf.simulate.abundances import number_fractions
-from jaxmdwarf.simulate.chemistry import equilibrium, mass_density
+from jaxmdwarf.simulate.chemistry.equilibrium import equilibrium, mass_density
 
 SOLAR = number_fractions(0.0, 0.0)
 

@@ -11,7 +11,7 @@ from jaxmdwarf.simulate.gap import (
     UNKNOWN_OPACITY,
     DomainGap,
 )
-from jaxmdwarf.simulate.molecules import load_species
+from jaxmdwarf.simulate.molecules.species import load_species
 from jaxmdwarf.simulate.synthesis import Physics
 
 FIELDS_OF_CAUSE = {

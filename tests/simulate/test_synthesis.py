@@ -197,7 +197,7 @@ def test_band_strengths_change_their_own_bands(physics, where_air, sign):
 
 
 def test_missing_and_shifted_lines_are_weak_ones_only():
-    from jaxmdwarf.simulate.atoms import load_atomic_lines
+    from jaxmdwarf.simulate.atoms.lines import load_atomic_lines
     from jaxmdwarf.simulate.opacity import perturb_atomic_lines
 
     lines = load_atomic_lines()

@@ -19,16 +19,12 @@ from jaxtyping import Array, Float
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.simulate.atoms.lines import AtomicLines, load_atomic_species, partition_function
 from jaxmdwarf.simulate.atoms.voigt import voigt_profile
+from jaxmdwarf.simulate.constants import C_LIGHT, HC_EV_AA, K_BOLTZMANN, K_EV, U_GRAM
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
 
 CROSS_SECTION_UNIT_CM2 = 1e-16
 """Cross-sections are given in this unit, cm^2: strong alkali cores are then of order 10^4."""
 
-_C_CGS = SPEED_OF_LIGHT_KMS * 1e5
-_K_CGS = 1.380649e-16
-_K_EV = 8.617333262e-5
-_HC_EV_AA = 12398.41984
-_AMU_G = 1.66053906660e-24
 _CLASSICAL_CM2_HZ = 0.02654008854  # pi e^2 / (m_e c)
 _SAHA = 4.829366e15  # 2 (2 pi m_e k / h^2)^(3/2), cm^-3 K^-3/2
 
@@ -90,14 +86,14 @@ def perturber_densities(
     p_h = 2.0 * pressure / (b + np.sqrt(b * b + 4.0 * a * pressure))
     p_h2 = p_h**2 / constant
     p_he = he_per_h * (p_h + 2.0 * p_h2)
-    kt = _K_CGS * t
+    kt = K_BOLTZMANN * t
     nuclei = (p_h + 2.0 * p_h2) / kt
 
     donors = []
     for element in _DONORS:
         neutral = species[f"{element} I"]
         ratio = partition_function(f"{element} II", t) / partition_function(f"{element} I", t)
-        saha = _SAHA * t**1.5 * ratio * np.exp(-neutral.ionisation_ev / (_K_EV * t))
+        saha = _SAHA * t**1.5 * ratio * np.exp(-neutral.ionisation_ev / (K_EV * t))
         donors.append((10.0 ** (neutral.solar_abundance - 12.0) * nuclei, saha))
     low, high = np.full(t.shape, -10.0), np.log10(nuclei)
     for _ in range(50):
@@ -159,7 +155,7 @@ def _wing_cutoff_aa(lines: AtomicLines, cutoff_aa: float) -> np.ndarray:
     t = _REFERENCE_TEMPERATURE
     abundance = np.array([10.0 ** table[s].solar_abundance for s in lines.species])
     population = np.array([1.0 / float(partition_function(s, t)) for s in lines.species])
-    population *= np.exp(-lines.e_lower_ev / (_K_EV * t))
+    population *= np.exp(-lines.e_lower_ev / (K_EV * t))
     wing = abundance * population * 10.0 ** (lines.log_gf + lines.gamma_vdw) * lines.wave_aa**2
     extent = cutoff_aa * np.sqrt(wing / _REFERENCE_WING)
     return np.clip(extent, min(_MIN_CUTOFF_AA, cutoff_aa), cutoff_aa)
@@ -182,7 +178,7 @@ def _line_shapes(
     mass = np.array([table[s].mass_u for s in lines.species])
     wave = lines.wave_aa + wave_shift_aa
 
-    thermal_sq = 2.0 * _K_CGS * temperature / (mass[:, None] * _AMU_G) / _C_CGS**2
+    thermal_sq = 2.0 * K_BOLTZMANN * temperature / (mass[:, None] * U_GRAM) / C_LIGHT**2
     turbulent_sq = (microturbulence_kms / SPEED_OF_LIGHT_KMS) ** 2
     hyperfine_sq = 2.0 * (lines.hfs_rms_aa / lines.wave_aa) ** 2
     doppler = np.sqrt(thermal_sq + turbulent_sq + hyperfine_sq[:, None]) / step
@@ -199,14 +195,14 @@ def _line_shapes(
     gamma += stark[:, :, None] * gas.electron
     gamma *= damping_scale[:, None, None]
     gamma += 10.0 ** lines.gamma_rad[:, None, None]
-    frequency = _C_CGS / (wave * 1e-8)
+    frequency = C_LIGHT / (wave * 1e-8)
     hwhm = gamma / (4.0 * np.pi) / frequency[:, None, None] / step
 
-    kt = _K_EV * temperature
+    kt = K_EV * temperature
     population = np.exp(-lines.e_lower_ev[:, None] / kt)
     for name in set(lines.species):
         population[lines.species == name] /= partition_function(str(name), temperature)
-    stimulated = -np.expm1(-(_HC_EV_AA / wave)[:, None] / kt)
+    stimulated = -np.expm1(-(HC_EV_AA / wave)[:, None] / kt)
     oscillator = 10.0**lines.log_gf * strength_scale
     integral = _CLASSICAL_CM2_HZ * oscillator[:, None] * population * stimulated
     strength = integral / (frequency[:, None] * step) / CROSS_SECTION_UNIT_CM2
@@ -323,7 +319,7 @@ def atomic_cross_sections(
     Examples
     --------
     >>> import numpy as np
-    >>> from jaxmdwarf.simulate.atoms import load_atomic_lines
+    >>> from jaxmdwarf.simulate.atoms.lines import load_atomic_lines
     >>> wave = 8170.0 * np.exp(2e-5 * np.arange(250))
     >>> sigma = atomic_cross_sections(
     ...     load_atomic_lines(), wave, np.array([3000.0]), np.array([5.0]), select=["Na I"]
@@ -364,8 +360,15 @@ def atomic_cross_sections(
     )
     shape = (temperature.size, log10_pressure.size, wave_aa.size)
     out = {name: np.zeros(shape, dtype=np.float32) for name in wanted}
-    if not len(chosen.wave_aa):
-        return out
+    if len(chosen.wave_aa):
+        _add_profiles(out, chosen.species, shapes, wave_aa.size)
+    return out
+
+
+def _add_profiles(
+    out: dict[str, np.ndarray], species: np.ndarray, shapes: _LineShapes, n_wave: int
+) -> None:
+    """Add the profile of every line to the table of its species, in place."""
     # The core window: wide enough for the Gaussian to have died and the pixel mean of the
     # Lorentzian wing to be the correction above.
     core = int(max(4, np.ceil(5.0 * shapes.doppler.max())))
@@ -375,27 +378,20 @@ def atomic_cross_sections(
     nearest = np.rint(shapes.centre).astype(int)
     half = np.maximum(np.ceil(shapes.cutoff).astype(int), core + 1)
     bucket = 2 ** np.ceil(np.log2(half)).astype(int)
-    reaches = (nearest + bucket >= 0) & (nearest - bucket < wave_aa.size)
+    reaches = (nearest + bucket >= 0) & (nearest - bucket < n_wave)
+    columns = (shapes.centre - nearest, *shapes[1:])
+    n_node = shapes.hwhm.shape[1] * shapes.hwhm.shape[2]
     for width in np.unique(bucket[reaches]):
         # Chunks of one size (padded), so that each window length is compiled once.
         members = np.flatnonzero(reaches & (bucket == width))
-        per_line = shape[0] * shape[1] * (2 * width + 1 + (2 * core + 1) * n_sub)
+        per_line = n_node * (2 * width + 1 + (2 * core + 1) * n_sub)
         chunk = int(np.clip(4_000_000 // per_line, 1, members.size))
         for start in range(0, members.size, chunk):
             part = members[start : start + chunk]
             padded = np.resize(part, chunk)
             values = np.asarray(
                 _profiles(
-                    *(
-                        jnp.asarray(a[padded], dtype=jnp.float32)
-                        for a in (
-                            shapes.centre - nearest,
-                            shapes.doppler,
-                            shapes.hwhm,
-                            shapes.strength,
-                            shapes.cutoff,
-                        )
-                    ),
+                    *(jnp.asarray(column[padded], dtype=jnp.float32) for column in columns),
                     half=int(width),
                     core=core,
                     n_sub=n_sub,
@@ -403,7 +399,6 @@ def atomic_cross_sections(
             )
             for row, i in enumerate(part):
                 left, right = nearest[i] - width, nearest[i] + width + 1
-                first, last = max(left, 0), min(right, wave_aa.size)
-                target = out[str(chosen.species[i])]
+                first, last = max(left, 0), min(right, n_wave)
+                target = out[str(species[i])]
                 target[:, :, first:last] += values[row, :, :, first - left : last - left]
-    return out

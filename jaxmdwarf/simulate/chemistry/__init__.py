@@ -1,0 +1,1 @@
+"""Chemical equilibrium: partition functions, the network of species, number densities."""
