@@ -15,8 +15,9 @@ import numpy as np
 
 from jaxmdwarf.arrays import is_specutils
 from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
+from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.rejects import Reject
-from jaxmdwarf.io.spectra.readers import expand_inputs, stream_spectra
+from jaxmdwarf.io.spectra.readers import stream_spectra
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.spectra import RawSpectrum
 

@@ -17,10 +17,10 @@ import numpy as np
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.inference.memory import require_fit_memory
 from jaxmdwarf.inference.settings import choose_batch_size
+from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance, hash_files
 from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
-from jaxmdwarf.io.spectra.readers import expand_inputs
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.io.tables import choose_format, write_table
 from jaxmdwarf.quality import QualityFlag

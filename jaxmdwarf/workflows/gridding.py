@@ -16,9 +16,9 @@ from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange
 from jaxmdwarf.io.grids.phoenix_aces import is_wave_file
 from jaxmdwarf.io.grids.readers import read_native
 from jaxmdwarf.io.grids.table import ModelGrid, read_grid, write_grid
+from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
-from jaxmdwarf.io.spectra.readers import expand_inputs
 from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.labels import Label, LabelSpace, describe_label
 from jaxmdwarf.lsf import FWHM_OF_SIGMA, LsfWeights, apply_lsf, lsf_weights

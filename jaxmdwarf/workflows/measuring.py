@@ -17,9 +17,10 @@ from jaxmdwarf.catalogue.rows import (
     finish_rows,
 )
 from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
-from jaxmdwarf.io.spectra.readers import DuplicateFinder, expand_inputs, read_record
+from jaxmdwarf.io.spectra.readers import DuplicateFinder, read_record
 from jaxmdwarf.io.spectra.records import Requirements, check_record
 from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table

@@ -17,8 +17,8 @@ from jaxmdwarf.catalogue.rows import tabulate_fit
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.inference.fitter import FittedSpectra, FittingOptions, SpectrumFitter
 from jaxmdwarf.inference.schedule import FitSettings, choose_batch_size
+from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.rejects import Reject, check_accounts, write_rejects
-from jaxmdwarf.io.spectra.readers import expand_inputs
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.preprocess.batch import preprocess_batch

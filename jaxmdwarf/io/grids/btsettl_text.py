@@ -71,7 +71,15 @@ def read(
         )
     with np.errstate(over="ignore"):
         flux = 10.0**log_flux
-    return finish(wave, flux, labels, layout=LAYOUT, air=bool(air), wanted=wanted)
+    return finish(
+        wave,
+        flux,
+        labels,
+        layout=LAYOUT,
+        air=bool(air),
+        wanted=wanted,
+        flux_name=f"the flux is no logarithm: 10**(F {log_flux_offset:+g})",
+    )
 
 
 def _parse_records(data: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -71,6 +71,7 @@ def finish(
     layout: str,
     air: bool,
     wanted: WaveRange | None,
+    flux_name: str = "the flux",
 ) -> NativeSpectrum:
     """Sort, drop repeats, convert air to vacuum, cut to the wanted range, check.
 
@@ -87,6 +88,8 @@ def finish(
         Whether `wave` is in air.
     wanted : WaveRange or None
         Vacuum range to keep.
+    flux_name : str
+        What `flux` is, for the reason where its scale is wrong.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def finish(
         )
     if not (flux > 0).any() or (flux < 0).any():
         raise RejectedInput("the flux is negative or zero.", "check the flux scale of the file.")
-    _require_flux_scale(wave, flux, labels)
+    _require_flux_scale(wave, flux, labels, flux_name)
     _require_no_gap(wave)
     return NativeSpectrum(wave, flux, labels, layout)
 
@@ -158,7 +161,9 @@ def _require_labels(labels: GridLabels) -> None:
             )
 
 
-def _require_flux_scale(wave: np.ndarray, flux: np.ndarray, labels: GridLabels) -> None:
+def _require_flux_scale(
+    wave: np.ndarray, flux: np.ndarray, labels: GridLabels, flux_name: str
+) -> None:
     """Hold the flux against the black body of the same temperature, over the same range."""
     # Ultraviolet and X-rays are not those of a black body.
     red = wave >= _BLACK_BODY_FROM_AA
@@ -169,7 +174,7 @@ def _require_flux_scale(wave: np.ndarray, flux: np.ndarray, labels: GridLabels) 
     ratio = float(np.trapezoid(flux, wave) / np.trapezoid(thermal, wave))
     if not 1 / FLUX_FACTOR <= ratio <= FLUX_FACTOR:
         raise RejectedInput(
-            f"the flux is {ratio:.1e} times that of a black body of Teff = {labels.teff:.0f} K.",
+            f"{flux_name} is {ratio:.1e} times that of a black body of Teff = {labels.teff:.0f} K.",
             "give the flux at the star's surface in the format's own unit: not normalised, not as "
             "seen from the Earth, and a logarithm where the format asks for one.",
         )

@@ -1,12 +1,10 @@
-"""Files in, spectra out: formats told by content, folders and lists expanded, many at a time."""
+"""Files in, spectra out: formats told by content, one file or many at a time."""
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from jaxmdwarf.errors import RejectedInput
@@ -146,122 +144,6 @@ def read_record(path: str | os.PathLike[str]) -> SpectrumRecord:
     if isinstance(found[0], RejectedInput):
         raise found[0]
     return found[0]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the user's arguments stand for.
-
-    Parameters
-    ----------
-    paths : tuple of str
-        Every file once, each argument's files sorted.
-    rejects : tuple of Reject
-        Arguments that name nothing, and files named twice.
-    """
-
-    paths: tuple[str, ...]
-    rejects: tuple[Reject, ...]
-
-    @property
-    def n_in(self) -> int:
-        """Number of inputs to account for."""
-        return len(self.paths) + len(self.rejects)
-
-
-def expand_inputs(
-    arguments: Iterable[str | os.PathLike[str]],
-    *,
-    leave_out: Iterable[str | os.PathLike[str]] = (),
-) -> Inputs:
-    """Expand files, folders (recursively, hidden files left out), globs and ``@lists``.
-
-    Parameters
-    ----------
-    arguments : iterable of str or path
-        ``@name`` is a text file with one such argument a line; blank lines and lines that start
-        with ``#`` are skipped; relative names count from the current folder, else from the list's.
-    leave_out : iterable of path
-        Files in folders that are no inputs, such as the products of an earlier run.
-
-    Returns
-    -------
-    Inputs
-        Nothing raises: what cannot be expanded is a reject.
-    """
-    paths: list[str] = []
-    rejects: list[Reject] = []
-    seen: dict[str, str] = {}
-    products = {os.path.realpath(path) for path in leave_out}
-
-    def add(path: str) -> None:
-        # Links to one file are one input; the first name is kept.
-        real = os.path.realpath(path)
-        if real in seen:
-            rejects.append(Reject(path, f"the same file as {seen[real]}", "name every file once"))
-        else:
-            seen[real] = path
-            paths.append(path)
-
-    def add_folder(folder: str) -> None:
-        n_before = len(paths) + len(rejects)
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            rejects.append(
-                Reject(folder, f"the folder cannot be read: {error.strerror}", "check permissions")
-            )
-            return
-        for entry in entries:
-            if entry.name.startswith(".") or os.path.realpath(entry.path) in products:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                add_folder(entry.path.removeprefix("./"))
-            elif entry.is_dir():
-                rejects.append(
-                    Reject(entry.path, "is a link to a folder", "name that folder itself")
-                )
-            else:
-                add(entry.path.removeprefix("./"))
-        if len(paths) + len(rejects) == n_before:
-            rejects.append(
-                Reject(folder, "is a directory without files", "leave it out or fill it")
-            )
-
-    def add_argument(argument: str, *, base: str | None = None) -> None:
-        if base is not None and not os.path.isabs(argument) and not os.path.lexists(argument):
-            argument = os.path.join(base, argument)
-        if os.path.isdir(argument):
-            add_folder(argument)
-        elif os.path.lexists(argument):
-            add(argument)
-        elif argument.startswith("@") and base is None:
-            add_list(argument[1:])
-        elif glob.has_magic(argument):
-            found = sorted(glob.glob(argument, recursive=True))
-            for path in found:
-                add_folder(path) if os.path.isdir(path) else add(path)
-            if not found:
-                rejects.append(Reject(argument, "the pattern matches no file", "check the pattern"))
-        else:
-            rejects.append(Reject(argument, "no such file", "check the path"))
-
-    def add_list(name: str) -> None:
-        try:
-            lines = Path(name).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            rejects.append(
-                Reject(f"@{name}", f"the list cannot be read: {reason}", "check the path")
-            )
-            return
-        for line in lines:
-            if line.strip() and not line.lstrip().startswith("#"):
-                add_argument(line.strip(), base=str(Path(name).parent))
-
-    for argument in arguments:
-        add_argument(os.fspath(argument))
-    return Inputs(tuple(paths), tuple(rejects))
 
 
 class ReadSpectrum(NamedTuple):

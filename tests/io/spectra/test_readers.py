@@ -11,6 +11,7 @@ import pytest
 from astropy.io import fits
 
 from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.rejects import (
     Reject,
     check_accounts,
@@ -21,7 +22,7 @@ from jaxmdwarf.io.rejects import (
 from jaxmdwarf.io.spectra import by_specutils, lamost
 from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.lamost import read_lamost
-from jaxmdwarf.io.spectra.readers import expand_inputs, read_record, read_spectrum, stream_spectra
+from jaxmdwarf.io.spectra.readers import read_record, read_spectrum, stream_spectra
 from jaxmdwarf.io.spectra.records import LogGrid, Requirements
 from jaxmdwarf.io.spectra.sdss import read_sdss
 from jaxmdwarf.wavelengths import air_to_vacuum
@@ -382,43 +383,6 @@ def test_duplicates_need_the_same_identifier_and_the_same_pixels(tmp_path, write
     assert kinds == [False, False, False, True]
     kept = stream_spectra(paths, processes=1, reject_duplicates=False)
     assert not any(isinstance(r, Reject) for r in kept)
-
-
-# --- which files ---------------------------------------------------------------------------------
-
-
-def test_folders_patterns_and_lists_are_expanded_in_order(tmp_path, monkeypatch):
-    for name in ("b/2.fits", "b/1.fits", "b/deep/3.fits", "b/.hidden", "a.fits", "c.fits"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(name)
-    (tmp_path / "list.txt").write_text("# a comment\n\nc.fits\nnothing.fits\n")
-    monkeypatch.chdir(tmp_path / "b")
-    inputs = expand_inputs(["..//b", "../*.fits", f"@{tmp_path}/list.txt", "@none.txt"])
-    assert [os.path.relpath(p, tmp_path) for p in inputs.paths] == [
-        "b/1.fits",
-        "b/2.fits",
-        "b/deep/3.fits",
-        "a.fits",
-        "c.fits",
-    ]
-    reasons = [(os.path.basename(r.path), r.reason.split(":")[0]) for r in inputs.rejects]
-    assert [name for name, _ in reasons] == ["c.fits", "nothing.fits", "@none.txt"]
-    assert reasons[0][1].startswith("the same file as")
-    assert inputs.n_in == 8
-
-
-def test_products_in_the_input_folder_are_no_inputs(tmp_path):
-    for name in ("a.fits", "T.fits"):
-        (tmp_path / name).write_text(name)
-    inputs = expand_inputs([tmp_path], leave_out=[tmp_path / "T.fits"])
-    assert [os.path.basename(p) for p in inputs.paths] == ["a.fits"]
-
-
-def test_links_to_one_file_are_one_input(tmp_path):
-    (tmp_path / "a.fits").write_text("a")
-    (tmp_path / "b.fits").symlink_to(tmp_path / "a.fits")
-    inputs = expand_inputs([tmp_path])
-    assert len(inputs.paths) == len(inputs.rejects) == 1
 
 
 def test_accounts_that_do_not_add_up_are_a_defect():
