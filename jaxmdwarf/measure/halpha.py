@@ -59,36 +59,31 @@ def measure_halpha(wave_aa: np.ndarray, flux: np.ndarray, ivar: np.ndarray) -> M
     >>> round(ew.value, 1), round(ew.error, 2)
     (5.0, 0.06)
     """
-    line = (HALPHA_AA - HALF_WIDTH_AA, HALPHA_AA + HALF_WIDTH_AA)
-    windows = (line, *CONTINUUM_AA)
-    pixels = cut_pixels(
-        wave_aa, flux, ivar, min(low for low, _ in windows), max(high for _, high in windows)
-    )
-    length, coverage = pixels.overlap_with(*line)
-    if coverage < MIN_LINE_COVERAGE:
+    pixels = cut_pixels(wave_aa, flux, ivar, float(_WINDOWS_AA.min()), float(_WINDOWS_AA.max()))
+    good = pixels.ivar > 0
+    bounds = np.minimum(np.maximum(pixels.edges_aa, _WINDOWS_AA[:, :1]), _WINDOWS_AA[:, 1:])
+    overlap = np.where(good, bounds[:, 1:] - bounds[:, :-1], 0.0)
+    total = overlap.sum(axis=1)
+    if (total < _LEAST_LENGTH_AA).any():
         return Measurement(np.nan, np.nan)
     # Lost slivers of the window are taken to be like the rest of it.
-    length = length / coverage
-    variance = np.divide(1.0, pixels.ivar, where=pixels.ivar > 0, out=np.zeros(pixels.ivar.shape))
-    centres, levels, weights = [], [], []
-    for window in CONTINUUM_AA:
-        overlap, coverage = pixels.overlap_with(*window)
-        if coverage < MIN_COVERAGE:
-            return Measurement(np.nan, np.nan)
-        weight = overlap / overlap.sum()
-        level = float(weight @ pixels.flux)
-        if not level > MIN_CONTINUUM_SNR * np.sqrt(weight**2 @ variance):
-            return Measurement(np.nan, np.nan)
-        centres.append(0.5 * (window[0] + window[1]))
-        levels.append(level)
-        weights.append(weight)
-    share = (pixels.wave_aa - centres[0]) / (centres[1] - centres[0])
-    continuum = (1.0 - share) * levels[0] + share * levels[1]
+    length = overlap[0] * (2.0 * HALF_WIDTH_AA / total[0])
+    variance = np.where(good, 1.0 / np.where(good, pixels.ivar, 1.0), 0.0)
+    weights = overlap[1:] / total[1:, None]
+    levels = weights @ pixels.flux
+    if not (levels > MIN_CONTINUUM_SNR * np.sqrt(weights**2 @ variance)).all():
+        return Measurement(np.nan, np.nan)
+    share = (pixels.wave_aa - _CENTRES_AA[0]) / (_CENTRES_AA[1] - _CENTRES_AA[0])
+    shares = np.stack([1.0 - share, share])
+    continuum = levels @ shares
     ratio = pixels.flux / continuum
-    slope = length / continuum
-    for part, weight in zip((1.0 - share, share), weights, strict=True):
-        slope = slope - (length * ratio * part / continuum).sum() * weight
+    slope = length / continuum - (shares @ (length * ratio / continuum)) @ weights
     return Measurement(float(length @ (ratio - 1.0)), float(np.sqrt(slope**2 @ variance)))
+
+
+_WINDOWS_AA = np.array([(HALPHA_AA - HALF_WIDTH_AA, HALPHA_AA + HALF_WIDTH_AA), *CONTINUUM_AA])
+_CENTRES_AA = _WINDOWS_AA[1:].mean(axis=1)
+_LEAST_LENGTH_AA = np.diff(_WINDOWS_AA)[:, 0] * (MIN_LINE_COVERAGE, MIN_COVERAGE, MIN_COVERAGE)
 
 
 def is_active(ew_halpha_aa: float) -> bool:

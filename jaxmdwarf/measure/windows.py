@@ -40,12 +40,6 @@ class Pixels(NamedTuple):
     ivar: np.ndarray
     edges_aa: np.ndarray
 
-    def overlap_with(self, low_aa: float, high_aa: float) -> tuple[np.ndarray, float]:
-        """Length of each good pixel inside a window, (n,) Angstrom, and the fraction covered."""
-        inside = np.clip(self.edges_aa, low_aa, high_aa)
-        overlap = np.where(self.ivar > 0, inside[1:] - inside[:-1], 0.0)
-        return overlap, float(overlap.sum()) / (high_aa - low_aa)
-
 
 @lru_cache(maxsize=128)
 def window_in_vacuum(low_air_aa: float, high_air_aa: float) -> tuple[float, float]:
@@ -137,8 +131,9 @@ def mean_over_windows(
     np.cumsum(parts, axis=1, out=running[:, 1:])
 
     def reach(bound: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        pixel = np.clip(edges.searchsorted(bound, side="right") - 1, 0, n_pix - 1)
-        inside = np.clip((bound - edges[pixel]) / (edges[pixel + 1] - edges[pixel]), 0.0, 1.0)
+        pixel = np.minimum(np.maximum(edges.searchsorted(bound, side="right") - 1, 0), n_pix - 1)
+        inside = (bound - edges[pixel]) / (edges[pixel + 1] - edges[pixel])
+        inside = np.minimum(np.maximum(inside, 0.0), 1.0)  # windows may reach beyond the pixels
         return pixel, inside, running[:, pixel] + inside * parts[:, pixel]
 
     first, before, start = reach(lows)
