@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmdwarf.catalogue.columns import COLUMNS, order_columns
 from jaxmdwarf.catalogue.names import find_column
+from jaxmdwarf.catalogue.quantities import find_positions
 from jaxmdwarf.diagnostics.matching import Matches, match_by_key, match_by_position
 from jaxmdwarf.errors import UsageError
 
@@ -140,8 +141,10 @@ def _match(catalogue: pd.DataFrame, table: pd.DataFrame, by: str, radius_arcsec:
 
     if by != "position":
         return match_by_key(*pair(by))
-    (ra, their_ra), (dec, their_dec) = pair("RA"), pair("Dec")
+    ours, theirs = find_positions(catalogue), find_positions(table)
+    if ours is None or theirs is None:
+        where = "the catalogue" if ours is None else "the table to be joined"
+        raise UsageError(f"{where} has no positions.", "match by an identifier.")
     return match_by_position(
-        *(values.to_numpy(np.float64) for values in (ra, dec, their_ra, their_dec)),
-        radius_arcsec=radius_arcsec,
+        ours.ra_deg, ours.dec_deg, theirs.ra_deg, theirs.dec_deg, radius_arcsec=radius_arcsec
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxmdwarf.catalogue.names import find_column
+from jaxmdwarf.catalogue.quantities import find_positions, read_numbers
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LABELS
@@ -57,7 +58,8 @@ def read_references(
         Columns of `COLUMNS`, one row for every star with a Teff or an [M/H]; NaN where a table has
         no (plausible) value. [Fe/H] is taken for [M/H]. Where there is no log g, it follows from
         mass and radius (columns ``M`` and ``R``), if given. ``attrs["dropped"]`` counts, by
-        source, rows without any label.
+        source, rows without any label; ``attrs["without_position"]`` names the sources of which no
+        row has a position.
 
     Raises
     ------
@@ -81,6 +83,8 @@ def read_references(
         raise UsageError("no reference table was given.", "name at least one.")
     combined = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
     combined.attrs["dropped"] = dropped
+    placed = set(combined["source"][combined["ra_deg"].notna()])
+    combined.attrs["without_position"] = [one for one in dropped if one not in placed]
     return combined
 
 
@@ -110,30 +114,20 @@ def extract_reference_labels(
         {
             quantity: np.full(len(table), np.nan)
             if column is None
-            else _plausible_numbers(table[column], quantity, f"{name}, column {column}")
+            else _plausible_numbers(table, column, quantity, f"{name}, column {column}")
             for quantity, column in chosen.items()
         }
     )
     for quantity in ("teff", "mh"):
-        labels[f"e_{quantity}"] = _numbers(table, f"e_{chosen[quantity]}")
-    # Positions in hours and minutes, as some tables have them, are not understood here.
-    for quantity, low, high in (("ra", 0.0, 360.0), ("dec", -90.0, 90.0)):
-        values = _numbers(table, find_column(table, quantity))
-        labels[f"{quantity}_deg"] = np.where((values >= low) & (values <= high), values, np.nan)
+        labels[f"e_{quantity}"] = read_numbers(table, f"e_{chosen[quantity]}")
+    positions = find_positions(table)
+    labels["ra_deg"] = np.nan if positions is None else positions.ra_deg
+    labels["dec_deg"] = np.nan if positions is None else positions.dec_deg
     if chosen["logg"] is None and {"M", "R"} <= set(map(str, table.columns)):
-        mass, radius = (pd.to_numeric(table[key], errors="coerce").to_numpy() for key in "MR")
+        mass, radius = (read_numbers(table, key) for key in "MR")
         possible = (mass > 0) & (radius > 0)
         labels.loc[possible, "logg"] = surface_gravity(mass[possible], radius[possible])
     return labels
-
-
-def _numbers(table: pd.DataFrame, column: str | None) -> np.ndarray:
-    """A column as numbers; NaN where there are none, or no such column."""
-    import pandas as pd
-
-    if column not in table.columns:
-        return np.full(len(table), np.nan)
-    return pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
 
 
 def _choose_columns(table: pd.DataFrame, given: Mapping[str, str]) -> dict[str, str | None]:
@@ -148,11 +142,9 @@ def _choose_columns(table: pd.DataFrame, given: Mapping[str, str]) -> dict[str, 
     return chosen
 
 
-def _plausible_numbers(column: pd.Series, quantity: str, where: str) -> np.ndarray:
+def _plausible_numbers(table: pd.DataFrame, column: str, quantity: str, where: str) -> np.ndarray:
     """Numbers of a column, NaN where no star can have them; raises if none can."""
-    import pandas as pd
-
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    values = read_numbers(table, column)
     low, high = LABELS[quantity].plausible
     possible = (values >= low) & (values <= high)
     # -9999 and the like are missing values, not values in other units.

@@ -171,7 +171,8 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     DataFrame
         Integers with missing values have pandas' nullable type. ``attrs["provenance"]`` and
         ``attrs["flags"]`` hold what `write_table` stored (texts by keyword; empty for the journal
-        format), ``attrs["units"]`` and ``attrs["descriptions"]`` those of the columns.
+        format), ``attrs["units"]`` and ``attrs["descriptions"]`` those of the columns. Columns of
+        vectors are left out: ``attrs["vectors"]`` names them.
 
     Raises
     ------
@@ -192,7 +193,10 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise FormatError(
             f"{os.fspath(path)} cannot be read as {kind}: {line}.", "check the file."
         ) from None
+    vectors = [name for name in table.colnames if _holds_vectors(table[name])]
+    table.remove_columns(vectors)
     frame = _to_frame(table)
+    frame.attrs["vectors"] = vectors
     if kind in ("csv", "tsv"):
         frame = settle_identifiers(frame)
     frame.attrs["provenance"], frame.attrs["flags"] = split_metadata(metadata)
@@ -257,6 +261,16 @@ def build_astropy_table(table: pd.DataFrame, columns: Mapping[str, Column] | Non
             width = max(map(len, texts), default=0) or 1
             described[name] = TableColumn(np.asarray(texts, dtype=f"<U{width}"), **kept)
     return described
+
+
+def _holds_vectors(column: Any) -> bool:
+    """Whether a column holds more than a number or a text a row."""
+    if not hasattr(column, "dtype") or column.ndim != 1:
+        return True
+    if column.dtype.kind != "O":
+        return False
+    first = next((value for value in column if value is not None), "")
+    return not np.isscalar(first) and np.ndim(first) > 0
 
 
 def _to_frame(table: Any) -> pd.DataFrame:

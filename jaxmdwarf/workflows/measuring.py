@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxmdwarf.catalogue.quantities import read_quantity
 from jaxmdwarf.catalogue.rows import (
     describe_header,
     describe_measurements,
     empty_rows,
     finish_rows,
 )
+from jaxmdwarf.diagnostics.matching import as_text
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.provenance import gather_provenance
@@ -24,6 +26,7 @@ from jaxmdwarf.io.spectra.readers import DuplicateFinder, read_record
 from jaxmdwarf.io.spectra.records import Requirements, check_record
 from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table
+from jaxmdwarf.labels import VELOCITY
 from jaxmdwarf.measure.spectrum import measure_spectrum
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
@@ -171,9 +174,15 @@ def measure_files(
     choose_format(out)
     if processes is not None and processes < 1:
         raise UsageError(f"{processes} processes cannot work.", "give 1 or more.")
-    velocities = (
-        read_velocities(velocity_table, velocity_column) if velocity_table is not None else None
-    )
+    velocities = None
+    if velocity_table is not None:
+        given = read_velocities(velocity_table, velocity_column)
+        velocities = given.velocities
+        if given.n_sentinel:
+            progress.say(
+                f"{given.n_sentinel} of {given.n_row} velocities in {os.fspath(velocity_table)} "
+                "are those of no star (-9999, 99999, ...), and count as missing."
+            )
     rejects_file = name_rejects_file(out)
     inputs = expand_inputs(files, leave_out=(*list_products(out), rejects_file))
     task = MeasureTask(requirements or Requirements(), velocities)
@@ -213,7 +222,25 @@ def measure_files(
     }
 
 
-def read_velocities(path: str | os.PathLike[str], column: str) -> dict[str, float]:
+class VelocityTable(NamedTuple):
+    """Velocities from a table of the user's.
+
+    Parameters
+    ----------
+    velocities : dict of str to float
+        km/s, by obsid, path and file name.
+    n_row : int
+        Rows of the table.
+    n_sentinel : int
+        Rows whose number is none that a star can have (-9999, 99999, ...), taken as missing.
+    """
+
+    velocities: dict[str, float]
+    n_row: int
+    n_sentinel: int
+
+
+def read_velocities(path: str | os.PathLike[str], column: str) -> VelocityTable:
     """Velocities (km/s) by obsid, path and file name from a table of the user's.
 
     Raises
@@ -234,21 +261,21 @@ def read_velocities(path: str | os.PathLike[str], column: str) -> dict[str, floa
             f"{os.fspath(path)} has neither a column obsid nor path.",
             "add one, to tell which spectrum a velocity belongs to.",
         )
-    try:
-        speeds = table[column].to_numpy(dtype=float)
-    except (TypeError, ValueError):
+    numbers = read_quantity(table, column, VELOCITY.name)
+    if not np.isfinite(numbers.values).any():
         raise UsageError(
-            f"column {column!r} of {os.fspath(path)} is not numeric.", "give km/s as numbers."
-        ) from None
+            f"column {column!r} of {os.fspath(path)} holds no velocity: it is not numeric, or no "
+            "number is one that a star can have.",
+            "give km/s as numbers.",
+        )
     velocities: dict[str, float] = {}
     for key in keys:
-        for name, speed in zip(table[key], speeds, strict=True):
-            # A whole number may have become a float on its way through a table.
-            text = str(int(name)) if isinstance(name, float) and name == name else str(name)
-            if np.isfinite(speed):
+        for name, speed in zip(table[key], numbers.values, strict=True):
+            text = as_text(name)
+            if text and np.isfinite(speed):
                 velocities.setdefault(text, float(speed))
                 velocities.setdefault(Path(text).name, float(speed))
-    return velocities
+    return VelocityTable(velocities, len(table), numbers.n_sentinel)
 
 
 class _RowBlocks:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from jaxmdwarf.catalogue.columns import describe_column
 from jaxmdwarf.catalogue.names import find_column, list_quantities
+from jaxmdwarf.catalogue.quantities import find_positions, read_numbers, read_quantity
 from jaxmdwarf.diagnostics.matching import Matches, match_by_key, match_by_position
 from jaxmdwarf.diagnostics.recovery import Comparison, Pulls, Recovery, compare, compute_pulls
 from jaxmdwarf.errors import UsageError, WorkFailed
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from jaxmdwarf.workflows.progress import Progress
 
-_MISSING_BELOW = -999.0
 _HIGH_SNR = 50.0
 
 
@@ -202,9 +201,22 @@ def validate_tables(
     snr = snr[rows]
     samples, comparisons, high = {}, {}, {}
     for name, (measured, known) in pairs.items():
+        ours, theirs = (
+            read_quantity(table, column, name)
+            for table, column in ((catalogue, measured), (reference, known))
+        )
+        notes += [
+            f"{one.n_sentinel} of {one.values.size} numbers of {where} in {column} are those of no "
+            f"star (-9999, 99999, ...), and count as missing"
+            for one, where, column in (
+                (ours, "the catalogue", measured),
+                (theirs, "the reference", known),
+            )
+            if one.n_sentinel
+        ]
         sample = Sample(
-            _numbers(catalogue, measured)[rows],
-            _numbers(reference, known)[reference_rows],
+            ours.values[rows],
+            theirs.values[reference_rows],
             np.hypot(
                 _errors(catalogue, measured, name, {})[rows],
                 np.nan_to_num(_errors(reference, known, name, given)[reference_rows], nan=0.0),
@@ -402,8 +414,11 @@ def clean_numbers(value: Any) -> Any:
 def _require_columns(reference: pd.DataFrame, given: Mapping[str, str]) -> None:
     for name, column in given.items():
         if column not in reference.columns:
+            vectors = reference.attrs.get("vectors", ())
             raise UsageError(
-                f"the reference has no column {column!r} (for {name}).",
+                f"column {column!r} of the reference (for {name}) holds vectors."
+                if column in vectors
+                else f"the reference has no column {column!r} (for {name}).",
                 f"its columns are {_list(reference)}.",
             )
 
@@ -453,18 +468,18 @@ def _match(
             if name == "path":
                 ours, theirs = ours.map(_base_name), theirs.map(_base_name)
             found.append((match_by_key(ours, theirs), f"matched by {name}"))
-    right, declination = columns("ra"), columns("dec")
-    if options.match in ("auto", "position") and right and declination:
-        ours_at = _degrees(catalogue, right[0], declination[0])
-        theirs_at = _degrees(reference, right[1], declination[1])
-        matches = match_by_position(*ours_at, *theirs_at, radius_arcsec=options.radius_arcsec)
+    ours_at, theirs_at = find_positions(catalogue), find_positions(reference, given)
+    if options.match in ("auto", "position") and ours_at is not None and theirs_at is not None:
+        matches = match_by_position(
+            *ours_at[:2], *theirs_at[:2], radius_arcsec=options.radius_arcsec
+        )
         found.append((matches, f"matched by position within {options.radius_arcsec:g} arcsec"))
     if not found:
         raise UsageError(
             "nothing tells which rows of catalogue and reference belong together"
             + ("." if options.match == "auto" else f" by {options.match}.")
             + f" The catalogue has {_list(catalogue)}; the reference {_list(reference)}.",
-            "both need a column obsid, path, or ra and dec in degrees; name the reference's with "
+            "both need a column obsid, path, or ra and dec; name the reference's with "
             "--columns ra=NAME dec=NAME.",
         )
     matches, how = max(found, key=lambda one: one[0].rows.size)
@@ -500,7 +515,7 @@ def _find_snr(catalogue: pd.DataFrame, wanted: str) -> tuple[np.ndarray, str]:
     if column is None:
         return np.full(len(catalogue), np.nan), "S/N (unknown)"
     name = {"SNRr": "S/N in r", "SNRi": "S/N in i"}.get(column, column)
-    return _numbers(catalogue, column), name
+    return read_quantity(catalogue, column, "snr").values, name
 
 
 def _errors(
@@ -520,39 +535,9 @@ def _errors(
     guesses += [f"err_{base}", f"{base}_error", f"sigma_{base}", f"e{base}"]
     for guess in guesses:
         if guess in lower:
-            values = _numbers(table, lower[guess])
+            values = read_numbers(table, lower[guess])
             return np.where(values > 0, values, np.nan)
     return np.full(len(table), np.nan)
-
-
-def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
-    import pandas as pd
-
-    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
-    # Survey tables write -999 or -9999 where there is no value.
-    return np.where(values > _MISSING_BELOW, values, np.nan)
-
-
-def _degrees(table: pd.DataFrame, ra: str, dec: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in degrees; sexagesimal text is understood."""
-    if table[ra].dtype.kind in "iuf":
-        return _numbers(table, ra), _numbers(table, dec)
-    right = np.array([_from_sexagesimal(text, hours=True) for text in table[ra]])
-    return right, np.array([_from_sexagesimal(text, hours=False) for text in table[dec]])
-
-
-def _from_sexagesimal(text: object, *, hours: bool) -> float:
-    parts = re.split(r"[\s:hdms°'\"+\-−]+", str(text))
-    try:
-        numbers = [float(part) for part in parts if part]
-    except ValueError:
-        return math.nan
-    if not numbers:
-        return math.nan
-    size = sum(number / 60.0**power for power, number in enumerate(numbers[:3]))
-    # One number alone is in degrees already.
-    size *= 15.0 if hours and len(numbers) > 1 else 1.0
-    return -size if str(text).strip().startswith(("-", "−")) else size
 
 
 def _base_name(path: object) -> str:

@@ -74,11 +74,18 @@ def test_the_catalogue_of_a_fit_is_a_reference(tmp_path):
     assert labels[["e_mh", "ra_deg", "dec_deg"]].isna().all(axis=None)
 
 
-def test_positions_are_kept_where_they_are_in_degrees():
+def test_positions_may_be_degrees_or_hours_and_minutes_row_by_row():
     table = pd.DataFrame({"Teff": [3500.0] * 3, "RAJ2000": [10.5, "10 20 30", 400.0], "DEJ2000": 5})
     labels = extract_reference_labels(table)
-    np.testing.assert_array_equal(labels["ra_deg"], [10.5, np.nan, np.nan])
-    assert (labels["dec_deg"] == 5).all()
+    np.testing.assert_array_equal(labels["ra_deg"], [10.5, 155.125, np.nan])
+    np.testing.assert_array_equal(labels["dec_deg"], [5, 5, np.nan])
+
+
+def test_tables_without_positions_are_named(tmp_path):
+    pd.DataFrame({"Teff": [3500.0], "mh": 0.0, "ra": 5.0, "dec": 4.0}).to_csv(tmp_path / "a.csv")
+    pd.DataFrame({"Teff": [3500.0], "mh": 0.0, "ra": 5.0}).to_csv(tmp_path / "b.csv")
+    labels = read_references([tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert labels.attrs["without_position"] == ["b"]
 
 
 def test_missing_values_become_nan_and_empty_rows_go(tmp_path):

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.table import Table
 
+from jaxmdwarf.catalogue.quantities import find_positions
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.quality import QualityFlag
@@ -128,6 +130,9 @@ def test_literature_tables_are_understood(catalogue, truth):
     # The error of the reference enters in quadrature: 50 K together.
     assert result.comparisons["teff"].pulls.mean == pytest.approx(25 / 50, abs=0.2)
     assert any("[Fe/H], which is not the same quantity" in note for note in result.notes)
+    assert any(
+        note.startswith("1 of 400 numbers of the reference in Teff") for note in result.notes
+    )
 
 
 def test_columns_can_be_named(catalogue, truth):
@@ -191,6 +196,25 @@ def test_products_on_disk(tmp_path, catalogue, truth):
     assert "data:image/png" in (out / "report.html").read_text()
 
 
+@pytest.mark.parametrize("extension", ["fits", "vot", "parquet", "ecsv"])
+def test_columns_of_vectors_are_left_out(tmp_path, catalogue, truth, extension):
+    """As APOGEE, SDSS and DESI publish theirs: labels beside parameters of the pipeline."""
+    plain = Table({"obsid": truth["obsid"].to_numpy(), "TEFF": truth["teff"].to_numpy()})
+    plain["FPARAM"] = np.zeros((N, 9), np.float32)
+    path = tmp_path / f"vector.{extension}"
+    if extension == "parquet":
+        vectors = pd.DataFrame({"obsid": truth["obsid"], "TEFF": truth["teff"]})
+        vectors.assign(FPARAM=[[0.0] * 9] * N).to_parquet(path)
+    else:
+        plain.write(path, format={"vot": "votable", "ecsv": "ascii.ecsv"}.get(extension))
+    reference = read_table(path)
+    assert list(reference.columns) == ["obsid", "TEFF"]
+    assert reference.attrs["vectors"] == ["FPARAM"]
+    assert validate_tables(catalogue, reference).comparisons["teff"].recovery.n == N
+    with pytest.raises(UsageError, match=r"'FPARAM' of the reference .* holds vectors"):
+        validate_tables(catalogue, reference, ValidationConfig(columns=(("teff", "FPARAM"),)))
+
+
 def test_tables_that_are_missing_or_broken(tmp_path):
     with pytest.raises(UsageError, match="no table"):
         read_table(tmp_path / "none.csv.gz")
@@ -206,11 +230,8 @@ def test_tables_that_are_missing_or_broken(tmp_path):
 def test_real_literature_tables_are_matched_by_position(real_data, name):
     """A catalogue made of the table itself comes back without bias."""
     reference = read_table(real_data / name)
-    ra, dec = find_column(reference, "ra"), find_column(reference, "dec")
     teff = find_column(reference, "teff")
-    from jaxmdwarf.workflows.validating import _degrees
-
-    right, declination = _degrees(reference, ra, dec)
+    right, declination, _ = find_positions(reference)
     catalogue = pd.DataFrame(
         {
             "RA": right,
