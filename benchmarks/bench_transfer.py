@@ -87,9 +87,15 @@ def make_peer(state, config, arrays):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = config.shape(PAPER_GRID.n_pix)
     rate, betas = config.learning_rate, (config.first_moment_decay, config.second_moment_decay)
-    peer = Training(sizes, config.weights, learning_rate=rate, betas=betas)
+    peer = Training(
+        sizes,
+        config.weights,
+        learning_rate=rate,
+        betas=betas,
+        reencoded_split=config.reencoded_split,
+    )
     peer.copy_weights(state.generator, state.critics)
-    for module in (peer.network, peer.critic_synth, peer.critic_obs):
+    for module in peer.modules():
         module.to(device)
     tensors = [torch.from_numpy(array).to(device) for array in arrays]
 
@@ -112,6 +118,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="original", choices=("original", "compact"))
     parser.add_argument("--batch", type=int, default=8, help="spectra of each domain a step")
+    parser.add_argument("--convolution", default="auto", choices=("auto", "product", "library"))
     parser.add_argument("--steps", type=int, default=10, help="steps of each in a round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; medians are reported")
     parser.add_argument("--no-peer", action="store_true", help="time ours alone")
@@ -120,7 +127,10 @@ def main():
 
     data = make_data()
     config = CycleStarTraining.paper(
-        sizes=options.sizes, batch_size=options.batch, reencoded_split=False
+        sizes=options.sizes,
+        batch_size=options.batch,
+        flux_scale=(0.977, 0.052),
+        convolution=options.convolution,
     )
     sizes = config.shape(PAPER_GRID.n_pix)
     state = start_transfer(data, config)
@@ -139,9 +149,18 @@ def main():
     if has_peer:
         arrays = first_batch(data, config)
         theirs, summary["peer"] = make_peer(state, config, arrays)
-        gradients = jax.jit(transfer_gradients, static_argnums=(0, 4))
+        gradients = jax.jit(
+            transfer_gradients, static_argnums=(0, 4), static_argnames="reencoded_split"
+        )
         domains = Domains(*map(jnp.asarray, arrays))
-        ours = gradients(sizes, state.generator, state.critics, domains, config.weights).losses
+        ours = gradients(
+            sizes,
+            state.generator,
+            state.critics,
+            domains,
+            config.weights,
+            reencoded_split=config.reencoded_split,
+        ).losses
         summary["largest_loss_difference"] = max(
             abs(float(ours[name]) / value - 1) for name, value in theirs(1).items()
         )

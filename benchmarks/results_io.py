@@ -19,11 +19,19 @@ def name_device():
     return re.sub(r"\W+", "_", kind).lower()
 
 
-def save_result(stem, result):
-    """Keep a result as benchmarks/results/<device>/<stem>.json; returns where."""
-    target = Path(__file__).parent / "results" / name_device() / f"{stem}.json"
+def save_result(stem, result, *, out=None):
+    """Keep a result as <out>/<device>/<stem>.json; returns where.
+
+    Cases (top-level keys) that were not run this time stay as they were. `out` is
+    benchmarks/results if left out.
+    """
+    target = Path(out or Path(__file__).parent / "results") / name_device() / f"{stem}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(result, indent=1) + "\n")
+    kept = json.loads(target.read_text()) if target.exists() else {}
+    # Written beside it first: a run that is killed leaves the old file or the new one.
+    beside = target.with_suffix(".partial")
+    beside.write_text(json.dumps({**kept, **result}, indent=1) + "\n")
+    beside.replace(target)
     return target
 
 

@@ -9,8 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-SPREAD = 0.1
-
 
 def convolve(channels_in, layers, slope):
     """Strided convolutions, each with a leaky ReLU."""
@@ -61,11 +59,16 @@ class CycleStar(nn.Module):
 
         def encode_high(layers, n_latent):
             last = nn.Conv1d(layers[-1][0], n_latent, 1)
-            return nn.Sequential(*convolve(low, layers, slope), last, nn.InstanceNorm1d(n_latent))
+            norm = [nn.InstanceNorm1d(n_latent)] if sizes.latent_norm else []
+            return nn.Sequential(*convolve(low, layers, slope), last, *norm)
 
         def decode_low(channels):
-            flux = nn.Conv1d(domain[0][0], 1, 1)
-            return nn.Sequential(*deconvolve(channels, domain, slope), flux)
+            if sizes.pointwise_flux:
+                flux = nn.Conv1d(domain[0][0], 1, 1)
+                return nn.Sequential(*deconvolve(channels, domain, slope), flux)
+            before = [1, *(row[0] for row in domain[:-1])]
+            layers = [(out, *row[1:]) for out, row in zip(before, domain, strict=True)]
+            return nn.Sequential(*deconvolve(channels, layers, slope)[:-1])
 
         self.sizes = sizes
         self.encoder_synth, self.encoder_obs = encode_low(), encode_low()
@@ -78,21 +81,21 @@ class CycleStar(nn.Module):
 
     def synth_to_latents(self, flux):
         """Shared latents."""
-        return self.encoder_shared(self.encoder_synth(enter(flux, self.sizes.padded_pix)))
+        return self.encoder_shared(self.encoder_synth(enter(self.sizes, flux)))
 
     def obs_to_latents(self, flux):
         """Shared and split latents."""
-        features = self.encoder_obs(enter(flux, self.sizes.padded_pix))
+        features = self.encoder_obs(enter(self.sizes, flux))
         return self.encoder_shared(features), self.encoder_split(features)
 
     def latents_to_synth(self, shared):
         """Synthetic flux."""
-        return leave(self.decoder_synth(self.decoder_shared(shared)), self.sizes.n_pix)
+        return leave(self.sizes, self.decoder_synth(self.decoder_shared(shared)))
 
     def latents_to_obs(self, shared, split):
         """Observed flux."""
         features = torch.cat([self.decoder_shared(shared), self.decoder_split(split)], dim=1)
-        return leave(self.decoder_obs(features), self.sizes.n_pix)
+        return leave(self.sizes, self.decoder_obs(features))
 
 
 def rows(layers):
@@ -100,17 +103,19 @@ def rows(layers):
     return list(zip(layers.channels, layers.kernels, layers.strides, strict=True))
 
 
-def enter(flux, length):
-    """Flux about the continuum, padded, with a channel axis."""
+def enter(sizes, flux, length=None):
+    """Flux in deviations from its one mean, padded, with a channel axis."""
+    length = length or sizes.padded_pix
     before = (length - flux.shape[-1]) // 2
     after = length - flux.shape[-1] - before
-    return functional.pad((flux - 1) / SPREAD, (before, after))[:, None]
+    return functional.pad((flux - sizes.flux_mean) / sizes.flux_spread, (before, after))[:, None]
 
 
-def leave(outputs, n_pix):
+def leave(sizes, outputs):
     """Flux of the outputs, cropped."""
-    before = (outputs.shape[-1] - n_pix) // 2
-    return 1 + SPREAD * outputs[:, 0, before : before + n_pix]
+    before = (outputs.shape[-1] - sizes.n_pix) // 2
+    inside = outputs[:, 0, before : before + sizes.n_pix]
+    return sizes.flux_mean + sizes.flux_spread * inside
 
 
 class Training:
@@ -122,10 +127,14 @@ class Training:
     weights : LossWeights
     learning_rate, betas
         Of both Adams.
+    reencoded_split : bool
+        Whether the observed critic sees split latents read again from a transfer.
     """
 
-    def __init__(self, sizes, weights, *, learning_rate=1e-4, betas=(0.5, 0.999)):
-        self.sizes, self.weights = sizes, weights
+    def __init__(
+        self, sizes, weights, *, learning_rate=1e-4, betas=(0.5, 0.999), reencoded_split=False
+    ):
+        self.sizes, self.weights, self.reencoded_split = sizes, weights, reencoded_split
         self.network = CycleStar(sizes)
         self.critic_synth = Critic(sizes, sizes.shared_latents)
         self.critic_obs = Critic(sizes, sizes.shared_latents + sizes.split_latents)
@@ -136,16 +145,23 @@ class Training:
 
     def step(self, synth, synth_ivar, obs, obs_ivar):
         """Update both players; the losses before the update, as tensors."""
+        losses = self.differentiate(synth, synth_ivar, obs, obs_ivar)
+        self.generator_adam.step()
+        self.critic_adam.step()
+        return losses
+
+    def differentiate(self, synth, synth_ivar, obs, obs_ivar):
+        """Leave both players' gradients in their parameters; the losses, as tensors."""
         network = self.network
-        synth = torch.where(synth_ivar > 0, synth, 1.0)
-        obs = torch.where(obs_ivar > 0, obs, 1.0)
+        synth = torch.where(synth_ivar > 0, synth, self.sizes.flux_mean)
+        obs = torch.where(obs_ivar > 0, obs, self.sizes.flux_mean)
         shared_synth = network.synth_to_latents(synth)
         shared_obs, split = network.obs_to_latents(obs)
         synth_synth = network.latents_to_synth(shared_synth)
         obs_obs = network.latents_to_obs(shared_obs, split)
         synth_obs = network.latents_to_obs(shared_synth, split)
         obs_synth = network.latents_to_synth(shared_obs)
-        there, _ = network.obs_to_latents(synth_obs)
+        there, split_there = network.obs_to_latents(synth_obs)
         synth_obs_synth = network.latents_to_synth(there)
         back = network.synth_to_latents(obs_synth)
         obs_synth_obs = network.latents_to_obs(back, split)
@@ -156,8 +172,9 @@ class Training:
             "cycle_synth": distance(synth, synth_ivar, synth_obs_synth),
             "cycle_obs": distance(obs, obs_ivar, obs_synth_obs),
         }
+        fake_split = split_there if self.reencoded_split else split
         fake_synth = self._judge_synth(obs_synth, shared_obs)
-        fake_obs = self._judge_obs(synth_obs, shared_synth, split)
+        fake_obs = self._judge_obs(synth_obs, shared_synth, fake_split)
         losses["adv_synth"] = entropy(fake_synth, 1.0)
         losses["adv_obs"] = entropy(fake_obs, 1.0)
         total = (
@@ -168,28 +185,34 @@ class Training:
         losses["total"] = total
         self.generator_adam.zero_grad()
         total.backward()
-        self.generator_adam.step()
 
-        made = synth_synth, obs_obs, synth_obs, obs_synth, shared_synth, shared_obs, split
-        made = [tensor.detach() for tensor in made]
-        synth_synth, obs_obs, synth_obs, obs_synth, shared_synth, shared_obs, split = made
+        synth_synth, obs_obs, synth_obs, obs_synth = (
+            flux.detach() for flux in (synth_synth, obs_obs, synth_obs, obs_synth)
+        )
+        shared_synth, shared_obs, split, fake_split = (
+            latents.detach() for latents in (shared_synth, shared_obs, split, fake_split)
+        )
         losses["critic_synth"] = entropy(
             self._judge_synth(synth_synth, shared_synth), 1.0
         ) + entropy(self._judge_synth(obs_synth, shared_obs), 0.0)
         losses["critic_obs"] = entropy(self._judge_obs(obs_obs, shared_obs, split), 1.0) + entropy(
-            self._judge_obs(synth_obs, shared_synth, split), 0.0
+            self._judge_obs(synth_obs, shared_synth, fake_split), 0.0
         )
         self.critic_adam.zero_grad()
         (losses["critic_synth"] + losses["critic_obs"]).backward()
         self.critic_adam.step()
         return {name: value.detach() for name, value in losses.items()}
 
+    def modules(self):
+        """All networks that have parameters."""
+        return self.network, self.critic_synth, self.critic_obs
+
     def _judge_synth(self, flux, shared):
-        return self.critic_synth(enter(flux, self.sizes.critic_pix), shared)
+        return self.critic_synth(enter(self.sizes, flux, self.sizes.critic_pix), shared)
 
     def _judge_obs(self, flux, shared, split):
         latents = torch.cat([shared, split], dim=1)
-        return self.critic_obs(enter(flux, self.sizes.critic_pix), latents)
+        return self.critic_obs(enter(self.sizes, flux, self.sizes.critic_pix), latents)
 
     def copy_weights(self, params, critics):
         """Take over the package's parameters (`init_generator`, `init_critics`)."""

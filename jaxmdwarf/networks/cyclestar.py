@@ -3,13 +3,14 @@
 Two low-level pairs (synthetic, observed) stand around one shared pair and, on the observed side,
 one split pair (O'Briain et al. 2021, ApJ 906, 130; the paper's section 3.1). Everything is channels
 last and a pure function of its parameters. Strided convolutions are written as slices and one
-matrix product: inside `jax.lax.scan` XLA's own convolution is many times slower on a CPU.
+matrix product: inside `jax.lax.scan` XLA's own convolution is many times slower on a CPU. XLA's own
+is there by option, and so are products of fewer digits.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,12 @@ GENERATOR_PARTS = (
     "decoder_obs",
 )
 """Keys of the generator's parameters."""
+
+Precision: TypeAlias = Literal["float32", "tf32", "bf16"]
+"""How matrix products round their factors; see `CycleStarSizes`."""
+
+ConvolutionForm: TypeAlias = Literal["auto", "product", "library"]
+"""How convolutions are computed; see `CycleStarSizes`."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +100,14 @@ class ConvLayers:
 
 @dataclass(frozen=True)
 class CycleStarSizes:
-    """Shape of all networks; hashable, so that it can be static under `jax.jit`.
+    """Shape and arithmetic of all networks; hashable: it can be static under `jax.jit`.
 
     Parameters
     ----------
     n_pix : int
-        Pixels of the spectra, any number. Inside, spectra are lengthened by continuum (flux 1) at
-        both ends to the next length that passes the strides and back unchanged, and cropped again.
+        Pixels of the spectra, any number. Inside, spectra are lengthened by `flux_mean` (or the
+        centre) at both ends to the next length that passes the strides and back unchanged, and
+        cropped again.
     domain : ConvLayers
         Low-level encoders; the low-level decoders run them backwards, then mix channels to flux.
     shared : ConvLayers
@@ -120,13 +128,21 @@ class CycleStarSizes:
         around at once where labels pass it.
     centred : bool
         Whether encoders, decoders and critics hold a spectrum of their own (see `set_centres`)
-        around which they work, and which decoders learn; otherwise they work around flux 1.
-    flux_spread : float
-        Flux that counts as one unit inside: normalised spectra of M dwarfs scatter by 0.1.
+        around which they work, and which decoders learn; otherwise they work around `flux_mean`.
+    flux_mean, flux_spread : float
+        Flux that counts as 0 inside, and as one unit from there: normalised spectra of M dwarfs
+        scatter by 0.1 around 1.
     pointwise_flux : bool
         Whether decoders mix flux from the first `domain` channels at every pixel, as the authors'
         do; otherwise their last transposed convolution makes flux itself, which leaves out the
         layer that moves most memory.
+    precision : {"float32", "tf32", "bf16"}
+        Factors of matrix products: as they are; with the 10-bit mantissas of NVIDIA's matrix units
+        (full ones on devices without them); or as bfloat16, products rounded to it too. Sums inside
+        a product, everything between products and the weights are float32 in all three.
+    convolution : {"auto", "product", "library"}
+        Whether convolutions are slices and one matrix product, or XLA's own (cuDNN's on a GPU).
+        "auto" takes what was measured to be faster on the device at hand.
 
     Raises
     ------
@@ -153,6 +169,9 @@ class CycleStarSizes:
     centred: bool = False
     flux_spread: float = 0.1
     pointwise_flux: bool = True
+    flux_mean: float = 1.0
+    precision: Precision = "float32"
+    convolution: ConvolutionForm = "auto"
 
     def __post_init__(self) -> None:
         if len(self.split_channels) != len(self.shared.channels):
@@ -164,6 +183,12 @@ class CycleStarSizes:
         counts = (self.n_pix, self.shared_latents, self.split_latents, *self.critic_latents)
         if min(*counts, *self.split_channels) < 1 or self.flux_spread <= 0:
             raise UsageError("pixels, latents, channels and the spread of flux must be positive.")
+        for name, known in (("precision", Precision), ("convolution", ConvolutionForm)):
+            if getattr(self, name) not in get_args(known):
+                raise UsageError(
+                    f"{name} {getattr(self, name)!r} is unknown.",
+                    f"use one of {', '.join(get_args(known))}.",
+                )
 
     @classmethod
     def original(cls, n_pix: int) -> "CycleStarSizes":
@@ -241,8 +266,11 @@ def convolve_strided(
     inputs: Float[Array, "n length c_in"],
     kernel: Float[Array, "k c_in c_out"],
     stride: int,
+    *,
+    precision: Precision = "float32",
+    convolution: ConvolutionForm = "product",
 ) -> Float[Array, "n length_out c_out"]:
-    """Strided convolution without padding, as slices and one matrix product.
+    """Strided convolution without padding.
 
     Equal to ``lax.conv_general_dilated(inputs, kernel, (stride,), "VALID",
     dimension_numbers=("NWC", "WIO", "NWC"))``.
@@ -252,6 +280,8 @@ def convolve_strided(
     inputs : (n, length, c_in)
     kernel : (k, c_in, c_out)
     stride : int
+    precision, convolution
+        See `CycleStarSizes`; layers of one pixel are matrix products in either form.
 
     Returns
     -------
@@ -259,6 +289,20 @@ def convolve_strided(
     """
     n, length, c_in = inputs.shape
     k, _, c_out = kernel.shape
+    if k > 1 and _uses_library(convolution):
+        return _round_products(
+            lambda left, right, digits: jax.lax.conv_general_dilated(
+                left,
+                right,
+                (stride,),
+                "VALID",
+                dimension_numbers=("NWC", "WIO", "NWC"),
+                precision=digits,
+            ),
+            inputs,
+            kernel,
+            precision,
+        )
     n_out = (length - k) // stride + 1
     if k == 1 and stride == 1:
         windows = inputs
@@ -274,7 +318,9 @@ def convolve_strided(
         if rest:
             pieces.append(blocks[:, n_whole : n_whole + n_out, : rest * c_in])
         windows = jnp.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
-    product = _multiply(windows.reshape(n * n_out, k * c_in), kernel.reshape(k * c_in, c_out))
+    product = _multiply(
+        windows.reshape(n * n_out, k * c_in), kernel.reshape(k * c_in, c_out), precision
+    )
     return product.reshape(n, n_out, c_out)
 
 
@@ -282,8 +328,11 @@ def convolve_transposed(
     inputs: Float[Array, "n length c_in"],
     kernel: Float[Array, "c_in k c_out"],
     stride: int,
+    *,
+    precision: Precision = "float32",
+    convolution: ConvolutionForm = "product",
 ) -> Float[Array, "n length_out c_out"]:
-    """The transpose of a strided convolution, as one matrix product and shifted sums.
+    """The transpose of a strided convolution; as a product, with shifted sums after it.
 
     Each input position adds `k` output pixels, `stride` pixels after those of its neighbour.
 
@@ -292,6 +341,8 @@ def convolve_transposed(
     inputs : (n, length, c_in)
     kernel : (c_in, k, c_out)
     stride : int
+    precision, convolution
+        See `CycleStarSizes`.
 
     Returns
     -------
@@ -299,7 +350,24 @@ def convolve_transposed(
     """
     n, length, c_in = inputs.shape
     _, k, c_out = kernel.shape
-    product = _multiply(inputs.reshape(n * length, c_in), kernel.reshape(c_in, k * c_out))
+    if _uses_library(convolution):
+        return _round_products(
+            lambda left, right, digits: jax.lax.conv_transpose(
+                left,
+                right,
+                (stride,),
+                "VALID",
+                dimension_numbers=("NWC", "WIO", "NWC"),
+                transpose_kernel=True,
+                precision=digits,
+            ),
+            inputs,
+            kernel.transpose(1, 2, 0),
+            precision,
+        )
+    product = _multiply(
+        inputs.reshape(n * length, c_in), kernel.reshape(c_in, k * c_out), precision
+    )
     product = product.reshape(n, length, k * c_out)
     width = stride * c_out
     n_block = -(-k // stride)
@@ -315,9 +383,30 @@ def convolve_transposed(
     return pixels[:, : (length - 1) * stride + k]
 
 
-def _multiply(left, right):
-    # The default of some accelerators, 10-bit mantissas, would reach the fitted flux.
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+def _multiply(left, right, precision):
+    return _round_products(
+        lambda left, right, digits: jnp.matmul(left, right, precision=digits),
+        left,
+        right,
+        precision,
+    )
+
+
+def _round_products(multiply, left, right, precision):
+    """``multiply(left, right, digits)`` with factors of the precision asked for, as float32."""
+    if precision == "bf16":
+        narrow = multiply(left.astype(jnp.bfloat16), right.astype(jnp.bfloat16), None)
+        return narrow.astype(left.dtype)
+    # Left to themselves some accelerators take 10-bit mantissas, which would reach the fitted flux.
+    exact = precision == "float32"
+    digits = jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
+    return multiply(left, right, digits)
+
+
+def _uses_library(convolution):
+    if convolution == "auto":
+        return False
+    return convolution == "library"
 
 
 _BIAS = 0.01
@@ -342,17 +431,19 @@ class _Encoder(nn.Module):
     slope: float
     latents: int = 0
     norm: bool = False
+    precision: Precision = "float32"
+    convolution: ConvolutionForm = "product"
 
     @nn.compact
     def __call__(self, features):
         for name, channels, kernel, stride in _plan(self.layers):
             shape = (kernel, features.shape[-1], channels)
             layer = self.param(name, _make_layer, shape, 1)
-            features = convolve_strided(features, layer["kernel"], stride) + layer["bias"]
+            features = _convolve(self, features, layer, stride)
             features = nn.leaky_relu(features, self.slope)
         if self.latents:
             layer = self.param("latents", _make_layer, (1, features.shape[-1], self.latents), 1)
-            features = convolve_strided(features, layer["kernel"], 1) + layer["bias"]
+            features = _convolve(self, features, layer, 1)
         return _normalise_instance(features) if self.norm else features
 
 
@@ -367,6 +458,8 @@ class _Decoder(nn.Module):
     slope: float
     flux: bool = False
     direct: bool = False
+    precision: Precision = "float32"
+    convolution: ConvolutionForm = "product"
 
     @nn.compact
     def __call__(self, features):
@@ -374,12 +467,12 @@ class _Decoder(nn.Module):
         for name, channels, kernel, stride in plan:
             shape = (features.shape[-1], kernel, channels)
             layer = self.param(name, _make_layer, shape, 0)
-            features = convolve_transposed(features, layer["kernel"], stride) + layer["bias"]
+            features = _convolve(self, features, layer, stride, convolve_transposed)
             if not (self.direct and name == plan[-1][0]):
                 features = nn.leaky_relu(features, self.slope)
         if self.flux:
             layer = self.param("flux", _make_layer, (1, features.shape[-1], 1), 1)
-            features = convolve_strided(features, layer["kernel"], 1) + layer["bias"]
+            features = _convolve(self, features, layer, 1)
         return features
 
 
@@ -389,22 +482,30 @@ class _Critic(nn.Module):
     flux_layers: ConvLayers
     latent_channels: tuple[int, ...]
     slope: float
+    precision: Precision = "float32"
+    convolution: ConvolutionForm = "product"
 
     @nn.compact
     def __call__(self, flux, latents):
         for name, channels, kernel, stride in _plan(self.flux_layers, "flux"):
             layer = self.param(name, _make_layer, (kernel, flux.shape[-1], channels), 1)
-            flux = convolve_strided(flux, layer["kernel"], stride) + layer["bias"]
+            flux = _convolve(self, flux, layer, stride)
             flux = nn.leaky_relu(flux, self.slope)
         for i, channels in enumerate(self.latent_channels):
             shape = (1, latents.shape[-1], channels)
             layer = self.param(f"latents_{i}", _make_layer, shape, 1)
-            latents = convolve_strided(latents, layer["kernel"], 1) + layer["bias"]
+            latents = _convolve(self, latents, layer, 1)
             latents = nn.leaky_relu(latents, self.slope)
         n = flux.shape[0]
         both = jnp.concatenate([flux.reshape(n, -1), latents.reshape(n, -1)], axis=-1)
         layer = self.param("logit", _make_layer, (1, both.shape[-1], 1), 1)
-        return (_multiply(both, layer["kernel"][0]) + layer["bias"])[:, 0]
+        return (_multiply(both, layer["kernel"][0], self.precision) + layer["bias"])[:, 0]
+
+
+def _convolve(module, features, layer, stride, form=convolve_strided):
+    """One layer of a module, before its ReLU."""
+    arithmetic = {"precision": module.precision, "convolution": module.convolution}
+    return form(features, layer["kernel"], stride, **arithmetic) + layer["bias"]
 
 
 def _plan(layers, name="conv", *, backwards=False):
@@ -423,22 +524,24 @@ def _normalise_instance(features, epsilon=1e-5):
 @lru_cache(maxsize=32)
 def _modules(sizes: CycleStarSizes) -> dict[str, nn.Module]:
     slope = sizes.slope
-    domain_encoder = _Encoder(sizes.domain, slope)
-    domain_decoder = _Decoder(sizes.domain, slope, flux=True)
+    how = {"precision": sizes.precision, "convolution": sizes.convolution}
+    latents, norm = (sizes.shared_latents, sizes.split_latents), sizes.latent_norm
+    domain_encoder = _Encoder(sizes.domain, slope, **how)
+    domain_decoder = _Decoder(sizes.domain, slope, flux=True, **how)
     if not sizes.pointwise_flux:
         domain = sizes.domain
         backwards = ConvLayers((1, *domain.channels[:-1]), domain.kernels, domain.strides)
-        domain_decoder = _Decoder(backwards, slope, direct=True)
+        domain_decoder = _Decoder(backwards, slope, direct=True, **how)
     return {
         "encoder_synth": domain_encoder,
         "encoder_obs": domain_encoder,
-        "encoder_shared": _Encoder(sizes.shared, slope, sizes.shared_latents, sizes.latent_norm),
-        "encoder_split": _Encoder(sizes.split, slope, sizes.split_latents, sizes.latent_norm),
-        "decoder_shared": _Decoder(sizes.shared, slope),
-        "decoder_split": _Decoder(sizes.split, slope),
+        "encoder_shared": _Encoder(sizes.shared, slope, latents[0], norm, **how),
+        "encoder_split": _Encoder(sizes.split, slope, latents[1], norm, **how),
+        "decoder_shared": _Decoder(sizes.shared, slope, **how),
+        "decoder_split": _Decoder(sizes.split, slope, **how),
         "decoder_synth": domain_decoder,
         "decoder_obs": domain_decoder,
-        "critic": _Critic(sizes.critic_flux, sizes.critic_latents, slope),
+        "critic": _Critic(sizes.critic_flux, sizes.critic_latents, slope, **how),
     }
 
 
@@ -562,7 +665,7 @@ def fill_masked(
 ) -> Float[Array, "n_spec n_pix"]:
     """Flux with something fixed in masked pixels, so that nothing in them reaches a network.
 
-    That is the domain's own spectrum in networks with centres, else the continuum, 1.
+    That is the domain's own spectrum in networks with centres, else `flux_mean`.
 
     Parameters
     ----------
@@ -572,7 +675,9 @@ def fill_masked(
     flux, ivar : (n_spec, n_pix)
         Pixels whose ivar is 0 may hold anything, NaN too.
     """
-    centre = jax.lax.stop_gradient(params[f"encoder_{domain}"]["centre"]) if sizes.centred else 1.0
+    centre: Any = sizes.flux_mean
+    if sizes.centred:
+        centre = jax.lax.stop_gradient(params[f"encoder_{domain}"]["centre"])
     return jnp.where(ivar > 0, flux, jnp.asarray(centre, flux.dtype))
 
 
@@ -712,7 +817,7 @@ def _enter(sizes, layers, flux, length):
             "use networks that were made for this pixel grid.",
         )
     # Decoders learn their centre; where it only shifts an input it stays as it was set.
-    centre = jax.lax.stop_gradient(layers["centre"]) if sizes.centred else 1.0
+    centre = jax.lax.stop_gradient(layers["centre"]) if sizes.centred else sizes.flux_mean
     before = (length - sizes.n_pix) // 2
     after = length - sizes.n_pix - before
     return jnp.pad((flux - centre) / sizes.flux_spread, ((0, 0), (before, after)))[..., None]
@@ -721,5 +826,5 @@ def _enter(sizes, layers, flux, length):
 def _render(sizes, params, part, features):
     outputs = _apply(sizes, params, part, features)[..., 0]
     before = (sizes.padded_pix - sizes.n_pix) // 2
-    centre = params[part]["centre"] if sizes.centred else 1.0
+    centre = params[part]["centre"] if sizes.centred else sizes.flux_mean
     return centre + sizes.flux_spread * outputs[:, before : before + sizes.n_pix]

@@ -1,10 +1,10 @@
 """How Cycle-StarNet is trained: a frozen description; the paper's and a compact one are ready."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.networks.cyclestar import CycleStarSizes
+from jaxmdwarf.networks.cyclestar import ConvolutionForm, CycleStarSizes, Precision
 from jaxmdwarf.training.cyclestar.losses import AdversarialForm, LossWeights
 
 _SIZES = ("compact", "original")
@@ -17,7 +17,13 @@ class CycleStarTraining:
     Parameters
     ----------
     sizes : {"compact", "original"} or CycleStarSizes
-        Networks; of sizes of your own, the number of pixels is taken from the spectra.
+        Networks; of sizes of your own, the number of pixels is taken from the spectra, and
+        arithmetic and scale of flux from here.
+    flux_scale : (float, float) or "data"
+        The one mean and the one deviation by which all flux is scaled inside the networks; "data"
+        measures them on the observed training spectra (see
+        `jaxmdwarf.training.cyclestar.data.measure_flux_scale`). Networks with centres of their own
+        have no use for the mean.
     batch_size : int
         Spectra of each domain a step, drawn with replacement.
     steps : int
@@ -61,9 +67,11 @@ class CycleStarTraining:
     instance_noise : float
         Standard deviation of the noise on spectra that critics see, falling linearly to 0 at the
         last step (Sønderby et al. 2017); 0 is off.
-    bf16 : bool
-        Whether matrix products take factors of 8-bit mantissas; refused as long as the networks
-        compute in float32 alone.
+    precision : {"float32", "tf32", "bf16"}
+        Of matrix products in training; the model that comes out computes in float32. See
+        `jaxmdwarf.networks.cyclestar.CycleStarSizes`.
+    convolution : {"auto", "product", "library"}
+        See there.
     validation_rows : int
         Spectra of each domain that are validated on, at most.
     patience : int or None
@@ -75,6 +83,7 @@ class CycleStarTraining:
     """
 
     sizes: Literal["compact", "original"] | CycleStarSizes = "compact"
+    flux_scale: tuple[float, float] | Literal["data"] = (1.0, 0.1)
     batch_size: int = 32
     steps: int = 2000
     report_every: int = 100
@@ -98,7 +107,8 @@ class CycleStarTraining:
     averaging: float = 0.0
     clip_norm: float | None = None
     instance_noise: float = 0.0
-    bf16: bool = False
+    precision: Precision = "float32"
+    convolution: ConvolutionForm = "auto"
     validation_rows: int = 512
     patience: int | None = None
     keep: Literal["best", "last"] = "best"
@@ -123,12 +133,19 @@ class CycleStarTraining:
             raise UsageError(
                 f"sizes {self.sizes!r} are unknown.", f"use one of {', '.join(_SIZES)}."
             )
-        if self.bf16:
-            raise UsageError("the networks have no products in bfloat16 yet.", "leave bf16 off.")
+        if self.flux_scale != "data" and not (
+            len(self.flux_scale) == 2 and float(self.flux_scale[1]) > 0
+        ):
+            raise UsageError(
+                f"flux_scale {self.flux_scale!r} is not a mean and a positive deviation.",
+                'give two numbers, for example (0.977, 0.052), or "data".',
+            )
         for name, known in (
             ("schedule", ("constant", "decay", "cosine")),
             ("keep", ("best", "last")),
             ("form", ("non_saturating", "paper")),
+            ("precision", get_args(Precision)),
+            ("convolution", get_args(ConvolutionForm)),
         ):
             if getattr(self, name) not in known:
                 raise UsageError(
@@ -139,11 +156,21 @@ class CycleStarTraining:
     def paper(cls, **changes: Any) -> "CycleStarTraining":
         """The paper's configuration: the authors' sizes and rates, nothing of ours.
 
-        Five hundred thousand batches of 8; both rates times 0.7 at 50, 100, 150 and 200 thousand;
-        errors floored at 0.005 and masked above 0.05; the last weights are kept.
+        Five hundred thousand batches of 8; both Adams at 1e-4 with betas 0.5 and 0.999, both rates
+        times 0.7 at 50, 100, 150 and 200 thousand; latents with instance norm; split latents read
+        again from a transfer before it is judged; flux scaled by one mean and one deviation,
+        measured on the data (theirs, of APOGEE, are 0.977 and 0.052); errors floored at 0.005 and
+        masked above 0.05; the last weights are kept.
+
+        Reconstructions weigh 90 and 90 against 1 for the critics, as the authors have it for their
+        mock survey (`LossWeights.mock`): closing the whole gap of a simulated survey is worth a few
+        per cent of a distance of about 1, which an adversarial term of order 1 would outweigh. For
+        real spectra they take 3 and 9: give ``weights=LossWeights.real()``.
         """
         plain = cls(
             sizes="original",
+            flux_scale="data",
+            weights=LossWeights.mock(),
             batch_size=8,
             steps=500_000,
             report_every=1000,
@@ -173,7 +200,27 @@ class CycleStarTraining:
         return replace(steady, **changes)
 
     def shape(self, n_pix: int) -> CycleStarSizes:
-        """The networks for spectra of `n_pix` pixels."""
-        if isinstance(self.sizes, CycleStarSizes):
-            return replace(self.sizes, n_pix=n_pix)
-        return getattr(CycleStarSizes, self.sizes)(n_pix)
+        """The networks for spectra of `n_pix` pixels.
+
+        Raises
+        ------
+        UsageError
+            If the scale of flux has still to be measured.
+        """
+        if self.flux_scale == "data":
+            raise UsageError(
+                "the scale of flux has not been measured yet.",
+                "use jaxmdwarf.training.cyclestar.data.settle_flux_scale first.",
+            )
+        sizes = self.sizes
+        if not isinstance(sizes, CycleStarSizes):
+            sizes = getattr(CycleStarSizes, sizes)(n_pix)
+        mean, spread = self.flux_scale
+        return replace(
+            sizes,
+            n_pix=n_pix,
+            flux_mean=float(mean),
+            flux_spread=float(spread),
+            precision=self.precision,
+            convolution=self.convolution,
+        )

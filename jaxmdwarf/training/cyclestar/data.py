@@ -1,5 +1,6 @@
 """What Cycle-StarNet learns from: both domains checked, split, on the device, drawn in batches."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -107,6 +108,40 @@ def prepare_transfer(
         mean=jnp.asarray(comparison.mean),
         basis=jnp.asarray(comparison.basis),
     )
+
+
+def measure_flux_scale(
+    flux: Float[Array | np.ndarray, "n n_pix"], ivar: Float[Array | np.ndarray, "n n_pix"]
+) -> tuple[float, float]:
+    """One mean and one deviation of all flux, each pixel weighed by its inverse variance.
+
+    So noise of faint stars does not pass for spread. Both are rounded to four decimals.
+
+    Examples
+    --------
+    >>> measure_flux_scale(np.array([[0.9, 1.1, 7.0]]), np.array([[1.0, 1.0, 0.0]]))
+    (1.0, 0.1)
+    """
+    flux, ivar = np.asarray(flux), np.asarray(ivar)
+    total = mean = square = 0.0
+    for first in range(0, len(flux), 1024):
+        rows = slice(first, first + 1024)
+        weight = ivar[rows].astype(np.float64)
+        away = np.where(weight > 0, flux[rows], 1.0) - 1.0
+        total += weight.sum()
+        mean += (weight * away).sum()
+        square += (weight * away**2).sum()
+    if not total > 0:
+        raise MismatchError("no pixel of the observed spectra is good.", "look at the spectra.")
+    mean, square = mean / total, square / total
+    return round(1.0 + mean, 4), max(round(float(np.sqrt(square - mean**2)), 4), 1e-4)
+
+
+def settle_flux_scale(config: CycleStarTraining, data: TransferData) -> CycleStarTraining:
+    """The configuration with the scale of flux in numbers, measured where it is to be."""
+    if config.flux_scale != "data":
+        return config
+    return replace(config, flux_scale=measure_flux_scale(data.flux, data.ivar))
 
 
 def sample_domains(data: TransferData, config: CycleStarTraining, key) -> Domains:

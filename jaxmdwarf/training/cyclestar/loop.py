@@ -15,7 +15,12 @@ from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
-from jaxmdwarf.training.cyclestar.data import TransferData, prepare_transfer, split_for_training
+from jaxmdwarf.training.cyclestar.data import (
+    TransferData,
+    prepare_transfer,
+    settle_flux_scale,
+    split_for_training,
+)
 from jaxmdwarf.training.cyclestar.steps import (
     TransferState,
     continue_transfer,
@@ -56,7 +61,8 @@ class TransferRecord:
         ``classifier_accuracy`` and ``classifier_accuracy_none`` (0.5 is perfect),
         ``shared_accuracy`` (of telling the domains apart by their shared latents),
         ``shared_synth_change``, ``shared_obs_change`` and ``split_change`` (of latents by a
-        transfer), ``split_explains_shared`` (how much of the physics the split latents hold).
+        transfer), ``split_explains_shared`` (how much of the physics the split latents hold),
+        ``slope_cosine_<label>`` (of what a label does to carried flux with what it does to theory's).
     iterations_per_s : float
         Of the interval's steps, compilation and validation left out where possible.
     """
@@ -177,6 +183,7 @@ def train_cyclestar(
     config = config or CycleStarTraining.compact()
     split = split_for_training(observed.n_spec, config)
     data = prepare_transfer(emulator, observed, labels, config, split=split)
+    config = settle_flux_scale(config, data)
     state = start_transfer(data, config)
     if checkpoints is not None:
         restored = checkpoints.restore(like=state)
@@ -234,7 +241,8 @@ def build_transfer_model(
     data: TransferData, config: CycleStarTraining, generator: PyTree
 ) -> CycleStarModel:
     """The forward model of generator weights: the emulator, then the networks."""
-    sizes = config.shape(data.flux.shape[1])
+    # Training may round; a model that labels are read from does not.
+    sizes = replace(config.shape(data.flux.shape[1]), precision="float32")
     model = CycleStarModel(  # type: ignore[call-arg]
         base=data.emulator,
         params=generator,

@@ -98,8 +98,7 @@ class LossWeights:
     Parameters
     ----------
     synth, obs : float
-        lambda 1 and 2: within-domain and cycle reconstruction of each domain. The authors' public
-        configurations use 90 and 90, for a gap as large as APOGEE's 3 and 9.
+        lambda 1 and 2: within-domain and cycle reconstruction of each domain.
     adversarial : float
         lambda 3.
     """
@@ -111,6 +110,16 @@ class LossWeights:
     def __post_init__(self) -> None:
         if min(self.synth, self.obs, self.adversarial) < 0:
             raise UsageError(f"weights of the losses must not be negative: {self}.")
+
+    @classmethod
+    def mock(cls) -> "LossWeights":
+        """The authors' weights for a mock survey, whose observed domain is simulated too."""
+        return cls(synth=90.0, obs=90.0, adversarial=1.0)
+
+    @classmethod
+    def real(cls) -> "LossWeights":
+        """The authors' weights for real spectra, whose gap is as large as APOGEE's."""
+        return cls(synth=3.0, obs=9.0, adversarial=1.0)
 
 
 class TransferGradients(NamedTuple):

@@ -16,7 +16,15 @@ from jaxmdwarf.diagnostics.domain_scores import (
     latent_change,
     marginal_distance,
 )
-from jaxmdwarf.networks.cyclestar import encode_obs, encode_synth
+from jaxmdwarf.networks.cyclestar import (
+    encode_obs,
+    encode_synth,
+    expand_shared,
+    expand_split,
+    fill_masked,
+    render_obs,
+    render_synth,
+)
 from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.training.cyclestar.data import TransferData, make_synthetic_ivar
@@ -31,6 +39,7 @@ from jaxmdwarf.training.cyclestar.spectral_norm import normalise_critics
 from jaxmdwarf.training.cyclestar.steps import TransferState
 
 _ROWS_AT_ONCE = 64
+_SLOPE_ROWS = 32
 # Beside that of `jaxmdwarf.training.cyclestar.steps`.
 _STREAM = 1
 
@@ -91,6 +100,7 @@ def validate_transfer(
         "shared_obs_change": latent_change(latents["shared_obs"], latents["shared_obs_synth"]),
         "split_change": latent_change(latents["split_obs"], latents["split_synth_obs"]),
         "split_explains_shared": explained_fraction(latents["split_obs"], latents["shared_obs"]),
+        **_compare_slopes(measured["slopes"], data.emulator.label_space.names),
     }
     if judge is not None:
         sample = ValidationSample(
@@ -155,10 +165,48 @@ def _validate(state: TransferState, data: TransferData, config: CycleStarTrainin
 
     spectra = {name: flatten(values) for name, values in spectra.items()}
     return {
+        "slopes": _find_slopes(state.average, data, config),
         "losses": {name: values.mean() for name, values in losses.items()},
         "latents": {name: flatten(values) for name, values in latents.items()},
         "spectra": spectra,
         "coefficients": {
             name: multiply_exactly(flux - data.mean, data.basis.T) for name, flux in spectra.items()
         },
+    }
+
+
+def _find_slopes(generator, data: TransferData, config: CycleStarTraining):
+    """Slopes of theory's flux and of carried flux along each label: (n_label, n_row, n_pix)."""
+    sizes = config.shape(data.flux.shape[1])
+    rows = slice(0, _SLOPE_ROWS)
+    scaled = data.held_scaled[rows]
+    obs = fill_masked(sizes, generator, "obs", data.held_flux[rows], data.held_ivar[rows])
+    split_features = expand_split(sizes, generator, encode_obs(sizes, generator, obs).split)
+
+    def carry(scaled):
+        synth = data.emulator.predict_scaled_batch(scaled)
+        features = expand_shared(sizes, generator, encode_synth(sizes, generator, synth))
+        carried = render_obs(sizes, generator, features, split_features)
+        if config.residual:
+            carried = synth + carried - render_synth(sizes, generator, features)
+        return synth, carried
+
+    def differentiate(direction):
+        return jax.jvp(carry, (scaled,), (jnp.broadcast_to(direction, scaled.shape),))[1]
+
+    theory, carried = jax.vmap(differentiate)(jnp.eye(scaled.shape[1], dtype=scaled.dtype))
+    return {"theory": theory, "carried": carried}
+
+
+def _compare_slopes(slopes, names) -> dict[str, float]:
+    """Cosine of what a label does to carried flux with what it does to theory's, median of stars.
+
+    1 is a transfer that leaves the label alone, -1 one that turns it around.
+    """
+    theory, carried = (np.asarray(slopes[name], np.float64) for name in ("theory", "carried"))
+    length = np.linalg.norm(theory, axis=-1) * np.linalg.norm(carried, axis=-1)
+    cosine = (theory * carried).sum(axis=-1) / np.where(length > 0, length, np.inf)
+    return {
+        f"slope_cosine_{name}": float(np.median(row))
+        for name, row in zip(names, cosine, strict=True)
     }

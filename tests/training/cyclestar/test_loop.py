@@ -26,6 +26,7 @@ from jaxmdwarf.training.cyclestar import loop as transfer
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.training.cyclestar.data import prepare_transfer
 from jaxmdwarf.training.cyclestar.loop import train_cyclestar
+from jaxmdwarf.training.cyclestar.losses import LossWeights
 from jaxmdwarf.training.cyclestar.spectral_norm import normalise_critics
 from jaxmdwarf.training.cyclestar.steps import (
     _schedule,
@@ -263,14 +264,19 @@ def test_learning_rates_follow_their_schedules():
 
 
 def test_the_paper_has_none_of_our_options():
-    config = CycleStarTraining.paper()
+    config = CycleStarTraining.paper(flux_scale=(0.977, 0.052))
     sizes = config.shape(2901)
+    assert CycleStarTraining.paper().flux_scale == "data"
+    assert (sizes.flux_mean, sizes.flux_spread, sizes.centred) == (0.977, 0.052, False)
+    assert sizes.latent_norm and config.reencoded_split and sizes.slope == 0.1
+    assert config.weights == LossWeights(90.0, 90.0, 1.0) != LossWeights.real()
+    assert (config.schedule, config.decay) == ("decay", 0.7)
     assert (config.batch_size, config.steps, sizes.shared_latents) == (8, 500_000, 25)
     assert (config.first_moment_decay, config.second_moment_decay) == (0.5, 0.999)
     assert config.learning_rate == config.critic_learning_rate == 1e-4
     assert (config.r1, config.averaging, config.instance_noise, config.warmup_steps) == (0,) * 4
     assert config.clip_norm is config.patience is None
-    assert not any((config.spectral_norm, config.residual, config.bf16))
+    assert not any((config.spectral_norm, config.residual)) and config.precision == "float32"
 
 
 def test_training_resumes_from_its_checkpoints_bit_for_bit(trained):
@@ -433,7 +439,9 @@ def test_a_checkpoint_of_another_architecture_is_refused():
     [
         {"sizes": "huge"},
         {"steps": 0},
-        {"bf16": True},
+        {"precision": "float16"},
+        {"convolution": "fft"},
+        {"flux_scale": (1.0, 0.0)},
         {"averaging": 1.0},
         {"schedule": "x"},
         {"r1": -1.0},
