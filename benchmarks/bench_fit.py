@@ -311,11 +311,17 @@ def make_transfer(options, model):
     seen, scaled, _ = observe(model, options.fast)
     split = transfer.read_context(seen)
     others, labels, _ = observe(model, 512, seed=7)
+    training = DistillationConfig().training
+    schedule = training.schedule
     distilled = distil_transfer(
         transfer,
         labels,
         np.asarray(transfer.read_context(others)),
-        replace(DistillationConfig(), n_spectra=options.distil),
+        replace(
+            DistillationConfig(),
+            n_spectra=options.distil,
+            training=replace(training, schedule=replace(schedule, steps=options.distil_steps)),
+        ),
     )
     rows = range(0, options.fast, 64)
     clean = [
@@ -395,6 +401,7 @@ def main():
     parser.add_argument("--observed", type=int, default=64, help="stars in the observed domain")
     parser.add_argument("--fast", type=int, default=512, help="stars by the surrogate")
     parser.add_argument("--distil", type=int, default=6144, help="spectra to distil from")
+    parser.add_argument("--distil-steps", type=int, default=6000, help="steps of distillation")
     parser.add_argument("--torch", nargs="*", default=["torch_vmap_jacfwd_lm"])
     parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are reported")
     parser.add_argument("--rank", type=int, default=40, help="shapes of the emulator's head")

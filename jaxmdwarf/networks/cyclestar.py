@@ -524,7 +524,7 @@ def _normalise_instance(features, epsilon=1e-5):
 @lru_cache(maxsize=32)
 def _modules(sizes: CycleStarSizes) -> dict[str, nn.Module]:
     slope = sizes.slope
-    how = {"precision": sizes.precision, "convolution": sizes.convolution}
+    how: dict[str, Any] = {"precision": sizes.precision, "convolution": sizes.convolution}
     latents, norm = (sizes.shared_latents, sizes.split_latents), sizes.latent_norm
     domain_encoder = _Encoder(sizes.domain, slope, **how)
     domain_decoder = _Decoder(sizes.domain, slope, flux=True, **how)

@@ -62,7 +62,8 @@ class TransferRecord:
         ``shared_accuracy`` (of telling the domains apart by their shared latents),
         ``shared_synth_change``, ``shared_obs_change`` and ``split_change`` (of latents by a
         transfer), ``split_explains_shared`` (how much of the physics the split latents hold),
-        ``slope_cosine_<label>`` (of what a label does to carried flux with what it does to theory's).
+        ``slope_cosine_<label>`` (of what a label does to carried flux with what it does to
+        theory's).
     iterations_per_s : float
         Of the interval's steps, compilation and validation left out where possible.
     """

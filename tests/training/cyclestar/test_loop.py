@@ -268,7 +268,9 @@ def test_the_paper_has_none_of_our_options():
     sizes = config.shape(2901)
     assert CycleStarTraining.paper().flux_scale == "data"
     assert (sizes.flux_mean, sizes.flux_spread, sizes.centred) == (0.977, 0.052, False)
-    assert sizes.latent_norm and config.reencoded_split and sizes.slope == 0.1
+    assert sizes.latent_norm
+    assert config.reencoded_split
+    assert sizes.slope == 0.1
     assert config.weights == LossWeights(90.0, 90.0, 1.0) != LossWeights.real()
     assert (config.schedule, config.decay) == ("decay", 0.7)
     assert (config.batch_size, config.steps, sizes.shared_latents) == (8, 500_000, 25)
@@ -276,7 +278,8 @@ def test_the_paper_has_none_of_our_options():
     assert config.learning_rate == config.critic_learning_rate == 1e-4
     assert (config.r1, config.averaging, config.instance_noise, config.warmup_steps) == (0,) * 4
     assert config.clip_norm is config.patience is None
-    assert not any((config.spectral_norm, config.residual)) and config.precision == "float32"
+    assert not any((config.spectral_norm, config.residual))
+    assert config.precision == "float32"
 
 
 def test_training_resumes_from_its_checkpoints_bit_for_bit(trained):
