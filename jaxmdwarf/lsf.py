@@ -6,7 +6,6 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.special import ndtr
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.wavelengths import PixelGrid
@@ -245,14 +244,21 @@ class _Profile:
 
     def _once(self, y: np.ndarray) -> np.ndarray:
         if self._a == 0:
-            return ndtr(y)
-        return ndtr(y) - 4 * self._a * y**3 * _normal(y) / (1 + 3 * self._a)
+            return _cumulative(y)
+        return _cumulative(y) - 4 * self._a * y**3 * _normal(y) / (1 + 3 * self._a)
 
     def _twice(self, y: np.ndarray) -> np.ndarray:
-        value = y * ndtr(y) + _normal(y)
+        value = y * _cumulative(y) + _normal(y)
         if self._a == 0:
             return value
         return value + 4 * self._a * (y**2 + 2) * _normal(y) / (1 + 3 * self._a)
+
+
+def _cumulative(y: np.ndarray) -> np.ndarray:
+    # Imported here, for it takes a quarter of a second that a fit does not need.
+    from scipy.special import ndtr
+
+    return ndtr(y)
 
 
 def _normal(y: np.ndarray) -> np.ndarray:
