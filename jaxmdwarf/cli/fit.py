@@ -86,7 +86,10 @@ class Command:
     no_priors: Annotated[
         bool,
         tyro.conf.FlagCreatePairsOff,
-        tyro.conf.arg(help="Do not use what the model believes of labels beside the spectrum."),
+        tyro.conf.arg(
+            help="Do not use the priors of labels that come with the model.",
+            help_behavior_hint="",
+        ),
     ] = False
 
     processes: ReaderProcesses = None

@@ -28,7 +28,7 @@ class Command:
         tuple[str, ...],
         tyro.conf.Positional,
         tyro.conf.arg(
-            metavar="INGEST_DIR",
+            metavar="INGEST_DIR [INGEST_DIR ...]",
             help="Folders (searched through) and files of model spectra.",
             help_behavior_hint="(required)",
         ),

@@ -45,19 +45,21 @@ class TerminalConfig:
     json: Annotated[
         bool,
         tyro.conf.FlagCreatePairsOff,
-        tyro.conf.arg(help="Print the result as JSON, on standard output."),
+        tyro.conf.arg(help="Print the result as JSON, on standard output.", help_behavior_hint=""),
     ] = False
 
     quiet: Annotated[
         bool,
         tyro.conf.FlagCreatePairsOff,
-        tyro.conf.arg(help="Show errors and the result alone."),
+        tyro.conf.arg(help="Show errors and the result alone.", help_behavior_hint=""),
     ] = False
 
     verbose: Annotated[
         bool,
         tyro.conf.FlagCreatePairsOff,
-        tyro.conf.arg(aliases=["-v"], help="Show details, and the traceback of errors."),
+        tyro.conf.arg(
+            aliases=["-v"], help="Show details, and the traceback of errors.", help_behavior_hint=""
+        ),
     ] = False
 
     log_file: Annotated[
@@ -74,7 +76,8 @@ class TerminalConfig:
         tyro.conf.FlagCreatePairsOff,
         tyro.conf.arg(
             help="Do not keep compiled programs in the user's cache folder, where the next run "
-            "finds them. JAX_COMPILATION_CACHE_DIR names another folder."
+            "finds them. JAX_COMPILATION_CACHE_DIR names another folder.",
+            help_behavior_hint="",
         ),
     ] = False
 

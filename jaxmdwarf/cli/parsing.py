@@ -221,8 +221,20 @@ def _join_lines(docstring: str) -> str:
 
 def _wrap(shown: str, width: int) -> str:
     """Lines that are wider than the terminal, broken between words."""
-    lines = (
-        textwrap.fill(line, width, break_on_hyphens=False) if len(line) > width else line
-        for line in map(str.rstrip, shown.splitlines())
-    )
+    lines = []
+    for line in map(str.rstrip, shown.splitlines()):
+        if line.startswith("Example: "):
+            command = textwrap.wrap(
+                line.removeprefix("Example: "),
+                width - 4,
+                initial_indent="  ",
+                subsequent_indent="    ",
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
+            lines += ["Example:", " \\\n".join(command)]
+        elif len(line) > width:
+            lines.append(textwrap.fill(line, width, break_on_hyphens=False))
+        else:
+            lines.append(line)
     return "\n".join(lines).rstrip() + "\n"

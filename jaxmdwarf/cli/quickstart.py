@@ -60,6 +60,7 @@ class Command:
         tyro.conf.arg(
             help="Also fit with an emulator of nature's own physics: the best that any transfer "
             "could reach. Takes about twice as long.",
+            help_behavior_hint="",
         ),
     ] = False
 

@@ -67,7 +67,9 @@ class Command:
     ] = ("lamost-coadd", "lamost-wavelength")
 
     csv: Annotated[
-        bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Write the tables as CSV also.")
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(help="Write the tables as CSV also.", help_behavior_hint=""),
     ] = False
 
     terminal: TerminalOptions = SHOW_ALL

@@ -59,7 +59,7 @@ class Command:
     keep_flagged: Annotated[
         bool,
         tyro.conf.FlagCreatePairsOff,
-        tyro.conf.arg(help="Keep rows whose flags say not to trust them."),
+        tyro.conf.arg(help="Keep rows whose flags say not to trust them.", help_behavior_hint=""),
     ] = False
 
     snr_column: Annotated[
