@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxmdwarf.inference.objective import Objective
 from jaxmdwarf.inference.shift import on_fitted_pixels
-from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.base import ForwardModel, predict_compiled
 from jaxmdwarf.models.priors import whiten_priors
 from jaxmdwarf.precision import multiply_exactly
 
@@ -33,7 +33,7 @@ def node_points(
 def predict_nodes(model: ForwardModel) -> tuple[Float[Array, "m n_label"], Float[Array, "m n_pix"]]:
     """Nodes of a model's label space and its flux there, for a star without a context."""
     scaled = jnp.asarray(node_points(model.label_space.n_label), model.model_error.dtype)
-    return scaled, model.predict_scaled_batch(scaled)
+    return scaled, predict_compiled(model, scaled)
 
 
 def choose_by_pixels(

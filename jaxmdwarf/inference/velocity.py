@@ -23,7 +23,7 @@ from jaxmdwarf.inference.shift import (
     widen_grid,
 )
 from jaxmdwarf.lsf import apply_lsf, lsf_weights
-from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.base import ForwardModel, predict_compiled
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise_model
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
 from jaxmdwarf.preprocess.resample import shift_spectra
@@ -176,7 +176,7 @@ def bank_from_model(
     else:
         labels, scaled = array.astype(float), space.scale(array.astype(float))
     dtype = model.model_error.dtype
-    flux = model.predict_scaled_batch(jnp.asarray(scaled, dtype))
+    flux = predict_compiled(model, scaled.astype(dtype))
     return _build_bank(flux, model.grid, grid, labels, velocities, fit_amplitude=False)
 
 
@@ -460,14 +460,14 @@ def _build_bank(
         )
     wide = widen_grid(grid, REACH, REACH)
     shifted, trusted = _shift_all(
-        jnp.asarray(flux) - 1,
-        jnp.asarray(velocities.values, flux.dtype),
+        flux,
+        velocities.values.astype(flux.dtype),
         flux_grid=flux_grid,
         wide=wide,
     )
     return VelocityBank(
         shifted=shifted,
-        labels=jnp.asarray(labels, flux.dtype),
+        labels=jax.device_put(np.asarray(labels, flux.dtype)),
         trusted=trusted,
         velocities=tuple(velocities.values.tolist()),
         grid=grid,
@@ -476,7 +476,8 @@ def _build_bank(
 
 
 @partial(jax.jit, static_argnames=("flux_grid", "wide"))
-def _shift_all(contrast, velocities, *, flux_grid: PixelGrid, wide: PixelGrid):
+def _shift_all(flux, velocities, *, flux_grid: PixelGrid, wide: PixelGrid):
+    contrast = flux - 1
     left = _left_of(flux_grid, wide)
     right = flux_grid.n_pix + left - wide.n_pix
     lacking = (max(left, 0), max(-right, 0))

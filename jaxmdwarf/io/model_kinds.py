@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxmdwarf.errors import FormatError, UsageError
@@ -191,6 +190,13 @@ def _flatten_names(tree: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray
     return flat
 
 
+def _on_device(values: np.ndarray) -> Any:
+    """An array of JAX; `jnp.asarray` would compile a copy for every shape."""
+    import jax
+
+    return jax.device_put(values)
+
+
 def _nest_names(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
     """The nested dictionaries of `_flatten_names`, with arrays on the device."""
     nested: dict[str, Any] = {}
@@ -200,7 +206,7 @@ def _nest_names(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]
             folder = nested
             for part in path:
                 folder = folder.setdefault(part, {})
-            folder[name] = jnp.asarray(values)
+            folder[name] = _on_device(values)
     return nested
 
 
@@ -254,12 +260,12 @@ def _unpack_corrected(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
     features = {name: _as_tuple(value) for name, value in about["features"].items()}
     return CorrectedModel(  # type: ignore[call-arg]
         base=unpack_model(about["base"], base_arrays),
-        correction=jnp.asarray(arrays["correction"]),
-        nuisance=jnp.asarray(arrays["nuisance"]),
-        model_error=jnp.asarray(arrays["model_error"]),
+        correction=_on_device(arrays["correction"]),
+        nuisance=_on_device(arrays["nuisance"]),
+        model_error=_on_device(arrays["model_error"]),
         features=LabelFeatures(**features),
         label_priors=tuple(_read_prior(prior) for prior in about["priors"]),
-        noise_scale=jnp.asarray(about["noise_scale"], jnp.float32),
+        noise_scale=_on_device(np.asarray(about["noise_scale"], np.float32)),
     )
 
 
@@ -289,7 +295,7 @@ def _unpack_cyclestar(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
     return CycleStarModel(  # type: ignore[call-arg]
         base=unpack_model(about["base"], base_arrays),
         params=_nest_names(arrays, _PARAMS),
-        mean_split=jnp.asarray(arrays["mean_split"]),
+        mean_split=_on_device(arrays["mean_split"]),
         sizes=_read_sizes(about["sizes"]),
         residual=bool(about["residual"]),
         distillate=_unpack_distillate(about.get("distillate"), arrays),
@@ -302,7 +308,7 @@ def _unpack_distillate(about: Mapping[str, Any] | None, arrays) -> Distillate | 
     return Distillate(  # type: ignore[call-arg]
         params=_nest_names(arrays, f"{_DISTILLATE}{_PARAMS}"),
         network=_read_network(about["network"]),
-        **{name: jnp.asarray(arrays[f"{_DISTILLATE}{name}"]) for name in _DISTILLATE_ARRAYS},
+        **{name: _on_device(arrays[f"{_DISTILLATE}{name}"]) for name in _DISTILLATE_ARRAYS},
     )
 
 
@@ -337,13 +343,13 @@ def _unpack_payne(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Payne
     for key, values in arrays.items():
         if key.startswith("params."):
             _, layer, name = key.split(".")
-            params.setdefault(layer, {})[name] = jnp.asarray(values)
+            params.setdefault(layer, {})[name] = _on_device(values)
     common = read_common(about)
     return PayneEmulator(
         params=params,
-        basis=jnp.asarray(arrays["basis"]),
-        mean=jnp.asarray(arrays["mean"]),
-        model_error=jnp.asarray(arrays["model_error"]),
+        basis=_on_device(arrays["basis"]),
+        mean=_on_device(arrays["mean"]),
+        model_error=_on_device(arrays["model_error"]),
         network=_read_network(about["network"]),
         label_space=common.space,
         grid=common.grid,

@@ -188,7 +188,7 @@ def _pad_rows(values: np.ndarray, n_row: int, fill: float) -> jax.Array:
     missing = n_row - len(values)
     if missing:
         values = np.pad(values, ((0, missing), (0, 0)), constant_values=fill)
-    return jnp.asarray(values)
+    return jax.device_put(values)
 
 
 @partial(jax.jit, static_argnames="sigma_aa")

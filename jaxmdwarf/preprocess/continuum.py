@@ -192,8 +192,11 @@ def _smooth(values, grid: PixelGrid, sigma_aa: float):
 def _centre_weight(grid: PixelGrid, sigma_aa: float) -> float:
     """What a pixel weighs in its own mean, in the units of `_smooth`."""
     middle = grid.n_pix // 2
-    with jax.ensure_compile_time_eval():
-        return float(_smooth(jnp.zeros(grid.n_pix).at[middle].set(1.0), grid, sigma_aa)[middle])
+    alone = np.zeros(grid.n_pix)
+    alone[middle] = 1.0
+    # With numpy: a program of its own would have to be compiled for one number.
+    to_nodes, to_pixels = _two_gaussians(grid, sigma_aa)
+    return float(_apply_band_on_host(_apply_band_on_host(alone, to_nodes), to_pixels)[middle])
 
 
 def _apply_band(values, band: _Band):
@@ -204,6 +207,11 @@ def _apply_band(values, band: _Band):
         ],
         axis=-1,
     )
+
+
+def _apply_band_on_host(values: np.ndarray, band: _Band) -> np.ndarray:
+    blocks = zip(band.starts, band.blocks, strict=True)
+    return np.concatenate([values[start : start + len(block)] @ block for start, block in blocks])
 
 
 class _Band(NamedTuple):
