@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.inference.schedule import FitSettings
-from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.quickstart.run import Products, QuickstartConfig, keep_paths, run_quickstart
@@ -23,7 +22,7 @@ from jaxmdwarf.workflows.methods.cyclestar import CycleStar, MatchedThenCycleSta
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
-from jaxmdwarf.workflows.validating import clean_numbers, recovery_metrics, validate_tables
+from jaxmdwarf.workflows.validating import recovery_metrics, validate_tables
 
 WRONG_REFERENCES = {
     "50 K too hot": {"shift_teff": 50.0},
@@ -114,9 +113,8 @@ class SimulatedSurveyConfig:
             found[name] = _train_and_judge(
                 products, name, options, tested, progress, fitting=fitting
             )
-        outcome = clean_numbers({**metrics, "methods": found, "experiment": asdict(self)})
-        with write_atomically(products.metrics) as temporary:
-            temporary.write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
+        outcome = plain_json({**metrics, "methods": found, "experiment": asdict(self)})
+        write_json(products.metrics, outcome)
         return outcome
 
     def _choose_methods(self) -> dict[str, TransferConfig]:

@@ -47,7 +47,6 @@ LONG_FUNCTIONS = {
     "inference/solvers/lm.py: minimise_lm",
     "inference/solvers/surrogate.py: minimise_with_surrogate",
     "plots/landscape.py: _plot_map",
-    "workflows/fitting.py: fit_files",
     "workflows/validating.py: validate_tables",
 }
 CIRCULAR = {("jaxmdwarf.quickstart.report", "jaxmdwarf.quickstart.run")}

@@ -9,6 +9,7 @@ import tyro
 
 from jaxmdwarf.cli.options import (
     SHOW_ALL,
+    Overwrite,
     ReaderProcesses,
     SpectrumFiles,
     TerminalOptions,
@@ -94,6 +95,8 @@ class Command:
 
     processes: ReaderProcesses = None
 
+    overwrite: Overwrite = False
+
     terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
@@ -116,5 +119,6 @@ class Command:
                 settings=FitSettings(batch_size=self.batch_size, poly_order=self.poly_order),
             ),
             processes=self.processes,
+            overwrite=self.overwrite,
             progress=terminal,
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxmdwarf.cli.options import SHOW_ALL, TerminalOptions, WorkerProcesses
+from jaxmdwarf.cli.options import SHOW_ALL, Overwrite, TerminalOptions, WorkerProcesses
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
@@ -71,6 +71,8 @@ class Command:
 
     processes: WorkerProcesses = None
 
+    overwrite: Overwrite = False
+
     terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
@@ -91,5 +93,6 @@ class Command:
             native_resolution=self.native_resolution,
             air=None if self.wavelengths == "by-format" else self.wavelengths == "air",
             processes=self.processes,
+            overwrite=self.overwrite,
             progress=terminal,
         )

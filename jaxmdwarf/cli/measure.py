@@ -10,6 +10,7 @@ import tyro
 from jaxmdwarf.cli.options import (
     SHOW_ALL,
     SPECTRA_HELP,
+    Overwrite,
     TerminalOptions,
     WorkerProcesses,
     describe_files,
@@ -63,6 +64,8 @@ class Command:
 
     processes: WorkerProcesses = None
 
+    overwrite: Overwrite = False
+
     terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
@@ -76,5 +79,6 @@ class Command:
             velocity_table=self.velocity_table,
             velocity_column=self.velocity_column,
             processes=self.processes,
+            overwrite=self.overwrite,
             progress=terminal,
         )

@@ -37,6 +37,14 @@ WorkerProcesses = Annotated[
     tyro.conf.arg(metavar="N", help="Worker processes.", help_behavior_hint="(default: all cores)"),
 ]
 
+Overwrite = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(
+        help="Replace the output if it exists, and unfinished work for it with other options."
+    ),
+]
+
 
 @dataclass(frozen=True)
 class TerminalConfig:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jaxmdwarf.cli.options import SHOW_ALL, TerminalOptions
+from jaxmdwarf.cli.options import SHOW_ALL, Overwrite, TerminalOptions
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
@@ -72,6 +72,8 @@ class Command:
         tyro.conf.arg(help="Write the tables as CSV also.", help_behavior_hint=""),
     ] = False
 
+    overwrite: Overwrite = False
+
     terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
@@ -92,5 +94,6 @@ class Command:
             n_grid=self.grid,
             layouts=self.layouts,
             csv=self.csv,
+            overwrite=self.overwrite,
             progress=terminal,
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxmdwarf.cli.options import SHOW_ALL, TerminalOptions
+from jaxmdwarf.cli.options import SHOW_ALL, Overwrite, TerminalOptions
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
@@ -19,7 +19,7 @@ class Command:
 
     One fifth of the spectra is held out; eq. 1 of the paper on these is printed and kept in
     MODEL/metrics.json, spectrum by spectrum in MODEL/reconstruction.csv. Ctrl-C leaves
-    MODEL.training, from which the same command goes on.
+    MODEL.partial, from which the same command goes on.
 
     Example: jaxmdwarf train-emulator grid.parquet --out emulator
     """
@@ -77,8 +77,10 @@ class Command:
     ] = 0
 
     resume: Annotated[
-        bool, tyro.conf.arg(help="Go on from MODEL.training if it holds the same training.")
+        bool, tyro.conf.arg(help="Go on from MODEL.partial if it holds the same training.")
     ] = True
+
+    overwrite: Overwrite = False
 
     terminal: TerminalOptions = SHOW_ALL
 
@@ -113,5 +115,6 @@ class Command:
             ),
             sigma_aa=self.sigma or None,
             resume=self.resume,
+            overwrite=self.overwrite,
             progress=terminal,
         )

@@ -9,6 +9,7 @@ import tyro
 
 from jaxmdwarf.cli.options import (
     SHOW_ALL,
+    Overwrite,
     ReaderProcesses,
     SpectrumFiles,
     TerminalOptions,
@@ -102,6 +103,8 @@ class Command:
         bool, tyro.conf.arg(help="Go on from the checkpoints in MODEL.partial, if there are any.")
     ] = True
 
+    overwrite: Overwrite = False
+
     terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
@@ -138,5 +141,6 @@ class Command:
             isochrones=self.isochrones or None,
             processes=self.processes,
             resume=self.resume,
+            overwrite=self.overwrite,
             progress=terminal,
         )

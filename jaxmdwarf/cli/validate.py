@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxmdwarf.cli.options import SHOW_ALL, TerminalOptions, parse_columns
+from jaxmdwarf.cli.options import SHOW_ALL, Overwrite, TerminalOptions, parse_columns
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
@@ -71,6 +71,8 @@ class Command:
         ),
     ] = ""
 
+    overwrite: Overwrite = False
+
     terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
@@ -88,5 +90,6 @@ class Command:
                 keep_flagged=self.keep_flagged,
                 snr_column=self.snr_column,
             ),
+            overwrite=self.overwrite,
             progress=terminal,
         )

@@ -1,8 +1,9 @@
-"""Files that appear complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,3 +46,43 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which takes the place of `path` if the block succeeds.
+
+    If the block raises, the new folder is removed and `path` stays as it was.
+
+    Raises
+    ------
+    UsageError
+        If the folder of `path` cannot be written to.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {target}: {error.strerror}.", "give an output path you may write to."
+        ) from None
+    try:
+        yield folder
+        umask = os.umask(0)
+        os.umask(umask)
+        folder.chmod(0o777 & ~umask)
+        move_folder(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def move_folder(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Rename a finished folder to `target` on the same file system, in place of what is there."""
+    folder, target = Path(folder), Path(target)
+    # A directory cannot be renamed over another that is not empty: the old one steps aside.
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

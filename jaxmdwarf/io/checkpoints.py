@@ -1,9 +1,7 @@
-"""Training checkpoints: arrays by orbax, and a text that says what they belong to."""
+"""Training checkpoints: states as arrays, by orbax."""
 
-import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,40 +11,36 @@ from jaxtyping import PyTree
 from jaxmdwarf.errors import FormatError
 
 T = TypeVar("T")
-_ABOUT_NAME = "about.json"
 
 
 class Checkpoints:
     """The checkpoints of one training, in a folder of its own.
 
     Each is written under a temporary name and renamed by orbax; older ones go once a newer one is
-    complete. Whatever moment training is killed at, the last complete state is there.
+    complete. Whatever moment training is killed at, the last complete state is there. Whether it
+    belongs to this training is for the run to know that the folder is part of.
 
     Parameters
     ----------
     folder : path
-    about : mapping
-        What the training is (configuration, hash of its data), plain JSON values. A state is only
-        restored for an equal `about`.
 
     Examples
     --------
     >>> import tempfile, jax.numpy as jnp
-    >>> store = Checkpoints(tempfile.mkdtemp(), {"seed": 0})
+    >>> store = Checkpoints(tempfile.mkdtemp())
     >>> store.save(10, {"w": jnp.arange(3.0)})
     >>> store.restore(like={"w": jnp.zeros(3)})["w"].tolist()
     [0.0, 1.0, 2.0]
     """
 
-    def __init__(self, folder: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).absolute()
-        self._about = json.loads(json.dumps(about))
 
     def save(self, step: int, state: PyTree) -> None:
         """Store `state`, and drop what was stored before."""
         import orbax.checkpoint as ocp
 
-        self._own_folder()
+        self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"step_{step:08d}"
         older = [path for path in self._complete() if path != target]
         with ocp.StandardCheckpointer() as checkpointer:
@@ -55,7 +49,7 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def restore(self, *, like: T) -> T | None:
-        """The newest state, or None if there is none of this training.
+        """The newest state, or None if there is none.
 
         Parameters
         ----------
@@ -70,7 +64,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         found = self._complete()
-        if not found or self._read_about() != self._about:
+        if not found:
             return None
         try:
             with ocp.StandardCheckpointer() as checkpointer:
@@ -87,23 +81,6 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove the folder and all states in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _own_folder(self) -> None:
-        if self._read_about() == self._about:
-            return
-        # States of another training would be taken for this one's.
-        for path in self._complete():
-            shutil.rmtree(path, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{_ABOUT_NAME}"
-        temporary.write_text(json.dumps(self._about, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.folder / _ABOUT_NAME)
-
-    def _read_about(self) -> Any:
-        try:
-            return json.loads((self.folder / _ABOUT_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
 
     def _complete(self) -> list[Path]:
         # Orbax's temporary names carry a suffix; a finished state is digits alone.

@@ -7,18 +7,16 @@ hash, so a damaged model is refused and does not fit stars wrongly.
 import hashlib
 import io
 import json
-import math
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxmdwarf.errors import FormatError, MismatchError, UsageError
+from jaxmdwarf.io.atomic import write_folder_atomically
+from jaxmdwarf.io.json_files import plain_json
 from jaxmdwarf.io.model_kinds import pack_model, unpack_model
 from jaxmdwarf.models.base import ForwardModel
 
@@ -114,7 +112,7 @@ def write_model_directory(
     description: dict[str, Any] = {
         "format": MODEL_FORMAT,
         "format_version": MODEL_VERSION,
-        **_plain(about),
+        **plain_json(about),
         "arrays": {
             "file": _ARRAYS_NAME,
             "sha256": hashlib.sha256(packed).hexdigest(),
@@ -122,7 +120,12 @@ def write_model_directory(
         },
     }
     description["sha256"] = _hash_description(description)
-    with _directory_written_atomically(target) as folder:
+    in_the_way = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    if in_the_way and not (target / _JSON_NAME).is_file():
+        raise UsageError(
+            f"{target} exists and is not a model; it was left alone.", "give another output path."
+        )
+    with write_folder_atomically(target) as folder:
         (folder / _ARRAYS_NAME).write_bytes(packed)
         for name, contents in (extras or {}).items():
             (folder / name).write_bytes(contents)
@@ -186,19 +189,6 @@ def _hash_description(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    """JSON values of numpy's ones; numbers that JSON has no word for become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     for name, values in arrays.items():
@@ -206,32 +196,3 @@ def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
             raise UsageError(f"array {name!r} holds objects: a model is numbers only.")
     np.savez(buffer, **{name: np.asarray(values) for name, values in arrays.items()})  # type: ignore[arg-type]
     return buffer.getvalue()
-
-
-@contextmanager
-def _directory_written_atomically(target: Path):
-    """Yield a new folder beside `target`, which takes its place if the block succeeds."""
-    if target.exists() and not (target / _JSON_NAME).is_file():
-        raise UsageError(
-            f"{target} exists and is not a model; it was left alone.", "give another output path."
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {target}: {error.strerror}.", "give an output path you may write to."
-        ) from None
-    try:
-        yield folder
-        umask = os.umask(0)
-        os.umask(umask)
-        folder.chmod(0o777 & ~umask)
-        # A directory cannot be renamed over another that is not empty: the old one steps aside.
-        old = folder.with_name(folder.name + ".old")
-        if target.exists():
-            target.rename(old)
-        folder.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

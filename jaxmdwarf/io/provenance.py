@@ -7,11 +7,14 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from jaxmdwarf import __version__
 
@@ -117,4 +120,44 @@ def hash_files(path: str | os.PathLike[str]) -> str:
             digest.update(file.relative_to(root).as_posix().encode() + b"\0")
         with open(file, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def hash_values(*values: Any) -> str:
+    """SHA-256 of arrays, texts and numbers, and of whatever tree holds them, as hexadecimal text.
+
+    Parameters
+    ----------
+    values : pytree
+        Models, dicts, lists ...: leaves count with dtype, shape and content, and so does what is
+        static in a tree.
+
+    Raises
+    ------
+    TypeError
+        If a leaf is an object without a content of its own.
+
+    Examples
+    --------
+    >>> hash_values({"a": np.zeros(2)}) == hash_values({"a": [0.0, 0.0]})
+    False
+    """
+    import jax
+
+    leaves, structure = jax.tree.flatten(values)
+    digest = hashlib.sha256(str(structure).encode())
+    for leaf in leaves:
+        array = np.asarray(leaf)
+        if array.dtype.hasobject:
+            raise TypeError(f"{type(leaf).__name__} has no content to hash.")
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def hash_paths(paths: Iterable[str | os.PathLike[str]]) -> str:
+    """SHA-256 of the absolute names of files in their order, not of what is in them."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(os.fsencode(os.path.abspath(path)) + b"\0")
     return digest.hexdigest()

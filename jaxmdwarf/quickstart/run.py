@@ -16,7 +16,7 @@ from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.diagnostics.residuals import gap_closed
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittingOptions
-from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import check_accounts, name_rejects_file, read_rejects
@@ -33,7 +33,6 @@ from jaxmdwarf.workflows.simulation import FluxSource, nature_source, simulate_f
 from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
 from jaxmdwarf.workflows.validating import (
     Validation,
-    clean_numbers,
     pull_metrics,
     recovery_metrics,
     validate_tables,
@@ -191,18 +190,17 @@ def run_quickstart(
             options=config.fitting,
             processes=processes,
             command=command,
+            overwrite=True,
             progress=progress,
         )
 
+    def train(grid: Path, model: Path) -> dict[str, Any]:
+        training = replace(config.training, seed=config.seed)
+        return train_emulator_files(grid, model, config=training, overwrite=True, progress=progress)
+
     steps.run("survey", lambda: _simulate(products, config, sources, progress))
     steps.run("theory grid", lambda: _grid(products.theory_grid, config, sources, progress))
-    training = replace(config.training, seed=config.seed)
-    steps.run(
-        "emulator",
-        lambda: train_emulator_files(
-            products.theory_grid, products.emulator, config=training, progress=progress
-        ),
-    )
+    steps.run("emulator", lambda: train(products.theory_grid, products.emulator))
     fitted = steps.run("fit", lambda: fit_all(products.emulator, products.fit))
     if config.transfer != "none":
         steps.run(
@@ -231,9 +229,8 @@ def run_quickstart(
     write_quickstart_report(products, config, metrics, validations, held_out, truth)
     metrics["timing_s"]["report"] = round(time.perf_counter() - began, 2)
     metrics["wall_s"] = round(sum(metrics["timing_s"].values()), 2)
-    metrics = clean_numbers(metrics)
-    with write_atomically(products.metrics) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    metrics = plain_json(metrics)
+    write_json(products.metrics, metrics)
     return metrics
 
 
@@ -331,15 +328,13 @@ class _Steps:
             self._progress.say(f"{name}: done before")
             return self._done[name]["result"]
         began = time.perf_counter()
-        result = clean_numbers(make())
+        result = plain_json(make())
         self._done[name] = {"seconds": round(time.perf_counter() - began, 2), "result": result}
         self._save()
         return result
 
     def _save(self) -> None:
-        with write_atomically(self._path) as temporary:
-            state = {"config": self._recipe, "steps": self._done}
-            temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        write_json(self._path, {"config": self._recipe, "steps": self._done}, indent=1)
 
 
 class _Sources:
@@ -376,7 +371,9 @@ def _simulate(
         # A literature of some hundreds of stars, however small the survey.
         reference_share=min(0.6, max(SurveyConfig.reference_share, N_REFERENCE / config.n_spectra)),
     )
-    return simulate_files(products.survey, config=survey, nature=sources.nature, progress=progress)
+    return simulate_files(
+        products.survey, config=survey, nature=sources.nature, overwrite=True, progress=progress
+    )
 
 
 def _grid(
@@ -416,6 +413,7 @@ def _train_transfer(
         replace(config.options, method=method),
         processes=processes,
         command=command,
+        overwrite=True,
         progress=progress,
     )
 
@@ -472,7 +470,11 @@ def _train_oracle(
     steps.run(
         "oracle emulator",
         lambda: train_emulator_files(
-            products.oracle_grid, products.oracle_emulator, config=training, progress=progress
+            products.oracle_grid,
+            products.oracle_emulator,
+            config=training,
+            overwrite=True,
+            progress=progress,
         ),
     )
 

@@ -118,7 +118,9 @@ class Survey:
         stars = self.population.stars
         return int(stars["teff"].size + stars["is_binary"].sum())
 
-    def batches(self, synthesize: Synthesizer, wave_aa: np.ndarray) -> Iterator[SurveyBatch]:
+    def batches(
+        self, synthesize: Synthesizer, wave_aa: np.ndarray, *, skip: int = 0
+    ) -> Iterator[SurveyBatch]:
         """Observe the survey, star after star; all visits of a star come in one batch.
 
         Parameters
@@ -127,11 +129,13 @@ class Survey:
             Nature: labels to surface fluxes.
         wave_aa : (n_wave,)
             Fine wavelengths of those fluxes.
+        skip : int
+            Batches to leave out at the beginning; the others are the same without them.
         """
         stars, visits = self.population.stars, self.population.visits
         sampler = make_sampler(wave_aa, self.config.gap)
         size = self.config.stars_per_batch
-        for first in range(0, stars["teff"].size, size):
+        for first in range(skip * size, stars["teff"].size, size):
             group = np.arange(first, min(first + size, stars["teff"].size))
             rows = np.flatnonzero((visits["star"] >= group[0]) & (visits["star"] <= group[-1]))
             double = group[stars["is_binary"][group]]

@@ -1,7 +1,6 @@
 """From a grid table to a model directory: normalise, train, judge, write."""
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -17,8 +16,9 @@ from jaxtyping import Bool, Float
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.io.checkpoints import Checkpoints
 from jaxmdwarf.io.grids.table import ModelGrid, read_grid
+from jaxmdwarf.io.json_files import to_json
 from jaxmdwarf.io.models import save_model
-from jaxmdwarf.io.provenance import gather_provenance, hash_files
+from jaxmdwarf.io.provenance import gather_provenance, hash_files, hash_values
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise_model
@@ -36,7 +36,9 @@ from jaxmdwarf.training.emulator import (
     training_records,
 )
 from jaxmdwarf.training.emulator_config import EmulatorConfig
+from jaxmdwarf.workflows.outputs import require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
+from jaxmdwarf.workflows.run import open_output
 
 CHECKPOINT_SECONDS = 15.0
 """Time between two checkpoints; one more is written when training is interrupted."""
@@ -53,6 +55,7 @@ def train_emulator_files(
     sigma_aa: float | None = PAPER_SIGMA_AA,
     masks_aa: Sequence[tuple[float, float]] = PAPER_MASKS_AA,
     resume: bool = True,
+    overwrite: bool = False,
     figures: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -63,8 +66,8 @@ def train_emulator_files(
     grid_path : path
         A table of `jaxmdwarf.io.grids.table.write_grid`.
     out : path
-        Model directory. While training, ``<out>.training`` beside it holds checkpoints.
-    config, sigma_aa, masks_aa, resume, figures, progress
+        Model directory. While training, ``<out>.partial`` beside it holds checkpoints.
+    config, sigma_aa, masks_aa, resume, overwrite, figures, progress
         As in `train_grid_emulator`.
 
     Returns
@@ -72,6 +75,7 @@ def train_emulator_files(
     dict
         What the command prints.
     """
+    require_output(out, overwrite=overwrite, mark="model.json")
     model_grid = read_grid(grid_path)
     trained, metrics = train_grid_emulator(
         model_grid,
@@ -80,6 +84,7 @@ def train_emulator_files(
         sigma_aa=sigma_aa,
         masks_aa=masks_aa,
         resume=resume,
+        overwrite=overwrite,
         figures=figures,
         progress=progress,
         source={"grid": Path(grid_path).name, "grid_sha256": hash_files(grid_path)},
@@ -105,6 +110,7 @@ def train_grid_emulator(
     sigma_aa: float | None = PAPER_SIGMA_AA,
     masks_aa: Sequence[tuple[float, float]] = PAPER_MASKS_AA,
     resume: bool = True,
+    overwrite: bool = False,
     figures: bool = True,
     progress: Progress | None = None,
     source: dict[str, str] | None = None,
@@ -126,7 +132,9 @@ def train_grid_emulator(
     masks_aa : sequence of (low, high)
         Windows left out of the pseudo-continuum and of eq. 1.
     resume : bool
-        Go on from ``<out>.training`` if it holds the same training.
+        Go on from ``<out>.partial`` if there is one.
+    overwrite : bool
+        Whether a model that is there, or unfinished work of other settings, may be replaced.
     figures : bool
         Whether to draw.
     progress : Progress, optional
@@ -141,15 +149,12 @@ def train_grid_emulator(
     Raises
     ------
     UsageError
-        If `out` cannot be a model directory, or the grid has no label that varies.
+        Before any work: if `out` exists, cannot be written or is being written by another process,
+        its unfinished work is that of other settings, or the grid has no label that varies.
     """
     start = time.perf_counter()
     config, progress, out = config or EmulatorConfig(), progress or Silent(), Path(out)
-    # Told before minutes of training, not after.
-    if out.exists() and not (out / "model.json").is_file():
-        raise UsageError(
-            f"{out} exists and is not a model; it was left alone.", "give another output path."
-        )
+    require_output(out, overwrite=overwrite, mark="model.json")
     labels, label_space = _varying_labels(model_grid, progress)
     preprocessing = Preprocessing(
         sigma_aa=sigma_aa,
@@ -158,54 +163,56 @@ def train_grid_emulator(
         simulated=model_grid.kind == "simulated",
     )
     masked = mask_for(model_grid.grid, preprocessing.masks_aa)
-    flux = normalise_grid(model_grid, sigma_aa=sigma_aa, masked=masked)
-    checkpoints = Checkpoints(
-        out.with_name(out.name + ".training"),
-        {
-            "config": asdict(config),
-            "preprocessing": asdict(preprocessing),
-            "data": _digest(labels, flux),
-        },
-    )
-    if not resume:
-        checkpoints.clear()
-    training_set = prepare_training_set(
-        labels, flux, label_space=label_space, grid=model_grid.grid, config=config
-    )
-    state = _train(training_set, config, checkpoints, progress)
-    emulator = build_emulator(
-        training_set,
-        config,
-        state,
-        label_space=label_space,
-        grid=model_grid.grid,
-        preprocessing=preprocessing,
-    )
-    trained = judge_emulator(
-        emulator, training_set, config, state, labels=labels, flux=flux, good=~masked
-    )
-    metrics = {
-        "wall_s": round(time.perf_counter() - start, 3),
-        "counts": {"input": model_grid.n_spec},
-        "emulator": trained.report.metrics(),
+    about = {
+        "config": config,
+        "preprocessing": preprocessing,
+        "data": hash_values(model_grid.labels, model_grid.flux),
     }
-    save_model(
-        trained.emulator,
+    with open_output(
         out,
-        training={"config": asdict(config), **metrics},
-        provenance={
-            **asdict(gather_provenance()),
-            "source": source or {},
-            "grid": model_grid.provenance,
-        },
-        extras={
-            "metrics.json": (json.dumps(metrics, indent=2) + "\n").encode(),
-            _LOG_NAME: _log_text(state, config).encode(),
-            **_tables(trained, labels),
-            **(_figures(trained, labels, masked) if figures else {}),
-        },
-    )
-    checkpoints.clear()
+        kind="the training of an emulator",
+        about=about,
+        mark="model.json",
+        overwrite=overwrite,
+        resume=resume,
+    ) as run:
+        flux = normalise_grid(model_grid, sigma_aa=sigma_aa, masked=masked)
+        training_set = prepare_training_set(
+            labels, flux, label_space=label_space, grid=model_grid.grid, config=config
+        )
+        state = _train(training_set, config, Checkpoints(run.checkpoints), progress)
+        emulator = build_emulator(
+            training_set,
+            config,
+            state,
+            label_space=label_space,
+            grid=model_grid.grid,
+            preprocessing=preprocessing,
+        )
+        trained = judge_emulator(
+            emulator, training_set, config, state, labels=labels, flux=flux, good=~masked
+        )
+        metrics = {
+            "wall_s": round(time.perf_counter() - start, 3),
+            "counts": {"input": model_grid.n_spec},
+            "emulator": trained.report.metrics(),
+        }
+        save_model(
+            trained.emulator,
+            out,
+            training={"config": asdict(config), **metrics},
+            provenance={
+                **asdict(gather_provenance()),
+                "source": source or {},
+                "grid": model_grid.provenance,
+            },
+            extras={
+                "metrics.json": to_json(metrics).encode(),
+                _LOG_NAME: _log_text(state, config).encode(),
+                **_tables(trained, labels),
+                **(_figures(trained, labels, masked) if figures else {}),
+            },
+        )
     return trained, metrics
 
 
@@ -301,13 +308,6 @@ def _varying_labels(
     kept = np.flatnonzero(varies)
     names, units = (tuple(words[k] for k in kept) for words in (space.names, space.units))
     return labels[:, kept], LabelSpace.bounding(names, units, labels[:, kept])
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for values in arrays:
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
 
 
 def _tables(trained: TrainedEmulator, labels: np.ndarray) -> dict[str, bytes]:

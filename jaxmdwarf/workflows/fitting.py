@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.fitter import FittingOptions, SpectrumFitter
 from jaxmdwarf.inference.memory import require_fit_memory
 from jaxmdwarf.inference.settings import choose_batch_size
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.models import load_model
-from jaxmdwarf.io.provenance import gather_provenance, hash_files
-from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
+from jaxmdwarf.io.provenance import gather_provenance, hash_files, hash_paths
+from jaxmdwarf.io.rejects import name_rejects_file
+from jaxmdwarf.io.spectra.readers import ReadTask
 from jaxmdwarf.io.spectra.records import Requirements
-from jaxmdwarf.io.tables import choose_format, write_table
+from jaxmdwarf.io.tables import choose_format, list_products, write_table
+from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.workflows.outputs import require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
-from jaxmdwarf.workflows.run import ChunkFolder, FinishedChunk
+from jaxmdwarf.workflows.reading import build_spectra
+from jaxmdwarf.workflows.run import Chunk, name_work_folder, open_output, settle_accounts
 
 if TYPE_CHECKING:
     import pandas as pd
 
-from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
-from jaxmdwarf.inference.fitter import FittedSpectra, FittingOptions, SpectrumFitter
+ROW_BYTES = 2_000
+"""Disk space of a catalogue row and of its entry in a chunk, generously."""
 
 
 def fit_files(
@@ -43,8 +45,8 @@ def fit_files(
     processes: int | None = None,
     requirements: Requirements | None = None,
     command: Sequence[str] | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
-    fit: Callable[..., FittedSpectra] | None = None,
 ) -> dict[str, Any]:
     """Fit every spectrum in `files` and write the catalogue, and the rejects beside it.
 
@@ -63,9 +65,9 @@ def fit_files(
         What a spectrum must offer; by default, half of the model's range.
     command : sequence of str, optional
         Command line for the provenance.
+    overwrite : bool
+        Whether a catalogue that is there may be replaced.
     progress : Progress, optional
-    fit : callable, optional
-        Replaces `SpectrumFitter.fit`; for tests of what happens around it.
 
     Returns
     -------
@@ -75,8 +77,8 @@ def fit_files(
     Raises
     ------
     UsageError
-        If `out` or an option makes no sense, there is no such model, or a batch does not fit into
-        memory.
+        Before any work: if `out` exists, cannot be written, or is being written by another process;
+        an option makes no sense; there is no such model; or a batch does not fit into memory.
     FormatError
         If the model is not one that this version reads.
     WorkFailed
@@ -84,89 +86,73 @@ def fit_files(
 
     Notes
     -----
-    Finished chunks are kept in ``<out>.partial`` until the catalogue is written. A run that was
-    stopped in any way resumes there if inputs, model and options are the same, and ends with the
-    same catalogue.
+    Finished chunks are kept in ``<out>.partial`` until the catalogue is written
+    (`jaxmdwarf.workflows.run`). A run that was stopped in any way resumes there if inputs, model
+    and options are the same, and ends with the same catalogue.
     """
     progress, options = progress or Silent(), options or FittingOptions()
     choose_format(out)
     if processes is not None and processes < 1:
         raise UsageError(f"{processes} processes cannot work.", "give 1 or more.")
     began = time.perf_counter()
+    rejects_file = name_rejects_file(out)
+    require_output(out, overwrite=overwrite)
     model = load_model(model_dir)
     fitter = SpectrumFitter(model, options)
-    rejects_file = name_rejects_file(out)
-    partial = Path(f"{os.fspath(out)}.partial")
-    inputs = expand_inputs(files, leave_out=(out, rejects_file, partial, model_dir))
-    requirements = requirements or Requirements(
-        window_aa=(float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1]))
-    )
-    chunks = ChunkFolder(
-        partial,
-        inputs.paths,
-        options.chunk_size,
-        fingerprint=_fingerprint(inputs.paths, hash_files(model_dir), options, requirements),
-        holds="partial catalogue",
-    )
-    n_done = chunks.open()
-    # One compiled shape for the whole run, no larger than the run needs.
-    n_row = min(options.chunk_size, _round_up(len(inputs.paths), 32))
-    batch_size = min(choose_batch_size(fitter.settings, model), n_row)
-    planned = replace(fitter.settings, batch_size=batch_size)
-    memory = require_fit_memory(model, fitter.grid, planned) / 2**20
-    progress.say(
-        f"{len(inputs.paths)} files; batches of {batch_size} stars, "
-        f"about {memory:.0f} MiB on the device."
-    )
-    if n_done:
-        progress.say(f"resuming: {n_done} of {chunks.n_chunk} chunks are done.")
-    n_fitted, fit_seconds = 0, 0.0
-    with progress.stage("fitting spectra", total=float(len(inputs.paths))) as stage:
-        for number in range(n_done):
-            stage.advance(float(len(chunks.paths_of(number))))
-        for read in chunks.read_rest(n_done, requirements, fitter.require, processes=processes):
-            started = time.perf_counter()
-            rows = empty_rows(model.label_space.names)
-            if read.raws:
-                rows = tabulate_fit(read.raws, (fit or fitter.fit)(read.raws, pad_to=n_row))
-            n_fitted += len(read.raws)
-            fit_seconds += time.perf_counter() - started
-            chunks.write(read.number, FinishedChunk(rows, read.rejects, read.hashes))
-            rate = f"{n_fitted / fit_seconds:.0f} spectra/s" if n_fitted else ""
-            stage.advance(float(len(chunks.paths_of(read.number))), note=rate)
-    frame, chunk_rejects = _collect(chunks)
-    rejects = [*inputs.rejects, *chunk_rejects]
-    check_accounts(inputs.n_in, len(frame), len(rejects))
-    write_rejects(rejects_file, rejects)
-    if not len(frame):
-        shutil.rmtree(partial, ignore_errors=True)
-        first = f" The first: {rejects[0].path}: {rejects[0].reason}." if rejects else ""
-        raise WorkFailed(
-            f"none of {inputs.n_in} inputs was usable.{first}",
-            f"all reasons are in {rejects_file}.",
-        )
-    trained_on = "a simulation" if fitter.preprocessing.simulated else "a model grid"
-    write_table(
-        frame,
+    beside = (*list_products(out), rejects_file, name_work_folder(out), model_dir)
+    inputs = expand_inputs(files, leave_out=beside)
+    window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
+    requirements = requirements or Requirements(window_aa=window)
+    n_row, plan = _plan_batches(fitter, model, options, len(inputs.paths))
+    names = model.label_space.names
+
+    def fit(items: list[tuple[str, Any]]) -> Chunk:
+        raws, rejects = build_spectra(items, fitter.require)
+        rows = tabulate_fit(raws, fitter.fit(raws, pad_to=n_row)) if raws else empty_rows(names)
+        return Chunk(rows, rejects)
+
+    with open_output(
         out,
-        provenance=gather_provenance(
-            command=command,
-            model=model_dir,
-            notes={"model": os.fspath(model_dir), "model_trained_on": trained_on},
-        ),
-    )
-    shutil.rmtree(partial, ignore_errors=True)
-    not_converged = int(QualityFlag.NOT_CONVERGED)
-    converged = float(((frame["flags"].to_numpy() & not_converged) == 0).mean())
+        kind="a fit",
+        about={
+            "inputs": hash_paths(inputs.paths),
+            "model": hash_files(model_dir),
+            "options": options,
+            "requirements": requirements,
+        },
+        overwrite=overwrite,
+        n_bytes=ROW_BYTES * len(inputs.paths),
+    ) as run:
+        progress.say(plan)
+        worked = run.map_files(
+            inputs.paths,
+            ReadTask(requirements),
+            fit,
+            chunk_size=options.chunk_size,
+            title="fitting spectra",
+            progress=progress,
+            processes=processes,
+        )
+        frame, chunk_rejects = run.collect(empty_rows(names))
+        rejects = [*inputs.rejects, *chunk_rejects]
+        settle_accounts(run, rejects, n_in=inputs.n_in, n_out=len(frame), rejects_file=rejects_file)
+        trained_on = "a simulation" if fitter.preprocessing.simulated else "a model grid"
+        write_table(
+            frame,
+            out,
+            provenance=gather_provenance(
+                command=command,
+                model=model_dir,
+                notes={"model": os.fspath(model_dir), "model_trained_on": trained_on},
+            ),
+        )
     return {
         "inputs": inputs.n_in,
         "catalogue": len(frame),
         "rejected": len(rejects),
-        "converged_fraction": round(converged, 4),
-        "unflagged": int(np.count_nonzero(frame["flags"] == 0)),
-        "good": int(frame["good"].sum()),
-        "fitted_now": n_fitted,
-        "fit_spectra_per_s": round(n_fitted / fit_seconds, 1) if n_fitted else 0.0,
+        **_count_flags(frame),
+        "fitted_now": worked.n_row,
+        "fit_spectra_per_s": round(worked.per_s, 1),
         "wall_s": round(time.perf_counter() - began, 2),
         "model_trained_on": trained_on,
         "table": os.fspath(out),
@@ -174,30 +160,26 @@ def fit_files(
     }
 
 
-def _collect(chunks: ChunkFolder) -> tuple[pd.DataFrame, list[Reject]]:
-    """All rows and rejects, in the order of the inputs."""
-    import pandas as pd
-
-    frames: list[pd.DataFrame] = []
-    rejects: list[Reject] = []
-    for number in range(chunks.n_chunk):
-        chunk = chunks.read(number)
-        rejects += chunk.rejects
-        if len(chunk.rows):
-            frames.append(chunk.rows)
-    return pd.concat(frames, ignore_index=True) if frames else empty_rows(), rejects
+def _count_flags(frame: pd.DataFrame) -> dict[str, Any]:
+    flags = frame["flags"].to_numpy()
+    converged = float(((flags & int(QualityFlag.NOT_CONVERGED)) == 0).mean())
+    return {
+        "converged_fraction": round(converged, 4),
+        "unflagged": int(np.count_nonzero(flags == 0)),
+        "good": int(frame["good"].sum()),
+    }
 
 
-def _fingerprint(
-    paths: Sequence[str], model_hash: str, options: FittingOptions, requirements: Requirements
-) -> str:
-    """What must be the same for chunks of an earlier run to be used."""
-    digest = hashlib.sha256()
-    about = {"model": model_hash, "options": asdict(options), "requires": asdict(requirements)}
-    digest.update(json.dumps(about, sort_keys=True).encode())
-    for path in paths:
-        digest.update(os.path.abspath(path).encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()
+def _plan_batches(
+    fitter: SpectrumFitter, model: ForwardModel, options: FittingOptions, n_file: int
+) -> tuple[int, str]:
+    """Rows of every compiled call, one shape for the whole run and no larger than it needs."""
+    n_row = min(options.chunk_size, _round_up(n_file, 32))
+    batch_size = min(choose_batch_size(fitter.settings, model), n_row)
+    planned = replace(fitter.settings, batch_size=batch_size)
+    memory = require_fit_memory(model, fitter.grid, planned) / 2**20
+    text = f"{n_file} files; batches of {batch_size} stars, about {memory:.0f} MiB on the device."
+    return n_row, text
 
 
 def _round_up(number: int, step: int) -> int:

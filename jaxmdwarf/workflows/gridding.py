@@ -17,13 +17,13 @@ from jaxmdwarf.io.grids.phoenix_aces import is_wave_file
 from jaxmdwarf.io.grids.readers import read_native
 from jaxmdwarf.io.grids.table import ModelGrid, read_grid, write_grid
 from jaxmdwarf.io.inputs import expand_inputs
-from jaxmdwarf.io.provenance import gather_provenance
-from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
-from jaxmdwarf.io.stream import stream_results
+from jaxmdwarf.io.provenance import gather_provenance, hash_paths
+from jaxmdwarf.io.rejects import Reject, name_rejects_file
 from jaxmdwarf.labels import Label, LabelSpace, describe_label
 from jaxmdwarf.lsf import FWHM_OF_SIGMA, LsfWeights, apply_lsf, lsf_weights
 from jaxmdwarf.wavelengths import PixelGrid
-from jaxmdwarf.workflows.progress import Silent
+from jaxmdwarf.workflows.outputs import require_output
+from jaxmdwarf.workflows.run import Chunk, Run, name_work_folder, open_output, settle_accounts
 
 if TYPE_CHECKING:
     from jaxmdwarf.workflows.progress import Progress
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 DEFAULT_RESOLUTION = 1800.0
 DEFAULT_PIXELS = PixelGrid.linear(5940.0, 8960.0, 1.0)
 """The paper's pixels with a margin of 60 Angstrom, enough for shifts of 2,000 km/s."""
+
+CHUNK_SIZE = 64
+"""Model files between two entries in the record of a run."""
 
 _FILE_LABELS = tuple(describe_label(name) for name in GridLabels._fields)
 """What files of model atmospheres know; tables may have any labels beside."""
@@ -163,6 +166,7 @@ def make_grid(
     air: bool | None = None,
     processes: int | None = None,
     command: Sequence[str] | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Read model files, convolve them to a resolution, and write one grid table.
@@ -186,6 +190,8 @@ def make_grid(
         Worker processes; all cores by default.
     command : sequence of str, optional
         For the provenance.
+    overwrite : bool
+        Whether a table that is there may be replaced.
     progress : Progress, optional
 
     Returns
@@ -196,7 +202,8 @@ def make_grid(
     Raises
     ------
     UsageError
-        If inputs or numbers make no sense.
+        Before any work: if numbers make no sense, or `out` exists, cannot be written or is being
+        written by another process.
     WorkFailed
         If fewer than two spectra are usable; the rejects are written all the same.
 
@@ -205,7 +212,6 @@ def make_grid(
     A label that has one value in all files is no label of the table; its value is in
     ``provenance["fixed_labels"]``. Points need not fill a regular grid.
     """
-    progress = progress or Silent()
     if not (resolution > 0 and np.isfinite(resolution)):
         raise UsageError(f"a resolution of {resolution} makes no sense.", "give a positive number.")
     if native_resolution is not None and native_resolution <= resolution:
@@ -213,47 +219,43 @@ def make_grid(
             f"files of resolution {native_resolution:g} cannot be brought to {resolution:g}.",
             "ask for a lower --resolution.",
         )
+    require_output(out, overwrite=overwrite)
     rejects_file = name_rejects_file(out)
-    found = expand_inputs(inputs, leave_out=(out, rejects_file))
+    found = expand_inputs(inputs, leave_out=(out, rejects_file, name_work_folder(out)))
     paths = [path for path in found.paths if not is_wave_file(path)]
     task = GridTask(pixels, float(resolution), native_resolution, air)
-    accepted: dict[tuple[float, ...], tuple[GridSpectrum, str]] = {}
-    known: tuple[str, ...] = ()
-    rejects = list(found.rejects)
-    n_files = 0
-    with progress.stage("reading model spectra", total=float(len(paths))) as stage:
-        for path, result in stream_results(task, paths, processes=processes, chunk_size=2):
-            stage.advance()
-            if isinstance(result, Reject):
-                rejects.append(result)
-                continue
-            names = tuple(one.name for one in result[0].known)
-            known = known or names
-            if names != known:
-                reason = f"has the labels {', '.join(names)}, others {', '.join(known)}"
-                rejects.append(Reject(path, reason, "make a grid of each"))
-                continue
-            repeated = [
-                accepted[spectrum.labels][1] for spectrum in result if spectrum.labels in accepted
-            ]
-            if repeated:
-                rejects.append(
-                    Reject(path, f"repeats labels of {repeated[0]}", "keep one file a model")
-                )
-                continue
-            n_files += 1
-            accepted.update({spectrum.labels: (spectrum, path) for spectrum in result})
-    n_in = len(paths) + len(found.rejects)
-    check_accounts(n_in, n_files, len(rejects))
-    write_rejects(rejects_file, rejects)
-    if len(accepted) < 2:
-        first = f" The first: {rejects[0].path}: {rejects[0].reason}." if rejects else ""
-        raise WorkFailed(
-            f"{len(accepted)} of {n_in} model files usable, a grid needs two.{first}",
-            f"all reasons are in {rejects_file}.",
+    with open_output(
+        out,
+        kind="a model grid",
+        about={"inputs": hash_paths(paths), "task": task},
+        overwrite=overwrite,
+        n_bytes=2 * 4 * pixels.n_pix * len(paths),
+    ) as run:
+        run.map_files(
+            paths,
+            _Unhashed(task),
+            _tabulate,
+            chunk_size=CHUNK_SIZE,
+            title="reading model spectra",
+            progress=progress,
+            processes=processes,
+            n_together=2,
         )
-    model_grid = _assemble(accepted, task, command)
-    write_grid(model_grid, out)
+        accepted, rejects, n_files = _accept(run)
+        rejects = [*found.rejects, *rejects]
+        n_in = len(paths) + len(found.rejects)
+        settle_accounts(
+            run,
+            rejects,
+            n_in=n_in,
+            n_out=n_files,
+            n_row=len(accepted),
+            least=2,
+            product="a grid",
+            rejects_file=rejects_file,
+        )
+        model_grid = _assemble(accepted, task, command)
+        write_grid(model_grid, out)
     space = model_grid.label_space
     return {
         "inputs": n_in,
@@ -271,6 +273,73 @@ def make_grid(
         "table": str(out),
         "rejects": str(rejects_file),
     }
+
+
+@dataclass(frozen=True)
+class _Unhashed:
+    """Model files are known apart by their labels, not by their content."""
+
+    task: GridTask
+
+    def __call__(self, path: str) -> tuple[list[GridSpectrum], None]:
+        return self.task(path), None
+
+
+def _tabulate(items: list[tuple[str, list[GridSpectrum]]]) -> Chunk:
+    """Rows and fluxes of model files."""
+    import pandas as pd
+
+    pairs = [(path, spectrum) for path, spectra in items for spectrum in spectra]
+    rows = pd.DataFrame(
+        [
+            (
+                path,
+                spectrum.layout,
+                list(spectrum.labels),
+                [one.name for one in spectrum.known],
+                [one.unit for one in spectrum.known],
+            )
+            for path, spectrum in pairs
+        ],
+        columns=["path", "layout", "labels", "names", "units"],
+    )
+    flux = [spectrum.flux for _, spectrum in pairs]
+    return Chunk(rows, [], {"flux": np.stack(flux)} if flux else None)
+
+
+def _accept(
+    run: Run,
+) -> tuple[dict[tuple[float, ...], tuple[GridSpectrum, str]], list[Reject], int]:
+    """Spectra of all chunks by their labels, files that do not fit to others, files used."""
+    accepted: dict[tuple[float, ...], tuple[GridSpectrum, str]] = {}
+    known: tuple[str, ...] = ()
+    rejects: list[Reject] = []
+    n_files = 0
+    for chunk in run.read_all():
+        rejects += chunk.rejects
+        for path, rows in chunk.rows.groupby("path", sort=False):
+            found = [_restore(chunk, row) for row in rows.index]
+            names = tuple(one.name for one in found[0].known)
+            known = known or names
+            repeated = [accepted[one.labels][1] for one in found if one.labels in accepted]
+            if names != known:
+                reason = f"has the labels {', '.join(names)}, others {', '.join(known)}"
+                rejects.append(Reject(str(path), reason, "make a grid of each"))
+            elif repeated:
+                reason = f"repeats labels of {repeated[0]}"
+                rejects.append(Reject(str(path), reason, "keep one file a model"))
+            else:
+                n_files += 1
+                accepted.update({one.labels: (one, str(path)) for one in found})
+    return accepted, rejects, n_files
+
+
+def _restore(chunk: Chunk, row: int) -> GridSpectrum:
+    """A spectrum of a chunk."""
+    about = chunk.rows.loc[row]
+    known = tuple(map(describe_label, about["names"], about["units"]))
+    labels = tuple(float(value) for value in about["labels"])
+    return GridSpectrum(labels, (chunk.arrays or {})["flux"][row], str(about["layout"]), known)
 
 
 def _assemble(

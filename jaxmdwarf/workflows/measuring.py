@@ -18,27 +18,29 @@ from jaxmdwarf.catalogue.rows import (
     finish_rows,
 )
 from jaxmdwarf.diagnostics.matching import as_text
-from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.inputs import expand_inputs
-from jaxmdwarf.io.provenance import gather_provenance
-from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
-from jaxmdwarf.io.spectra.readers import DuplicateFinder, read_record
+from jaxmdwarf.io.provenance import gather_provenance, hash_paths, hash_values
+from jaxmdwarf.io.rejects import name_rejects_file
+from jaxmdwarf.io.spectra.readers import read_record
 from jaxmdwarf.io.spectra.records import Requirements, check_record
-from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table
 from jaxmdwarf.labels import VELOCITY
 from jaxmdwarf.measure.spectrum import measure_spectrum
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
+from jaxmdwarf.workflows.outputs import require_output
 from jaxmdwarf.workflows.progress import Silent
+from jaxmdwarf.workflows.run import Chunk, name_work_folder, open_output, settle_accounts
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from jaxmdwarf.workflows.progress import Progress
 
-ROWS_PER_BLOCK = 4096
-"""Rows are packed into arrays in blocks, since a million dicts would take gigabytes."""
+CHUNK_SIZE = 4096
+"""Files between two entries in the record of a run: what a killed one loses at most."""
+
+ROW_BYTES = 1_000
+"""Disk space of a row and of its entry in a chunk, generously."""
 
 
 class MeasuredRow(NamedTuple):
@@ -134,6 +136,7 @@ def measure_files(
     processes: int | None = None,
     requirements: Requirements | None = None,
     command: Sequence[str] | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, object]:
     """Measure every spectrum in `files` and write one table, and the rejects beside it.
@@ -155,6 +158,8 @@ def measure_files(
         What a spectrum must offer to be measured.
     command : sequence of str, optional
         Command line for the provenance.
+    overwrite : bool
+        Whether a table that is there may be replaced.
     progress : Progress, optional
         Where to report.
 
@@ -166,14 +171,16 @@ def measure_files(
     Raises
     ------
     UsageError
-        If `out` or the velocity table makes no sense.
+        Before any work: if `out` exists, cannot be written or is being written by another process,
+        or the velocity table makes no sense.
     WorkFailed
         If no spectrum was usable; the rejects are written all the same.
     """
-    progress = progress or Silent()
     choose_format(out)
     if processes is not None and processes < 1:
         raise UsageError(f"{processes} processes cannot work.", "give 1 or more.")
+    progress = progress or Silent()
+    require_output(out, overwrite=overwrite)
     velocities = None
     if velocity_table is not None:
         given = read_velocities(velocity_table, velocity_column)
@@ -184,31 +191,33 @@ def measure_files(
                 "are those of no star (-9999, 99999, ...), and count as missing."
             )
     rejects_file = name_rejects_file(out)
-    inputs = expand_inputs(files, leave_out=(*list_products(out), rejects_file))
-    task = MeasureTask(requirements or Requirements(), velocities)
-    rejects = list(inputs.rejects)
-    duplicates = DuplicateFinder()
-    table = _RowBlocks()
-    with progress.stage("measuring spectra", total=float(len(inputs.paths))) as stage:
-        for path, result in stream_results(task, inputs.paths, processes=processes):
-            if not isinstance(result, Reject):
-                repeated = duplicates.find(result.content_hash, path)
-                result = repeated if repeated is not None else result
-            if isinstance(result, Reject):
-                rejects.append(result)
-            else:
-                table.add(result.values)
-            stage.advance()
-    frame = table.to_frame()
-    check_accounts(inputs.n_in, len(frame), len(rejects))
-    write_rejects(rejects_file, rejects)
-    if not len(frame):
-        first = f" The first: {rejects[0].path}: {rejects[0].reason}." if rejects else ""
-        raise WorkFailed(
-            f"none of {inputs.n_in} inputs was usable.{first}",
-            f"all reasons are in {rejects_file}.",
+    beside = (*list_products(out), rejects_file, name_work_folder(out))
+    inputs = expand_inputs(files, leave_out=beside)
+    requirements = requirements or Requirements()
+    with open_output(
+        out,
+        kind="a measurement",
+        about={
+            "inputs": hash_paths(inputs.paths),
+            "requirements": requirements,
+            "velocities": hash_values(velocities),
+        },
+        overwrite=overwrite,
+        n_bytes=ROW_BYTES * len(inputs.paths),
+    ) as run:
+        run.map_files(
+            inputs.paths,
+            MeasureTask(requirements, velocities),
+            _tabulate,
+            chunk_size=CHUNK_SIZE,
+            title="measuring spectra",
+            progress=progress,
+            processes=processes,
         )
-    write_table(frame, out, provenance=gather_provenance(command=command))
+        frame, rejects = run.collect(empty_rows(kind="measure"))
+        rejects = [*inputs.rejects, *rejects]
+        settle_accounts(run, rejects, n_in=inputs.n_in, n_out=len(frame), rejects_file=rejects_file)
+        write_table(frame, out, provenance=gather_provenance(command=command))
     return {
         "inputs": inputs.n_in,
         "measured": len(frame),
@@ -220,6 +229,15 @@ def measure_files(
         "table": str(out),
         "rejects": str(rejects_file),
     }
+
+
+def _tabulate(items: Sequence[tuple[str, dict[str, object]]]) -> Chunk:
+    """Rows of what was measured."""
+    import pandas as pd
+
+    if not items:
+        return Chunk(empty_rows(kind="measure"), [])
+    return Chunk(finish_rows(pd.DataFrame.from_records([values for _, values in items])), [])
 
 
 class VelocityTable(NamedTuple):
@@ -276,31 +294,3 @@ def read_velocities(path: str | os.PathLike[str], column: str) -> VelocityTable:
                 velocities.setdefault(text, float(speed))
                 velocities.setdefault(Path(text).name, float(speed))
     return VelocityTable(velocities, len(table), numbers.n_sentinel)
-
-
-class _RowBlocks:
-    """Rows as they come, packed into arrays block by block."""
-
-    def __init__(self) -> None:
-        self._rows: list[dict[str, object]] = []
-        self._blocks: list[pd.DataFrame] = []
-
-    def add(self, row: dict[str, object]) -> None:
-        self._rows.append(row)
-        if len(self._rows) >= ROWS_PER_BLOCK:
-            self._pack()
-
-    def to_frame(self) -> pd.DataFrame:
-        import pandas as pd
-
-        self._pack()
-        if not self._blocks:
-            return empty_rows(kind="measure")
-        return pd.concat(self._blocks, ignore_index=True)
-
-    def _pack(self) -> None:
-        import pandas as pd
-
-        if self._rows:
-            self._blocks.append(finish_rows(pd.DataFrame.from_records(self._rows)))
-            self._rows = []

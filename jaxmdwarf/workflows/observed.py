@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
-from jaxmdwarf.catalogue.rows import tabulate_fit
-from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
+from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittedSpectra, FittingOptions, SpectrumFitter
 from jaxmdwarf.inference.schedule import FitSettings, choose_batch_size
 from jaxmdwarf.io.inputs import expand_inputs
-from jaxmdwarf.io.rejects import Reject, check_accounts, write_rejects
+from jaxmdwarf.io.provenance import hash_paths, hash_values
+from jaxmdwarf.io.rejects import Reject
+from jaxmdwarf.io.spectra.readers import ReadTask
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.quality import QualityFlag, describe_flags
 from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.workflows.outputs import require_folder
 from jaxmdwarf.workflows.progress import Progress, Silent
-from jaxmdwarf.workflows.run import ChunkFolder, FinishedChunk, ReadChunk
+from jaxmdwarf.workflows.reading import build_spectra
+from jaxmdwarf.workflows.run import Chunk, Run, open_run, settle_accounts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,8 @@ def prepare_observed(
     options: ObservedConfig | None = None,
     progress: Progress | None = None,
     *,
-    cache: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str],
+    overwrite: bool = False,
     rejects_file: str | os.PathLike[str] | None = None,
     leave_out: Sequence[str | os.PathLike[str]] = (),
     processes: int | None = None,
@@ -126,8 +127,10 @@ def prepare_observed(
         The emulator: gives the pixels, the normalisation, and velocities.
     options : ObservedConfig, optional
     progress : Progress, optional
-    cache : path, optional
+    cache : path
         Folder for finished chunks: the same call goes on from there, and reads nothing again.
+    overwrite : bool
+        Whether spectra in `cache` that were prepared in another way may be replaced.
     rejects_file : path, optional
         Table for the inputs that are not used; written also where none is usable.
     leave_out : sequence of path
@@ -142,7 +145,8 @@ def prepare_observed(
     Raises
     ------
     UsageError
-        If the model was trained on spectra that were not normalised.
+        If the model was trained on spectra that were not normalised, `cache` is of other spectra or
+        settings, another process works there, or its disk is too full.
     WorkFailed
         If no spectrum is usable.
     """
@@ -156,40 +160,30 @@ def prepare_observed(
             settings=options.settings,
         ),
     )
-    inputs = expand_inputs(files, leave_out=leave_out)
+    inputs = expand_inputs(files, leave_out=(*leave_out, cache))
     paths, not_drawn = _draw(inputs.paths, options)
+    require_folder(cache, n_bytes=3 * 4 * fitter.grid.n_pix * len(paths))
     window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
-    requirements = Requirements(window_aa=window)
-    chunks = ChunkFolder(
-        None if cache is None else Path(cache),
-        paths,
-        options.chunk_size,
-        fingerprint=_fingerprint(paths, model, options),
-        holds="spectra at rest",
-    )
-    n_done = chunks.open()
-    if n_done:
-        progress.say(f"resuming: {n_done} of {chunks.n_chunk} chunks of spectra are at rest.")
     n_row = min(options.chunk_size, -(-max(len(paths), 1) // 32) * 32)
     fitter.settings = replace(
         fitter.settings, batch_size=min(choose_batch_size(fitter.settings), n_row)
     )
-    parts: list[FinishedChunk] = []
-    with progress.stage("bringing spectra to rest", total=float(len(paths))) as stage:
-        for number in range(n_done):
-            parts.append(chunks.read(number))
-            stage.advance(float(len(chunks.paths_of(number))))
-        for read in chunks.read_rest(n_done, requirements, fitter.require, processes=processes):
-            part = _prepare_chunk(read, fitter, options, n_row)
-            chunks.write(read.number, part)
-            parts.append(part)
-            stage.advance(float(len(chunks.paths_of(read.number))))
-    rejects = [*inputs.rejects, *not_drawn]
-    for part in parts:
-        rejects += part.rejects
-    if rejects_file is not None:
-        write_rejects(rejects_file, rejects)
-    return _join(parts, rejects, fitter, n_in=inputs.n_in, rejects_file=rejects_file)
+    with open_run(
+        cache,
+        kind="spectra at rest",
+        about={"inputs": hash_paths(paths), "model": hash_values(model), "options": options},
+        overwrite=overwrite,
+    ) as run:
+        run.map_files(
+            paths,
+            ReadTask(Requirements(window_aa=window)),
+            lambda items: _prepare_chunk(items, fitter, options, n_row),
+            chunk_size=options.chunk_size,
+            title="bringing spectra to rest",
+            progress=progress,
+            processes=processes,
+        )
+        return _join(run, [*inputs.rejects, *not_drawn], fitter, inputs.n_in, rejects_file)
 
 
 def _draw(paths: Sequence[str], options: ObservedConfig) -> tuple[list[str], list[Reject]]:
@@ -208,26 +202,26 @@ def _draw(paths: Sequence[str], options: ObservedConfig) -> tuple[list[str], lis
 
 
 def _prepare_chunk(
-    read: ReadChunk, fitter: SpectrumFitter, options: ObservedConfig, n_row: int
-) -> FinishedChunk:
+    items: list[tuple[str, Any]], fitter: SpectrumFitter, options: ObservedConfig, n_row: int
+) -> Chunk:
     import pandas as pd
 
     kept: list[int] = []
-    rejects = list(read.rejects)
     rows = pd.DataFrame()
-    if read.raws:
-        fitted = fitter.fit(read.raws, pad_to=n_row)
-        rows = tabulate_fit(read.raws, fitted, measure=False)
-        for row, raw in enumerate(read.raws):
+    raws, rejects = build_spectra(items, fitter.require)
+    if raws:
+        fitted = fitter.fit(raws, pad_to=n_row)
+        rows = tabulate_fit(raws, fitted, measure=False)
+        for row, raw in enumerate(raws):
             reason = _refuse(fitted, row, options)
             if reason is None:
                 kept.append(row)
             else:
                 rejects.append(Reject(raw.meta.path, *reason))
     if not kept:
-        return FinishedChunk(rows.iloc[:0], rejects, read.hashes, {})
+        return Chunk(rows.iloc[:0], rejects, {})
     batch = preprocess_batch(
-        [read.raws[row] for row in kept],
+        [raws[row] for row in kept],
         fitter.grid,
         rv_kms=rows["RV"].to_numpy()[kept],
         masks=fitter.preprocessing.masks_aa,
@@ -241,7 +235,7 @@ def _prepare_chunk(
     arrays = {
         name: np.where(wild, np.float32(name == "flux"), values) for name, values in arrays.items()
     }
-    return FinishedChunk(rows.iloc[kept].reset_index(drop=True), rejects, read.hashes, arrays)
+    return Chunk(rows.iloc[kept].reset_index(drop=True), rejects, arrays)
 
 
 def _refuse(fitted: FittedSpectra, row: int, options: ObservedConfig) -> tuple[str, str] | None:
@@ -261,32 +255,25 @@ def _refuse(fitted: FittedSpectra, row: int, options: ObservedConfig) -> tuple[s
 
 
 def _join(
-    parts: Sequence[FinishedChunk],
-    rejects: list[Reject],
+    run: Run,
+    not_read: list[Reject],
     fitter: SpectrumFitter,
-    *,
     n_in: int,
     rejects_file: str | os.PathLike[str] | None,
 ) -> PreparedSpectra:
-    import pandas as pd
-
-    n_used = sum(len(part.rows) for part in parts)
-    check_accounts(n_in, n_used, len(rejects))
-    if not n_used:
-        first = f" The first: {rejects[0].path}: {rejects[0].reason}." if rejects else ""
-        remedy = "" if rejects_file is None else f"all reasons are in {os.fspath(rejects_file)}."
-        raise WorkFailed(f"none of {n_in} inputs is usable.{first}", remedy)
-    shape = (n_used, fitter.grid.n_pix)
+    """The domain of all chunks."""
+    table, rejects = run.collect(empty_rows())
+    rejects = [*not_read, *rejects]
+    settle_accounts(run, rejects, n_in=n_in, n_out=len(table), rejects_file=rejects_file)
+    shape = (len(table), fitter.grid.n_pix)
     arrays = {name: np.empty(shape, np.float32) for name in ("flux", "ivar", "information")}
     first_row = 0
-    for part in parts:
+    for part in run.read_all():
         # Chunk by chunk, each let go once it is copied: the domain is in memory only once.
         last_row = first_row + len(part.rows)
-        stored = part.arrays or {}
-        for name in list(stored):
-            arrays[name][first_row:last_row] = stored.pop(name)
+        for name, values in (part.arrays or {}).items():
+            arrays[name][first_row:last_row] = values
         first_row = last_row
-    table = pd.concat([part.rows for part in parts if len(part.rows)], ignore_index=True)
     domain = ObservedDomain(
         **arrays,
         grid=fitter.grid,
@@ -295,22 +282,3 @@ def _join(
         names=tuple(table["path"]),
     )
     return PreparedSpectra(domain, table, rejects)
-
-
-def digest_model(model: ForwardModel) -> str:
-    """SHA-256 of what a model is: its arrays, and the text of everything else."""
-    digest = hashlib.sha256()
-    leaves, structure = jax.tree.flatten(model)
-    digest.update(str(structure).encode())
-    for leaf in leaves:
-        digest.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())
-    return digest.hexdigest()
-
-
-def _fingerprint(paths: Sequence[str], model: ForwardModel, options: ObservedConfig) -> str:
-    """What must be the same for chunks of an earlier run to be used."""
-    about = {"model": digest_model(model), "options": asdict(options)}
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for path in paths:
-        digest.update(os.path.abspath(path).encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()

@@ -1,170 +1,150 @@
-"""Input files in chunks, each kept on disk once it is finished: a run that was killed goes on."""
+"""One resumable run: locked, known by what it depends on, kept step by step and chunk by chunk.
+
+All long work is done in one: fits, measurements, simulations, grids, trainings, the quickstart.
+What is finished stands in a work folder until the output is complete, so that a run that was
+stopped in any way goes on with the same command::
+
+    with open_output("catalogue.fits", kind="a fit", about={"model": ..., "inputs": ...}) as run:
+        run.map_files(paths, task, work, title="fitting spectra")
+        write_table(run.collect(), "catalogue.fits")
+
+The work folder (``<out>.partial``) holds
+
+``lock``
+    whose owner alone may write here (`jaxmdwarf.io.locks`);
+``run.json``
+    what the run is (`kind`), all that its results depend on (`about`), and steps that are done;
+``chunk-<number>.json``
+    one for each finished chunk of inputs, written last, beside its rows (``.parquet``) and arrays
+    (``.npz``);
+``checkpoints/``
+    states of a training (`jaxmdwarf.io.checkpoints`).
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxmdwarf.errors import RejectedInput, UsageError
+from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.atomic import write_atomically
-from jaxmdwarf.io.rejects import Reject
-from jaxmdwarf.io.spectra.readers import DuplicateFinder, ReadTask
-from jaxmdwarf.io.spectra.records import Requirements, build_spectrum
+from jaxmdwarf.io.json_files import plain_json, write_json
+from jaxmdwarf.io.locks import hold_lock
+from jaxmdwarf.io.rejects import Reject, check_accounts, write_rejects
+from jaxmdwarf.io.spectra.readers import DuplicateFinder
 from jaxmdwarf.io.stream import stream_results
-from jaxmdwarf.spectra import RawSpectrum
+from jaxmdwarf.workflows.outputs import OVERWRITE, require_folder, require_output
+from jaxmdwarf.workflows.progress import Progress, Silent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-class ReadChunk(NamedTuple):
-    """What the files of a chunk hold.
-
-    Parameters
-    ----------
-    number : int
-        Of the chunk.
-    raws : list of RawSpectrum
-        Spectra to use.
-    rejects : list of Reject
-        The other files.
-    hashes : list of (str, int)
-        Path and content of all files that could be read, to know their copies by.
-    """
-
-    number: int
-    raws: list[RawSpectrum]
-    rejects: list[Reject]
-    hashes: list[tuple[str, int]]
+_RECORD, _LOCK, _CHECKPOINTS = "run.json", "lock", "checkpoints"
 
 
-class FinishedChunk(NamedTuple):
-    """What became of the files of a chunk.
+class Chunk(NamedTuple):
+    """What became of the inputs of a chunk.
 
     Parameters
     ----------
     rows : pandas.DataFrame
-        One a spectrum that was used.
+        One an input that was used.
     rejects : list of Reject
-    hashes : list of (str, int)
-        As `ReadChunk` has them.
     arrays : dict of str to ndarray, optional
-        Numbers that belong to the rows; empty where there are none.
+        Numbers that belong to the rows.
+    hashes : list of (str, int)
+        Path and content of all inputs that could be read, to know their copies by.
     """
 
     rows: pd.DataFrame
     rejects: list[Reject]
-    hashes: list[tuple[str, int]]
     arrays: dict[str, np.ndarray] | None = None
+    hashes: Sequence[tuple[str, int]] = ()
 
 
-class ChunkFolder:
-    """Finished chunks of a run on disk: a manifest says which run, a note that a chunk is complete.
+@dataclass(frozen=True)
+class Worked:
+    """What a loop over chunks did now, without the chunks that were done before.
 
     Parameters
     ----------
-    folder : Path or None
-        None keeps nothing: every run starts from nothing.
-    paths : sequence of str
-        Inputs of the run, in their order.
-    chunk_size : int
-        Inputs of one chunk.
-    fingerprint : str
-        Of all that chunks depend on: those of another run are removed.
-    holds : str
-        What such a folder holds, for the error where it holds something else.
+    n_row : int
+        Rows that were made.
+    seconds : float
+        Spent in the work itself, reading apart.
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        paths: Sequence[str],
-        chunk_size: int,
-        *,
-        fingerprint: str,
-        holds: str,
-    ) -> None:
-        self._folder, self._paths, self._size = folder, paths, chunk_size
-        self._fingerprint, self._holds = fingerprint, holds
-        self.n_chunk = -(-len(paths) // chunk_size)
+    n_row: int
+    seconds: float
 
-    def paths_of(self, number: int) -> Sequence[str]:
-        """Inputs of one chunk."""
-        return self._paths[number * self._size : (number + 1) * self._size]
+    @property
+    def per_s(self) -> float:
+        """Rows a second; 0 where nothing was done."""
+        return self.n_row / self.seconds if self.n_row else 0.0
 
-    def open(self) -> int:
-        """Number of chunks that an earlier run of the same command finished; others are removed.
 
-        Raises
-        ------
-        UsageError
-            If the folder holds something else.
-        """
-        if self._folder is None:
-            return 0
-        manifest = self._folder / "manifest.json"
-        try:
-            same = json.loads(manifest.read_text(encoding="utf-8"))["run"] == self._fingerprint
-        except (OSError, ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            if self._folder.exists() and any(self._folder.iterdir()) and not manifest.exists():
-                raise UsageError(
-                    f"{self._folder} exists and holds no {self._holds}.", "move it away."
-                )
-            shutil.rmtree(self._folder, ignore_errors=True)
-            with write_atomically(manifest) as temporary:
-                temporary.write_text(json.dumps({"run": self._fingerprint}), encoding="utf-8")
-            return 0
+class Run:
+    """Work that is kept as it goes; `open_run` and `open_output` make one.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it is kept.
+    """
+
+    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+        self.folder, self._record = folder, record
+
+    # Steps
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each step took when it was done, in order."""
+        return {name: step["seconds"] for name, step in self._record["steps"].items()}
+
+    def finished(self, name: str) -> bool:
+        """Whether a step is done."""
+        return name in self._record["steps"]
+
+    def result(self, name: str) -> dict[str, Any]:
+        """What a finished step returned."""
+        return self._record["steps"][name]["result"]
+
+    def step(
+        self, name: str, make: Callable[[], Mapping[str, Any]], progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Do a step unless it is done; returns what it returned then or now, as plain JSON."""
+        if self.finished(name):
+            (progress or Silent()).say(f"{name}: done before")
+            return self.result(name)
+        began = time.perf_counter()
+        result = plain_json(make())
+        seconds = round(time.perf_counter() - began, 2)
+        self._record["steps"][name] = {"seconds": seconds, "result": result}
+        self._save()
+        return result
+
+    # Chunks
+
+    @property
+    def n_done(self) -> int:
+        """Chunks that are finished, counted from the first."""
         done = 0
-        while done < self.n_chunk and self._path(done, "json").is_file():
+        while self._path(done, "json").is_file():
             done += 1
         return done
 
-    def read_rest(
-        self,
-        n_done: int,
-        requirements: Requirements,
-        require: Callable[[RawSpectrum], None],
-        *,
-        processes: int | None = None,
-    ) -> Iterator[ReadChunk]:
-        """Read the files that no finished chunk holds, chunk by chunk.
-
-        Parameters
-        ----------
-        n_done : int
-            Chunks that are finished.
-        requirements : Requirements
-            What a file must offer.
-        require : callable
-            Raises `RejectedInput` for spectra that are of no use.
-        processes : int, optional
-            Reader processes; None takes all cores.
-
-        Yields
-        ------
-        ReadChunk
-            Copies of files, in this chunk or an earlier one, are among its rejects.
-        """
-        duplicates = DuplicateFinder()
-        for number in range(n_done):
-            for path, content_hash in self._read_note(number)[1]:
-                duplicates.find(content_hash, path)
-        remaining = self._paths[n_done * self._size :]
-        results = stream_results(ReadTask(requirements), remaining, processes=processes)
-        for number in range(n_done, self.n_chunk):
-            yield _gather(number, results, len(self.paths_of(number)), duplicates, require)
-
-    def write(self, number: int, chunk: FinishedChunk) -> None:
-        """Keep one chunk; the note comes last."""
-        if self._folder is None:
-            return
+    def keep(self, number: int, chunk: Chunk) -> None:
+        """Keep a finished chunk; its note comes last."""
         if chunk.arrays is not None:
             with (
                 write_atomically(self._path(number, "npz")) as temporary,
@@ -175,10 +155,11 @@ class ChunkFolder:
             chunk.rows.to_parquet(temporary, index=False)
         note = {"rejects": [list(reject) for reject in chunk.rejects], "hashes": chunk.hashes}
         with write_atomically(self._path(number, "json")) as temporary:
+            # Names that are not UTF-8 survive as escapes.
             temporary.write_text(json.dumps(note), encoding="ascii")
 
-    def read(self, number: int) -> FinishedChunk:
-        """A chunk that was written."""
+    def read(self, number: int) -> Chunk:
+        """A chunk that was kept."""
         import pandas as pd
 
         rejects, hashes = self._read_note(number)
@@ -187,7 +168,105 @@ class ChunkFolder:
             with np.load(self._path(number, "npz"), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         rows = pd.read_parquet(self._path(number, "parquet"))
-        return FinishedChunk(rows, rejects, hashes, arrays)
+        return Chunk(rows, rejects, arrays, hashes)
+
+    def read_all(self) -> Iterator[Chunk]:
+        """All chunks in the order of their inputs, one at a time in memory."""
+        for number in range(self.n_done):
+            yield self.read(number)
+
+    def map_files(
+        self,
+        paths: Sequence[str],
+        task: Callable[[str], tuple[Any, int | None]],
+        work: Callable[[list[tuple[str, Any]]], Chunk],
+        *,
+        chunk_size: int,
+        title: str,
+        progress: Progress | None = None,
+        processes: int | None = None,
+        n_together: int = 32,
+    ) -> Worked:
+        """Read files in parallel processes, work on them chunk by chunk, and keep each chunk.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            Inputs, in the order of the rows to be.
+        task : callable
+            What a reader process does with a path (see `jaxmdwarf.io.stream`); returns the payload
+            and a hash of its content, by which copies of it are rejected, or None.
+        work : callable
+            Takes the (path, payload) of a chunk; returns its rows, its rejects and its arrays.
+        chunk_size : int
+            Inputs of a chunk: what a killed run loses at most.
+        title : str
+            Of the stage in the progress.
+        progress : Progress, optional
+        processes : int, optional
+            Reader processes; None takes all cores.
+        n_together : int
+            Paths that travel to a reader together.
+
+        Returns
+        -------
+        Worked
+        """
+        n_done, n_chunk = self.n_done, -(-len(paths) // chunk_size)
+        progress = progress or Silent()
+        if n_done:
+            progress.say(f"resuming: {n_done} of {n_chunk} chunks are done.")
+        duplicates = DuplicateFinder()
+        for number in range(n_done):
+            for path, content_hash in self._read_note(number)[1]:
+                duplicates.find(content_hash, path)
+        rest = paths[n_done * chunk_size :]
+        results = stream_results(task, rest, processes=processes, chunk_size=n_together)
+        done = Worked(0, 0.0)
+        with progress.stage(title, total=float(len(paths))) as stage:
+            stage.advance(float(len(paths) - len(rest)))
+            for number in range(n_done, n_chunk):
+                own = paths[number * chunk_size : (number + 1) * chunk_size]
+                items, rejects, hashes = _gather(results, len(own), duplicates)
+                began = time.perf_counter()
+                made = work(items)
+                seconds = done.seconds + time.perf_counter() - began
+                done = Worked(done.n_row + len(made.rows), seconds)
+                place = {path: row for row, path in enumerate(own)}
+                rejects = sorted(
+                    [*rejects, *made.rejects], key=lambda one: place.get(one.path, len(own))
+                )
+                self.keep(number, made._replace(rejects=rejects, hashes=hashes))
+                note = f"{done.per_s:.0f} spectra/s" if done.n_row else ""
+                stage.advance(float(len(own)), note=note)
+        return done
+
+    def collect(self, empty: pd.DataFrame) -> tuple[pd.DataFrame, list[Reject]]:
+        """Rows of all chunks (`empty`: a table without any) and rejects, in the inputs' order."""
+        import pandas as pd
+
+        frames, rejects = [], []
+        for number in range(self.n_done):
+            rows = pd.read_parquet(self._path(number, "parquet"))
+            frames += [rows] if len(rows) else []
+            rejects += self._read_note(number)[0]
+        return pd.concat(frames or [empty], ignore_index=True), rejects
+
+    # Trainings
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder for the states of a training."""
+        return self.folder / _CHECKPOINTS
+
+    def discard(self) -> None:
+        """Remove all that was kept; the run begins anew."""
+        self._record["steps"] = {}
+        _empty(self.folder)
+        self._save()
+
+    def _save(self) -> None:
+        write_json(self.folder / _RECORD, self._record)
 
     def _read_note(self, number: int) -> tuple[list[Reject], list[tuple[str, int]]]:
         note = json.loads(self._path(number, "json").read_text(encoding="ascii"))
@@ -197,35 +276,243 @@ class ChunkFolder:
         )
 
     def _path(self, number: int, suffix: str) -> Path:
-        assert self._folder is not None
-        return self._folder / f"chunk-{number:06d}.{suffix}"
+        return self.folder / f"chunk-{number:06d}.{suffix}"
+
+
+@contextmanager
+def open_run(
+    folder: str | os.PathLike[str],
+    *,
+    kind: str,
+    about: Mapping[str, Any],
+    overwrite: bool = False,
+    resume: bool = True,
+    out: str | os.PathLike[str] | None = None,
+) -> Iterator[Run]:
+    """Own a work folder while the block runs; it stays.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it does not exist.
+    kind : str
+        What it holds, for errors: "a fit", "spectra at rest".
+    about : mapping
+        All that results depend on; `jaxmdwarf.io.provenance.hash_values` stands for what is large.
+    overwrite : bool
+        Whether what is there of a run about something else may be removed.
+    resume : bool
+        False removes what is there, whatever it is about.
+    out : path, optional
+        What the errors call the output; `folder` by default.
+
+    Raises
+    ------
+    UsageError
+        If another process works there, the folder holds no run, or one about something else, or it
+        cannot be written to.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and not {_RECORD, _LOCK} & (names := set(os.listdir(folder))) and names:
+        raise UsageError(f"{folder} exists and does not hold {kind}.", "move it away.")
+    require_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the folder {folder}: {error.strerror}.",
+            "give an output path you may write to.",
+        ) from None
+    with hold_lock(folder / _LOCK, work=f"writing {os.fspath(out or folder)}"):
+        record = {"kind": kind, "about": plain_json(about), "steps": {}}
+        found = _read_record(folder)
+        same = found is not None and all(found.get(k) == record[k] for k in ("kind", "about"))
+        if same and found is not None and resume:
+            record = found
+        elif resume and not overwrite and _kept_work(folder):
+            raise UsageError(
+                f"{folder} holds {_describe_other(found, record)}.",
+                "repeat the earlier command to go on with it; to begin anew, "
+                f"{OVERWRITE}, or move it away.",
+            )
+        else:
+            _empty(folder)
+            write_json(folder / _RECORD, record)
+        yield Run(folder, record)
+
+
+@contextmanager
+def open_output(
+    out: str | os.PathLike[str],
+    *,
+    kind: str,
+    about: Mapping[str, Any],
+    overwrite: bool = False,
+    resume: bool = True,
+    mark: str = "",
+    n_bytes: int = 0,
+) -> Iterator[Run]:
+    """Own an output and its work folder ``<out>.partial``, which goes if the block succeeds.
+
+    Parameters
+    ----------
+    out : path
+    kind, about, resume
+        See `open_run`.
+    overwrite : bool
+        Whether `out`, and work for it that was about something else, may be replaced. The old
+        output stays until the block writes the new one.
+    mark : str
+        See `require_output`: given for folders.
+    n_bytes : int
+        About how large the output and its work folder become.
+
+    Raises
+    ------
+    UsageError
+        Before any work: as `open_run` and `require_output`.
+    """
+    target = require_output(out, overwrite=overwrite, mark=mark, n_bytes=n_bytes)
+    partial = name_work_folder(out)
+    with open_run(
+        partial, kind=kind, about=about, overwrite=overwrite, resume=resume, out=out
+    ) as run:
+        # Another process may have finished it since.
+        require_output(target, overwrite=overwrite, mark=mark)
+        try:
+            yield run
+        except BaseException:
+            if not _kept_work(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def name_work_folder(out: str | os.PathLike[str]) -> Path:
+    """Where the unfinished parts of `out` are: ``<out>.partial``."""
+    return Path(f"{os.fspath(out).rstrip(os.sep)}.partial")
+
+
+def settle_accounts(
+    run: Run,
+    rejects: Sequence[Reject],
+    *,
+    n_in: int,
+    n_out: int,
+    rejects_file: str | os.PathLike[str] | None = None,
+    n_row: int | None = None,
+    least: int = 1,
+    product: str = "",
+) -> None:
+    """Write the rejects; hold that no input was lost, and that enough are left to go on.
+
+    Parameters
+    ----------
+    run : Run
+        Begins anew where too few are left: the same inputs may have been mended by then.
+    rejects : sequence of Reject
+    n_in, n_out : int
+        Inputs, and those that were used.
+    rejects_file : path, optional
+    n_row : int, optional
+        Rows of the product, if inputs hold more than one.
+    least : int
+        Fewest rows that make a product.
+    product : str
+        What needs so many, where one is not enough.
+
+    Raises
+    ------
+    WorkFailed
+        If fewer than `least` rows are left.
+    """
+    check_accounts(n_in, n_out, len(rejects))
+    if rejects_file is not None:
+        write_rejects(rejects_file, rejects)
+    n_row = n_out if n_row is None else n_row
+    if n_row >= least:
+        return
+    run.discard()
+    first = f" The first: {rejects[0].path}: {rejects[0].reason}." if rejects else ""
+    remedy = "" if rejects_file is None else f"all reasons are in {os.fspath(rejects_file)}."
+    if least == 1:
+        raise WorkFailed(f"none of {n_in} inputs was usable.{first}", remedy)
+    raise WorkFailed(f"{n_row} of {n_in} inputs usable, {product} needs {least}.{first}", remedy)
 
 
 def _gather(
-    number: int,
-    results: Iterator[tuple[str, Any]],
-    n_path: int,
-    duplicates: DuplicateFinder,
-    require: Callable[[RawSpectrum], None],
-) -> ReadChunk:
-    """The next `n_path` inputs."""
-    chunk = ReadChunk(number, [], [], [])
+    results: Iterator[tuple[str, Any]], n_path: int, duplicates: DuplicateFinder
+) -> tuple[list[tuple[str, Any]], list[Reject], list[tuple[str, int]]]:
+    """What the next `n_path` inputs hold, which are rejected, and what to know their copies by."""
+    items: list[tuple[str, Any]] = []
+    rejects: list[Reject] = []
+    hashes: list[tuple[str, int]] = []
     for _ in range(n_path):
         path, result = next(results)
         if isinstance(result, Reject):
-            chunk.rejects.append(result)
+            rejects.append(result)
             continue
-        record, content_hash = result
-        repeated = duplicates.find(content_hash, path)
-        if repeated is not None:
-            chunk.rejects.append(repeated)
+        payload, content_hash = result
+        if content_hash is not None:
+            repeated = duplicates.find(content_hash, path)
+            if repeated is not None:
+                rejects.append(repeated)
+                continue
+            hashes.append((path, content_hash))
+        items.append((path, payload))
+    return items, rejects, hashes
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    complete = isinstance(record, dict) and {"kind", "about", "steps"} <= record.keys()
+    return record if complete else None
+
+
+def _kept_work(folder: Path) -> bool:
+    """Whether anything was finished there."""
+    record = _read_record(folder)
+    if record is not None and record["steps"]:
+        return True
+    # A chunk without its note is not finished, and hidden files were being written.
+    unfinished = (".parquet", ".npz")
+    return any(
+        name not in (_RECORD, _LOCK)
+        and not name.startswith(".")
+        and not (name.startswith("chunk-") and name.endswith(unfinished))
+        for name in os.listdir(folder)
+    )
+
+
+def _describe_other(found: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
+    if found is None:
+        return "a run whose record is damaged"
+    if found["kind"] != wanted["kind"]:
+        return f"{found['kind']}, not {wanted['kind']}"
+    changed = list(_find_changes(found["about"], wanted["about"]))
+    shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return f"{found['kind']} of {shown}"
+
+
+def _find_changes(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """``chunk_size 64 instead of 32`` for all that differs; hashes only by name."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _find_changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        texts = [value if isinstance(value, str) else json.dumps(value) for value in (old, new)]
+        is_hash = any(len(text) > 40 for text in texts)
+        yield f"other {name}" if is_hash else f"{name} {texts[0]} instead of {texts[1]}"
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.name == _LOCK:
             continue
-        chunk.hashes.append((path, content_hash))
-        try:
-            raw = build_spectrum(record)
-            require(raw)
-        except RejectedInput as error:
-            chunk.rejects.append(Reject.from_error(path, error))
-            continue
-        chunk.raws.append(raw)
-    return chunk
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,16 @@ import numpy as np
 
 from jaxmdwarf.catalogue.columns import Column
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.atomic import move_folder
 from jaxmdwarf.io.grids.table import ModelGrid, write_grid
+from jaxmdwarf.io.json_files import write_json
 from jaxmdwarf.io.spectra.lamost_writer import LAYOUTS, LamostHeader, write_lamost_files
 from jaxmdwarf.io.tables import write_table
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.instrument import LOG10_START, LOG10_STEP, RESOLUTION
 from jaxmdwarf.simulate.survey import (
+    THEORY_GRID,
     Survey,
     SurveyBatch,
     SurveyConfig,
@@ -30,6 +31,13 @@ from jaxmdwarf.simulate.survey import (
     theory_grid,
 )
 from jaxmdwarf.workflows.progress import Progress, Silent
+from jaxmdwarf.workflows.run import Chunk, Run, open_output
+
+RECIPE_NAME = "survey.json"
+"""By which the folder of a simulated survey is known."""
+
+FILE_BYTES = 30_000
+"""Disk space of a spectrum file, generously."""
 
 SYNTHESIS_BATCH = 16
 """Stars per compiled call; more gain nothing on a CPU."""
@@ -99,6 +107,7 @@ def simulate_files(
     csv: bool = False,
     nature: FluxSource | None = None,
     theory: FluxSource | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, object]:
     """Simulate a survey and write it into a folder.
@@ -117,6 +126,8 @@ def simulate_files(
         Write the tables as CSV also.
     nature, theory : FluxSource, optional
         Where fluxes come from; the simulated physics by default.
+    overwrite : bool
+        Whether a survey that is there may be replaced.
     progress : Progress, optional
 
     Returns
@@ -127,38 +138,50 @@ def simulate_files(
     Raises
     ------
     UsageError
-        If a layout is unknown or the folder holds another survey.
+        Before any work: if a layout is unknown, `out` exists, cannot be written or is being written
+        by another process, or its disk is too full.
+
+    Notes
+    -----
+    Stands in ``<out>.partial`` until it is complete; the same call goes on from there after any
+    interruption, and gives the same bytes.
     """
     progress = progress or Silent()
     unknown = [layout for layout in layouts if layout not in LAYOUTS]
     if unknown or not layouts:
         raise UsageError(f"layout {unknown} is unknown.", f"use some of {', '.join(LAYOUTS)}.")
-    target = Path(out)
     recipe = _recipe(config, layouts, n_grid)
-    _claim(target, recipe)
-
-    survey = simulate_survey(config)
-    with progress.stage("opacities of nature", 1.0) as task:
-        source = nature or nature_source(config.gap, seed=config.seed)
-        task.advance()
-    snr = _write_spectra(survey, source, target / "spectra", layouts, progress)
-
-    truth = {**survey.truth(), **snr}
-    tables = {
-        "truth": truth,
-        "gaia": survey.gaia(),
-        "reference": survey.references(),
-        "pairs": survey.wide_pairs(),
-    }
-    for name, columns in tables.items():
-        _write_columns(columns, target / f"{name}.parquet", csv=csv)
-    if n_grid > 0:
-        source = theory or nature_source(DomainGap.none(), seed=config.seed)
-        path = target / "theory_grid.parquet"
-        simulate_grid(path, n_grid, source, seed=config.seed, progress=progress)
-    summary = _summarise(survey, snr)
-    _write_recipe(target, {**recipe, "complete": True, "counts": summary})
-    return {"out": str(target), **summary, "grid": n_grid, "gap": recipe["gap_in_words"]}
+    n_bytes = FILE_BYTES * config.n_spectra + 4 * THEORY_GRID.n_pix * n_grid
+    with open_output(
+        out,
+        kind="a survey",
+        about={**recipe, "csv": csv},
+        mark=RECIPE_NAME,
+        overwrite=overwrite,
+        n_bytes=n_bytes,
+    ) as run:
+        target = run.folder / "survey"
+        survey = simulate_survey(config)
+        with progress.stage("opacities of nature", 1.0) as task:
+            source = nature or nature_source(config.gap, seed=config.seed)
+            task.advance()
+        snr = _write_spectra(run, survey, source, target / "spectra", layouts, progress)
+        tables = {
+            "truth": {**survey.truth(), **snr},
+            "gaia": survey.gaia(),
+            "reference": survey.references(),
+            "pairs": survey.wide_pairs(),
+        }
+        for name, columns in tables.items():
+            _write_columns(columns, target / f"{name}.parquet", csv=csv)
+        if n_grid > 0:
+            source = theory or nature_source(DomainGap.none(), seed=config.seed)
+            path = target / "theory_grid.parquet"
+            simulate_grid(path, n_grid, source, seed=config.seed, progress=progress)
+        summary = _summarise(survey, snr)
+        write_json(target / RECIPE_NAME, {**recipe, "complete": True, "counts": summary}, indent=1)
+        move_folder(target, out)
+    return {"out": str(out), **summary, "grid": n_grid, "gap": recipe["gap_in_words"]}
 
 
 def _recipe(config: SurveyConfig, layouts: Sequence[str], n_grid: int) -> dict[str, object]:
@@ -175,64 +198,47 @@ def _recipe(config: SurveyConfig, layouts: Sequence[str], n_grid: int) -> dict[s
     }
 
 
-def _claim(target: Path, recipe: dict[str, object]) -> None:
-    """Make the folder ours, or complain that it is another survey's."""
-    record = target / "survey.json"
-    if record.exists():
-        try:
-            found = json.loads(record.read_text())
-        except ValueError:
-            found = {}
-        same = all(found.get(key) == value for key, value in json.loads(json.dumps(recipe)).items())
-        if not same:
-            raise UsageError(
-                f"{target} holds a survey that was made in another way.",
-                "choose another folder, or delete this one.",
-            )
-    elif (target / "spectra").is_dir() and any((target / "spectra").iterdir()):
-        raise UsageError(
-            f"{target / 'spectra'} holds files of unknown origin.", "choose an empty folder."
-        )
-    try:
-        (target / "spectra").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot make the folder {target}: {error.strerror}.", "give a folder you may write to."
-        ) from None
-    _write_recipe(target, {**recipe, "complete": False})
-
-
-def _write_recipe(target: Path, recipe: dict[str, object]) -> None:
-    with write_atomically(target / "survey.json") as path:
-        path.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
-
-
 def _write_spectra(
+    run: Run,
     survey: Survey,
     source: FluxSource,
     folder: Path,
     layouts: Sequence[str],
     progress: Progress,
 ) -> dict[str, np.ndarray]:
-    """Observe and write all spectra; returns their signal-to-noise columns."""
+    """Observe and write all spectra, batch by batch; returns their signal-to-noise columns."""
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
     write = _writer(survey, folder, layouts)
     names = ("snr_r", "snr_i", "true_snr_r", "true_snr_i")
-    columns = {name: np.full(survey.n_spectra, np.nan) for name in names}
+    n_done = run.n_done
+
+    def finish(number: int, batch: SurveyBatch) -> None:
+        write(batch)
+        columns = {name: getattr(batch, name) for name in names}
+        run.keep(number, Chunk(pd.DataFrame({"row": batch.rows, **columns}), []))
+
     with (
         progress.stage("spectra", float(survey.n_spectra)) as task,
         ThreadPoolExecutor(max_workers=1) as background,
     ):
+        for chunk in run.read_all():
+            task.advance(float(len(chunk.rows)))
         pending = None
-        for batch in survey.batches(source.synthesize, source.wave_aa):
-            for name in names:
-                columns[name][batch.rows] = getattr(batch, name)
+        batches = survey.batches(source.synthesize, source.wave_aa, skip=n_done)
+        for number, batch in enumerate(batches, start=n_done):
             # Files of one batch are written while the next one is computed, never more.
             if pending is not None:
                 pending.result()
-            pending = background.submit(write, batch)
+            pending = background.submit(finish, number, batch)
             task.advance(float(batch.rows.size))
         if pending is not None:
             pending.result()
+    columns = {name: np.full(survey.n_spectra, np.nan) for name in names}
+    for chunk in run.read_all():
+        for name in names:
+            columns[name][chunk.rows["row"]] = chunk.rows[name]
     return columns
 
 

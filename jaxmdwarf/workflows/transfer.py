@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,10 +14,10 @@ import numpy as np
 
 from jaxmdwarf.diagnostics.matching import match_by_position
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.isochrones import read_isochrones
+from jaxmdwarf.io.json_files import plain_json, to_json
 from jaxmdwarf.io.models import load_model
-from jaxmdwarf.io.provenance import gather_provenance, hash_files
+from jaxmdwarf.io.provenance import gather_provenance, hash_values
 from jaxmdwarf.io.references import read_references
 from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.labels import describe_label
@@ -33,10 +31,15 @@ from jaxmdwarf.workflows.methods.base import LEAST_COMMON_STARS, TransferMethod
 from jaxmdwarf.workflows.methods.cyclestar import LOG_NAME
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.observed import ObservedConfig, PreparedSpectra, prepare_observed
+from jaxmdwarf.workflows.outputs import require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
+from jaxmdwarf.workflows.run import Chunk, open_output, open_run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+TRAINING = "training"
+"""Folder of what the method keeps, in that of the run."""
 
 TRAINING_LABELS = ("teff", "logg", "mh", "alpha_m")
 
@@ -90,6 +93,7 @@ def train_transfer_files(
     processes: int | None = None,
     command: Sequence[str] | None = None,
     resume: bool = True,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a transfer on spectra in files and write its model directory.
@@ -121,6 +125,8 @@ def train_transfer_files(
         Command line for the provenance.
     resume : bool
         Go on from the checkpoints in ``<out>.partial``; the spectra there are used either way.
+    overwrite : bool
+        Whether a model that is there, or unfinished work of other settings, may be replaced.
     progress : Progress, optional
 
     Returns
@@ -131,8 +137,9 @@ def train_transfer_files(
     Raises
     ------
     UsageError
-        If `out` cannot be a model directory, or checkpoints of other settings are in the way, or
-        labels of the two domains do not overlap.
+        Before any work: if `out` exists, cannot be written or is being written by another process;
+        unfinished work of other settings is in the way; a table is missing or lacks columns.
+        Later: if labels of the two domains do not overlap.
     MismatchError
         If there are too few usable spectra.
     WorkFailed
@@ -140,59 +147,55 @@ def train_transfer_files(
     """
     began = time.perf_counter()
     config, progress, out = config or TransferConfig(), progress or Silent(), Path(out)
-    # Told before hours of training, not after.
-    if out.exists() and not (out / "model.json").is_file():
-        raise UsageError(
-            f"{out} exists and is not a model; it was left alone.", "give another output path."
-        )
-    labels_key = _hash_label_sources(config, reference, isochrones)
+    require_output(out, overwrite=overwrite, mark="model.json")
     emulator = load_model(emulator_dir)
-    partial, rejects_file = Path(f"{out}.partial"), name_rejects_file(out)
-    prepared = prepare_observed(
-        files,
-        emulator,
-        config.observed,
-        progress,
-        cache=cache or partial / "observed",
-        rejects_file=rejects_file,
-        leave_out=(out, partial, rejects_file, emulator_dir),
-        processes=processes,
-    )
-    progress.say(f"{prepared.domain.n_spec} of {prepared.n_in} spectra are usable.")
-    learned = learn_transfer(
-        prepared,
-        emulator,
-        config,
-        reference=None if reference is None else read_references(reference),
-        isochrones=isochrones,
-        labels_file=partial / f"labels-{labels_key[:16]}.npz",
-        folder=partial,
-        resume=resume,
-        progress=progress,
-    )
-    everything = {"wall_s": round(time.perf_counter() - began, 3), **learned.metrics}
-    log = partial / LOG_NAME
-    config.method.save(
-        learned.trained,
+    known, tracks = _read_tables(reference, isochrones)
+    rejects_file = name_rejects_file(out)
+    with open_output(
         out,
-        training={"config": _describe_config(config), **everything},
-        provenance={
-            **asdict(gather_provenance(command=command, model=emulator_dir)),
-            "source": {
-                "emulator": Path(emulator_dir).name,
-                "reference": _name_tables(reference),
-                "isochrones": _name_tables(isochrones),
+        # Its parts know what they depend on: spectra at rest serve whatever is trained on them.
+        kind="the training of a transfer",
+        about={},
+        mark="model.json",
+        overwrite=overwrite,
+    ) as run:
+        prepared = prepare_observed(
+            files,
+            emulator,
+            config.observed,
+            progress,
+            cache=cache or run.folder / "observed",
+            overwrite=overwrite,
+            rejects_file=rejects_file,
+            leave_out=(out, run.folder, rejects_file, emulator_dir),
+            processes=processes,
+        )
+        progress.say(f"{prepared.domain.n_spec} of {prepared.n_in} spectra are usable.")
+        learned = learn_transfer(
+            prepared,
+            emulator,
+            config,
+            reference=known,
+            isochrones=tracks,
+            folder=run.folder,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        everything = {"wall_s": round(time.perf_counter() - began, 3), **learned.metrics}
+        log = run.folder / TRAINING / LOG_NAME
+        parts = _name_parts(prepared, config.method)
+        config.method.save(
+            learned.trained,
+            out,
+            training={"config": _describe_config(config), **everything},
+            provenance=_name_sources(command, emulator_dir, reference, isochrones),
+            extras={
+                "metrics.json": to_json(everything).encode(),
+                LOG_NAME: log.read_bytes() if log.exists() else b"",
+                "observed.parquet": _as_parquet(prepared.table.assign(part=parts)),
             },
-        },
-        extras={
-            "metrics.json": (json.dumps(_finite(everything), indent=2) + "\n").encode(),
-            LOG_NAME: log.read_bytes() if log.exists() else b"",
-            "observed.parquet": _as_parquet(
-                prepared.table.assign(part=_name_parts(prepared, config.method))
-            ),
-        },
-    )
-    shutil.rmtree(partial, ignore_errors=True)
+        )
     numbers = learned.metrics["transfer"]
     return {
         "out": os.fspath(out),
@@ -203,6 +206,28 @@ def train_transfer_files(
         "rejects": os.fspath(rejects_file),
         "wall_s": round(time.perf_counter() - began, 2),
     }
+
+
+def _name_sources(command, emulator_dir, reference, isochrones) -> dict[str, Any]:
+    return {
+        **asdict(gather_provenance(command=command, model=emulator_dir)),
+        "source": {
+            "emulator": Path(emulator_dir).name,
+            "reference": [path.name for path in _paths(reference)],
+            "isochrones": [path.name for path in _paths(isochrones)],
+        },
+    }
+
+
+def _read_tables(reference, isochrones) -> tuple[pd.DataFrame | None, Any]:
+    """What a user gives beside spectra; read, and found wanting, before hours of work."""
+    for path in (*_paths(reference), *_paths(isochrones)):
+        if not path.exists():
+            raise UsageError(f"there is no file {path}.", "check the path.")
+    return (
+        None if reference is None else read_references(reference),
+        None if isochrones is None else read_isochrones(isochrones),
+    )
 
 
 class LearnedTransfer(NamedTuple):
@@ -225,10 +250,10 @@ def learn_transfer(
     config: TransferConfig | None = None,
     *,
     reference: pd.DataFrame | None = None,
-    isochrones: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
-    labels_file: Path | None = None,
+    isochrones: Mapping[str, np.ndarray] | None = None,
     folder: Path | None = None,
     resume: bool = True,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> LearnedTransfer:
     """Train a transfer on an observed domain in memory.
@@ -241,14 +266,15 @@ def learn_transfer(
     reference : DataFrame, optional
         Literature labels, from `jaxmdwarf.io.references.read_references`; without them the
         synthetic domain is as the isochrones have it.
-    isochrones : path, sequence of path or None
-        PARSEC or MIST tables; the embedded relation if left out.
-    labels_file : path, optional
-        Labels of the synthetic domain are kept here, and read if they are there.
+    isochrones : mapping, optional
+        From `jaxmdwarf.io.isochrones.read_isochrones`; the embedded relation if left out.
     folder : path, optional
-        For the method's checkpoints and log; none are kept without.
+        Where labels of the synthetic domain, the method's checkpoints and its log are kept
+        (``training`` in it), to go on from there; nothing is kept without.
     resume : bool
-        Go on from the checkpoints in `folder`.
+        Whether to go on from what the method kept in `folder`.
+    overwrite : bool
+        Whether what it kept of other settings or spectra may be replaced.
     progress : Progress, optional
 
     Returns
@@ -269,18 +295,28 @@ def learn_transfer(
         sample = choose_reference(
             prepared.table, reference, least_common=config.method.least_common
         )
-    labels, label_report = _sample_labels(reference, isochrones, config, labels_file, progress)
+    labels, label_report = _sample_labels(reference, isochrones, config, folder, progress)
     wanted = _choose_columns(emulator, labels)
     overlap = _check_labels(prepared, labels, config)
-    trained = config.method.train(
-        prepared.domain,
-        emulator,
-        wanted,
-        reference=sample,
-        folder=folder,
-        resume=resume,
-        progress=progress,
-    )
+    with ExitStack() as stack:
+        kept = None
+        if folder is not None:
+            run = open_run(
+                folder / TRAINING,
+                kind="unfinished training",
+                about={
+                    "method": config.method.describe(),
+                    "emulator": hash_values(emulator),
+                    "spectra": hash_values(prepared.domain.flux, prepared.domain.ivar),
+                    "labels": hash_values(wanted, None if sample is None else asdict(sample)),
+                },
+                resume=resume,
+                overwrite=overwrite,
+            )
+            kept = stack.enter_context(run).folder
+        trained = config.method.train(
+            prepared.domain, emulator, wanted, reference=sample, folder=kept, progress=progress
+        )
     metrics = {
         "counts": {
             "input": prepared.n_in,
@@ -345,42 +381,40 @@ def _describe_config(config: TransferConfig) -> dict[str, Any]:
     return {"method": settings.pop("name"), "settings": settings, **about}
 
 
-def _hash_label_sources(config: TransferConfig, reference, isochrones) -> str:
-    """What must be the same for kept labels of the synthetic domain to be used."""
-    about = {
-        "labels": asdict(config.labels),
-        "n_draws": config.n_draws,
-        "seed": config.seed,
-        "reference": _hash_tables(reference),
-        "isochrones": _hash_tables(isochrones),
-    }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
 def _sample_labels(
-    table: pd.DataFrame | None,
-    isochrones,
+    reference: pd.DataFrame | None,
+    isochrones: Mapping[str, np.ndarray] | None,
     config: TransferConfig,
-    kept: Path | None,
+    folder: Path | None,
     progress: Progress,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Labels of the synthetic domain; those of an earlier run of the same command if there are."""
-    if kept is not None and kept.is_file():
-        with np.load(kept, allow_pickle=False) as stored:
-            return stored["labels"], json.loads(str(stored["report"]))
-    progress.say("sampling labels of the synthetic domain")
-    drawn = sample_training_labels(
-        None if table is None else table[["teff", "mh"]].to_numpy(np.float64),
-        None if isochrones is None else read_isochrones(isochrones),
-        n_draws=config.n_draws,
-        seed=config.seed,
-        config=config.labels,
-    )
-    report = _finite(drawn.report)
-    if kept is not None:
-        with write_atomically(kept) as temporary, open(temporary, "wb") as file:
-            np.savez(file, labels=drawn.labels, report=np.array(json.dumps(report)))
-    return drawn.labels, report
+    import pandas as pd
+
+    known = None if reference is None else reference[["teff", "mh"]].to_numpy(np.float64)
+
+    def sample() -> tuple[np.ndarray, dict[str, Any]]:
+        progress.say("sampling labels of the synthetic domain")
+        drawn = sample_training_labels(
+            known, isochrones, n_draws=config.n_draws, seed=config.seed, config=config.labels
+        )
+        return drawn.labels, plain_json(drawn.report)
+
+    if folder is None:
+        return sample()
+    about = {
+        "labels": config.labels,
+        "n_draws": config.n_draws,
+        "seed": config.seed,
+        "sources": hash_values(known, isochrones),
+    }
+    # Those of other settings are sampled again in no time.
+    with open_run(folder / "labels", kind="labels", about=about, overwrite=True) as run:
+        if not run.n_done:
+            labels, report = sample()
+            run.step("report", lambda: report)
+            run.keep(0, Chunk(pd.DataFrame(), [], {"labels": labels}))
+        return (run.read(0).arrays or {})["labels"], run.result("report")
 
 
 def _choose_columns(emulator: ForwardModel, labels: np.ndarray) -> np.ndarray:
@@ -414,33 +448,9 @@ def _paths(tables) -> list[Path]:
     return [Path(p) for p in ([tables] if isinstance(tables, str | os.PathLike) else tables)]
 
 
-def _name_tables(tables) -> list[str]:
-    return [path.name for path in _paths(tables)]
-
-
-def _hash_tables(tables) -> list[str]:
-    missing = [path for path in _paths(tables) if not path.exists()]
-    if missing:
-        raise UsageError(f"there is no file {missing[0]}.", "check the path.")
-    return [hash_files(path) for path in _paths(tables)]
-
-
 def _as_parquet(table) -> bytes:
     import io
 
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     return buffer.getvalue()
-
-
-def _finite(value: Any) -> Any:
-    """JSON values; numbers that JSON has no word for become null."""
-    if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return _finite(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +17,12 @@ from jaxmdwarf.diagnostics.matching import Matches, match_by_key, match_by_posit
 from jaxmdwarf.diagnostics.recovery import Comparison, Pulls, Recovery, compare, compute_pulls
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LABELS, VELOCITY, describe_label
 from jaxmdwarf.quality import HARMFUL_FLAGS
+from jaxmdwarf.workflows.outputs import require_output
 from jaxmdwarf.workflows.progress import Silent
 
 if TYPE_CHECKING:
@@ -250,6 +250,7 @@ def validate_files(
     *,
     options: ValidationConfig | None = None,
     command: Sequence[str] | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare a catalogue on disk with a reference table and write what came of it.
@@ -263,6 +264,8 @@ def validate_files(
     options : ValidationConfig, optional
     command : sequence of str, optional
         Command line for the provenance.
+    overwrite : bool
+        Whether an earlier comparison there may be replaced.
     progress : Progress, optional
 
     Returns
@@ -273,7 +276,7 @@ def validate_files(
     Raises
     ------
     UsageError
-        If a table does not exist, lacks columns, or `out` cannot be written to.
+        If a table does not exist, lacks columns, or `out` exists or cannot be written to.
     WorkFailed
         If no row is left to compare.
     """
@@ -281,15 +284,14 @@ def validate_files(
     from jaxmdwarf.report.page import Picture, Report, Section, Table, Text, write_report
 
     progress, target = progress or Silent(), Path(out)
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"{target} is a file.", "give a folder to write into.")
+    require_output(target, overwrite=overwrite, mark="metrics.json")
     measured, known = read_table(catalogue), read_table(reference)
     result = validate_tables(measured, known, options)
     for note in result.notes:
         progress.say(note)
     provenance = gather_provenance(command=command)
     metrics = {**result.metrics(), "notes": list(result.notes), "made_by": provenance.as_text()}
-    _write_text(target / "metrics.json", json.dumps(clean_numbers(metrics), indent=2) + "\n")
+    write_json(target / "metrics.json", metrics)
     _write_text(target / "by_snr.csv", _by_snr_text(result))
     pictures = []
     with progress.stage("figures", 3.0) as task:
@@ -398,17 +400,6 @@ def pull_table(result: Validation) -> tuple[list[str], list[list[str]]]:
         for name, one in result.comparisons.items()
     ]
     return ["", "n", "mean", "width", "beyond ±5"], rows
-
-
-def clean_numbers(value: Any) -> Any:
-    """NaN and infinity to None, numpy numbers to Python's: what JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): clean_numbers(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean_numbers(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _require_columns(reference: pd.DataFrame, given: Mapping[str, str]) -> None:
@@ -550,20 +541,20 @@ def _list(table: pd.DataFrame) -> str:
 
 
 def _plain(numbers: Recovery | Pulls) -> dict[str, Any]:
-    return {key: clean_numbers(value) for key, value in numbers._asdict().items()}
+    return {key: plain_json(value) for key, value in numbers._asdict().items()}
 
 
 def _bin_metrics(row: Any) -> dict[str, Any]:
     return {
         "low": row.low,
-        "high": clean_numbers(row.high),
+        "high": plain_json(row.high),
         "snr": row.snr,
         "n": row.recovery.n,
         "bias": row.recovery.bias,
         "scatter": row.recovery.scatter,
-        "stated_error": clean_numbers(row.error),
-        "pull_mean": clean_numbers(row.pulls.mean),
-        "pull_width": clean_numbers(row.pulls.width),
+        "stated_error": plain_json(row.error),
+        "pull_mean": plain_json(row.pulls.mean),
+        "pull_width": plain_json(row.pulls.width),
     }
 
 

@@ -87,8 +87,8 @@ def test_parts_of_another_architecture_or_kind_are_refused(saved, tmp_path, chan
 
 
 def test_sizes_survive_the_description(model):
+    from jaxmdwarf.io.json_files import plain_json
     from jaxmdwarf.io.model_kinds import _read_sizes
-    from jaxmdwarf.io.models import _plain
 
     for sizes in (CycleStarSizes.original(2901), model.sizes):
-        assert _read_sizes(_plain(dataclasses.asdict(sizes))) == sizes
+        assert _read_sizes(plain_json(dataclasses.asdict(sizes))) == sizes

@@ -118,11 +118,18 @@ def test_interrupted_training_resumes_to_the_uninterrupted_model(tmp_path, model
     with pytest.raises(KeyboardInterrupt):
         run("stopped", Watched(interrupt_after=2))
     assert not (tmp_path / "stopped").exists()
-    assert len((tmp_path / "stopped.training" / "training.jsonl").read_text().splitlines()) == 2
+    assert (
+        len(
+            (tmp_path / "stopped.partial" / "checkpoints" / "training.jsonl")
+            .read_text()
+            .splitlines()
+        )
+        == 2
+    )
     again = Watched()
     run("stopped", again)
     assert again.said == ["resuming after step 40 of 60"]
-    assert not (tmp_path / "stopped.training").exists()
+    assert not (tmp_path / "stopped.partial").exists()
     whole, resumed = load_model(tmp_path / "whole"), load_model(tmp_path / "stopped")
     for ours, theirs in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -130,22 +137,28 @@ def test_interrupted_training_resumes_to_the_uninterrupted_model(tmp_path, model
     assert logs[0] == logs[1]
 
 
-def test_another_configuration_or_no_resume_starts_anew(tmp_path, model_grid):
-    options = {"figures": False}
+def test_another_configuration_is_refused_until_it_may_replace_and_no_resume_starts_anew(
+    tmp_path, model_grid
+):
+    def train(name, config=TINY, progress=None, **options):
+        train_grid_emulator(
+            model_grid, tmp_path / name, config=config, figures=False, progress=progress, **options
+        )
+
     with pytest.raises(KeyboardInterrupt):
-        train_grid_emulator(model_grid, tmp_path / "m", config=TINY, progress=Watched(2), **options)
+        train("m", progress=Watched(2))
+    with pytest.raises(UsageError, match=r"config\.seed 0 instead of 1"):
+        train("m", replace(TINY, seed=1))
     other = Watched()
-    train_grid_emulator(
-        model_grid, tmp_path / "m", config=replace(TINY, seed=1), progress=other, **options
-    )
+    train("m", replace(TINY, seed=1), other, overwrite=True)
     assert other.said == []
     with pytest.raises(KeyboardInterrupt):
-        train_grid_emulator(model_grid, tmp_path / "n", config=TINY, progress=Watched(2), **options)
+        train("n", progress=Watched(2))
     anew = Watched()
-    train_grid_emulator(
-        model_grid, tmp_path / "n", config=TINY, progress=anew, resume=False, **options
-    )
+    train("n", progress=anew, resume=False)
     assert anew.said == []
+    with pytest.raises(UsageError, match="n exists"):
+        train("n")
 
 
 def test_checkpoints_are_written_as_time_goes_by(tmp_path, model_grid, monkeypatch):
@@ -207,6 +220,7 @@ def test_flux_that_is_not_positive_is_named(tmp_path, model_grid):
 
 def test_an_output_that_is_not_a_model_is_left_alone_before_any_work(tmp_path, model_grid):
     (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.txt").write_text("mine")
     progress = Watched()
     with pytest.raises(UsageError, match="left alone"):
         train_grid_emulator(model_grid, tmp_path / "data", config=TINY, progress=progress)

@@ -1,6 +1,5 @@
 """From files to a catalogue: nothing lost, numbers right, and a killed run resumes."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -147,27 +146,26 @@ def test_the_catalogue_says_what_it_is(catalogue, model_dir):
     assert not (table["flags"][~low] & int(QualityFlag.LOW_SNR)).any()
 
 
-def test_a_killed_run_resumes_to_the_same_catalogue(catalogue, survey, model_dir, tmp_path):
+def test_a_killed_run_resumes_to_the_same_catalogue(
+    catalogue, survey, model_dir, tmp_path, monkeypatch
+):
     whole, _, _ = catalogue
     out = tmp_path / "again.parquet"
 
     class Killed(BaseException):
         pass
 
-    from jaxmdwarf.io.models import load_model
+    whole_fit, calls = SpectrumFitter.fit, []
 
-    fitter = SpectrumFitter(load_model(model_dir), OPTIONS)
-    fitter.settings = replace(fitter.settings, batch_size=32)
-    calls = []
-
-    def dying(raws, *, pad_to):
+    def dying(self, raws, **options):
         calls.append(len(raws))
         if len(calls) == 3:
             raise Killed
-        return fitter.fit(raws, pad_to=pad_to)
+        return whole_fit(self, raws, **options)
 
+    monkeypatch.setattr(SpectrumFitter, "fit", dying)
     with pytest.raises(Killed):
-        fit_files([survey[0]], model_dir, out, options=OPTIONS, processes=1, fit=dying)
+        fit_files([survey[0]], model_dir, out, options=OPTIONS, processes=1)
     partial = tmp_path / "again.parquet.partial"
     assert sorted(path.name for path in partial.glob("chunk-*.json")) == [
         "chunk-000000.json",
@@ -221,21 +219,23 @@ def test_a_batch_larger_than_memory_is_refused(survey, model_dir, tmp_path, monk
         fit_files([survey[0]], model_dir, tmp_path / "T.csv", options=OPTIONS, processes=1)
 
 
-def test_chunks_of_another_command_are_not_used(survey, model_dir, tmp_path):
-    out = tmp_path / "T.csv"
-    partial = tmp_path / "T.csv.partial"
-    partial.mkdir()
-    (partial / "manifest.json").write_text(json.dumps({"run": "another"}))
-    (partial / "chunk-000000.json").write_text("{}")
-    paths = sorted(survey[0].glob("star-00[0-3].fits.gz"))
-    summary = fit_files(paths, model_dir, out, options=OPTIONS, processes=1)
-    assert summary["catalogue"] == 4
+def test_what_is_in_the_way_is_told_before_any_work(catalogue, survey, model_dir, tmp_path):
+    _, _, out = catalogue
+    before = out.read_bytes()
+    path = survey[0] / "star-000.fits.gz"
+    with pytest.raises(UsageError, match="exists") as caught:
+        fit_files([path], model_dir, out, options=OPTIONS, processes=1)
+    assert "--overwrite" in caught.value.remedy
+    assert out.read_bytes() == before
     other = tmp_path / "U.csv.partial"
     other.mkdir()
     (other / "precious.txt").write_text("mine")
     with pytest.raises(UsageError, match="move it away"):
-        fit_files(paths, model_dir, tmp_path / "U.csv", options=OPTIONS, processes=1)
+        fit_files([path], model_dir, tmp_path / "U.csv", options=OPTIONS, processes=1)
     assert (other / "precious.txt").exists()
+    with pytest.raises(UsageError, match="no model directory"):
+        fit_files([path], tmp_path / "none", tmp_path / "T.csv", options=OPTIONS, processes=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["U.csv.partial"]
 
 
 def test_header_velocities_can_be_taken_instead(survey, model_dir, tmp_path):
@@ -296,26 +296,33 @@ def make_transfer(**changes):
     return BorrowedPattern(**{**arguments, **changes})
 
 
-def fit_with(model, survey, model_dir, out, **options):
-    """Fit forty stars in chunks of 32, so that the last one is padded."""
-    options = replace(OPTIONS, **options)
-    fitter = SpectrumFitter(model, options)
-    paths = sorted(survey[0].glob("star-0[0-3]?.fits.gz"))
-    fitted = []
+@pytest.fixture
+def fit_with(survey, model_dir, monkeypatch):
+    """Fit forty stars in chunks of 32, so that the last one is padded, with any model."""
+    whole_fit = SpectrumFitter.fit
 
-    def fit(raws, *, pad_to):
-        fitted.append(fitter.fit(raws, pad_to=pad_to))
-        return fitted[-1]
+    def run(model, out, **options):
+        fitted = []
 
-    fit_files(paths, model_dir, out, options=options, processes=1, fit=fit)
-    return read_table(out), np.concatenate([part.result.n_iter for part in fitted])
+        def fit(self, raws, **more):
+            fitted.append(whole_fit(self, raws, **more))
+            return fitted[-1]
+
+        # Stand-ins for a transfer are of no kind that a directory could hold.
+        monkeypatch.setattr("jaxmdwarf.workflows.fitting.load_model", lambda path: model)
+        monkeypatch.setattr(SpectrumFitter, "fit", fit)
+        paths = sorted(survey[0].glob("star-0[0-3]?.fits.gz"))
+        fit_files(paths, model_dir, out, options=replace(OPTIONS, **options), processes=1)
+        return read_table(out), np.concatenate([part.result.n_iter for part in fitted])
+
+    return run
 
 
-def test_a_transferred_star_is_fitted_in_the_synthetic_domain_first(survey, model_dir, tmp_path):
+def test_a_transferred_star_is_fitted_in_the_synthetic_domain_first(fit_with, tmp_path):
     model, tables = make_transfer(), {}
     for domain in ("synthetic", "observed", "both"):
         out = tmp_path / f"{domain}.csv"
-        tables[domain] = fit_with(model, survey, model_dir, out, domain=domain)
+        tables[domain] = fit_with(model, out, domain=domain)
     observed, steps = tables["observed"]
     both, later_steps = tables["both"]
     assert len(both) == 40
@@ -336,13 +343,13 @@ def test_models_without_a_synthetic_side_say_so(survey, model_dir, tmp_path):
         fit_files([path], model_dir, tmp_path / "T.csv", options=options, processes=1)
 
 
-def test_the_priors_of_a_model_are_used_unless_switched_off(survey, model_dir, tmp_path):
+def test_the_priors_of_a_model_are_used_unless_switched_off(fit_with, tmp_path):
     relation = RelationPrior(
         "logg", ("teff",), ((0,), (1,)), (5.0, -0.3), 0.01, centre=(3400.0,), scale=(1000.0,)
     )
     model = make_transfer(label_priors=(relation,))
-    held, _ = fit_with(model, survey, model_dir, tmp_path / "T.csv")
-    free, _ = fit_with(model, survey, model_dir, tmp_path / "U.csv", priors="none")
+    held, _ = fit_with(model, tmp_path / "T.csv")
+    free, _ = fit_with(model, tmp_path / "U.csv", priors="none")
     expected = 5.0 - 0.3 * (held["Teff"] - 3400.0) / 1000.0
     assert np.abs(held["Logg"] - expected).max() < 0.05
     assert np.abs(free["Logg"] - expected).max() > 0.3

@@ -119,7 +119,7 @@ def test_files_that_cannot_serve_are_rejected(tmp_path):
     assert "cover" in reasons["short.txt"]
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(WorkFailed, match="a grid needs two"):
+    with pytest.raises(WorkFailed, match="a grid needs 2"):
         make_grid([empty], tmp_path / "h.parquet", pixels=PIXELS)
     with pytest.raises(UsageError, match="resolution"):
         make_grid([folder], tmp_path / "h.parquet", resolution=-3.0)
@@ -132,5 +132,8 @@ def test_the_command(tmp_path, capsys):
     assert main([*arguments, "--resolution", "2000", "--processes", "1", "--json"]) == 0
     assert '"spectra": 5' in capsys.readouterr().out
     assert read_grid(out).resolution == 2000.0
-    assert main(["grid", str(tmp_path / "nowhere"), "--out", str(out)]) == 1
+    assert main([*arguments, "--processes", "1"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["grid", str(tmp_path / "nowhere"), "--out", str(out), "--overwrite"]) == 1
+    assert read_grid(out).resolution == 2000.0
     assert read_native(folder / "svo.txt").labels.teff == 3200.0

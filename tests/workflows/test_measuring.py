@@ -177,7 +177,9 @@ def test_an_impossible_output_is_told_before_any_work(tmp_path, night):
 
 def test_a_second_run_into_the_input_folder_sees_only_spectra(night):
     first = measure_files([night], night / "T.csv", processes=1)
-    second = measure_files([night], night / "T.csv", processes=1)
+    with pytest.raises(UsageError, match="exists"):
+        measure_files([night], night / "T.csv", processes=1)
+    second = measure_files([night], night / "T.csv", processes=1, overwrite=True)
     assert first == second
 
 

@@ -1,73 +1,226 @@
-"""Finished chunks survive a killed run, and only the run that they belong to finds them."""
+"""One run: what is finished survives, only the run that it belongs to finds it, one at a time."""
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from jaxmdwarf.errors import UsageError
-from jaxmdwarf.io.rejects import Reject
-from jaxmdwarf.workflows.run import ChunkFolder, FinishedChunk
+from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
+from jaxmdwarf.io.rejects import Reject, read_rejects
+from jaxmdwarf.workflows.run import Chunk, open_output, open_run, settle_accounts
 
-PATHS = tuple(f"{letter}.fits" for letter in "abcde")
-
-
-def open_folder(folder, fingerprint="one"):
-    return ChunkFolder(folder, PATHS, 2, fingerprint=fingerprint, holds="partial catalogue")
+PATHS = tuple(f"{letter}.fits" for letter in "abcdefg")
+EMPTY = pd.DataFrame({"path": [], "size": []})
 
 
-def make_chunk(number, arrays=None):
-    rows = pd.DataFrame({"path": [PATHS[2 * number]], "RV": [10.5 * number]})
-    return FinishedChunk(rows, [Reject("x", "is odd", "drop it")], [("a", 2**63 + number)], arrays)
+class Killed(BaseException):
+    pass
 
 
-def test_chunks_share_the_inputs_in_their_order(tmp_path):
-    chunks = open_folder(tmp_path / "out")
-    assert chunks.n_chunk == 3
-    assert [tuple(chunks.paths_of(n)) for n in range(3)] == [PATHS[:2], PATHS[2:4], PATHS[4:]]
+def read(path):
+    """What a reader process would do: c is broken, d holds what a holds."""
+    if path == "c.fits":
+        raise RejectedInput("is broken", "mend it")
+    return len(path), ord(path[0].replace("d", "a"))
 
 
-@pytest.mark.parametrize("arrays", [None, {}, {"flux": np.arange(6.0).reshape(1, 6)}])
-def test_what_was_written_is_read_again(tmp_path, arrays):
-    chunks = open_folder(tmp_path / "out")
-    assert chunks.open() == 0
-    written = make_chunk(1, arrays)
-    chunks.write(1, written)
-    found = open_folder(tmp_path / "out").read(1)
-    pd.testing.assert_frame_equal(found.rows, written.rows)
-    assert (found.rejects, found.hashes) == (written.rejects, written.hashes)
-    if arrays is None:
-        assert found.arrays is None
-    else:
-        assert found.arrays.keys() == arrays.keys()
-        assert all((found.arrays[name] == arrays[name]).all() for name in arrays)
+def work_on(seen=None, *, stop_at=None):
+    def work(items):
+        for path, _ in items:
+            if path == stop_at:
+                raise Killed
+        if seen is not None:
+            seen.extend(path for path, _ in items)
+        rows = pd.DataFrame([(path, size) for path, size in items], columns=["path", "size"])
+        faint = rows["path"] == "e.fits"
+        return Chunk(
+            rows[~faint].reset_index(drop=True),
+            [Reject(path, "is faint", "wait") for path in rows["path"][faint]],
+            {"flux": np.arange(2.0 * (~faint).sum()).reshape(-1, 2)},
+        )
+
+    return work
 
 
-def test_a_run_goes_on_after_the_last_complete_chunk(tmp_path):
-    chunks = open_folder(tmp_path / "out")
-    chunks.open()
-    for number in (0, 2):
-        chunks.write(number, make_chunk(number))
-    # Chunk 1 was cut off before its note.
-    (tmp_path / "out" / "chunk-000001.parquet").write_bytes(b"PAR1")
-    assert open_folder(tmp_path / "out").open() == 1
+@contextmanager
+def opened(out, *, about=None, **options):
+    with open_output(out, kind="a count", about=about or {"n": 1}, **options) as run:
+        yield run
 
 
-def test_chunks_of_another_run_are_removed_and_other_folders_left_alone(tmp_path):
-    chunks = open_folder(tmp_path / "out")
-    chunks.open()
-    chunks.write(0, make_chunk(0))
-    assert open_folder(tmp_path / "out", "two").open() == 0
-    assert open_folder(tmp_path / "out", "one").open() == 0
-    thesis = tmp_path / "mine" / "thesis.txt"
+def count(run, work=None, paths=PATHS):
+    return run.map_files(
+        paths, read, work or work_on(), chunk_size=2, title="counting", processes=1
+    )
+
+
+def stop(out, at="g.fits", **options):
+    """A run that is killed at an input; how many chunks it found."""
+    with pytest.raises(Killed):
+        _stop(out, at, found := [], **options)
+    return found[0]
+
+
+def _stop(out, at, found, **options):
+    with opened(out, **options) as run:
+        found.append(run.n_done)
+        count(run, work_on(stop_at=at))
+
+
+def test_rows_and_rejects_follow_the_inputs(tmp_path):
+    with opened(tmp_path / "T.csv") as run:
+        worked = count(run)
+        rows, rejects = run.collect(EMPTY)
+        chunks = list(run.read_all())
+        (tmp_path / "T.csv").write_text("done")
+    assert rows["path"].tolist() == ["a.fits", "b.fits", "f.fits", "g.fits"]
+    assert [reject.path for reject in rejects] == ["c.fits", "d.fits", "e.fits"]
+    assert rejects[1].reason == "the same spectrum as a.fits"
+    assert worked.n_row == 4
+    assert [len(chunk.arrays["flux"]) for chunk in chunks] == [2, 0, 1, 1]
+    assert not (tmp_path / "T.csv.partial").exists()
+
+
+@pytest.mark.parametrize("stop_at", ["a.fits", "e.fits", "g.fits"])
+def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, stop_at):
+    out = tmp_path / "T.csv"
+    stop(out, stop_at)
+    done = PATHS.index(stop_at) // 2
+    partial = tmp_path / "T.csv.partial"
+    # A run that did nothing yet leaves nothing; a chunk that was cut off before its note is redone.
+    assert partial.exists() == (done > 0)
+    if done:
+        (partial / f"chunk-{done:06d}.parquet").write_bytes(b"PAR1")
+    seen = []
+    with opened(out) as run:
+        assert run.n_done == done
+        count(run, work_on(seen))
+        rows, rejects = run.collect(EMPTY)
+    assert not set(PATHS[: 2 * done]) & set(seen)
+    assert rows["path"].tolist() == ["a.fits", "b.fits", "f.fits", "g.fits"]
+    # The copy of a file that was read before the interruption is still known.
+    assert [reject.path for reject in rejects] == ["c.fits", "d.fits", "e.fits"]
+
+
+def test_unfinished_work_of_other_settings_is_named_and_kept_until_it_may_go(tmp_path):
+    out = tmp_path / "T.csv"
+    mine = {"fit": {"n": 1}, "model": "a" * 64}
+    stop(out, about=mine)
+    other = {"fit": {"n": 2}, "model": "b" * 64}
+    with pytest.raises(UsageError, match="n 1 instead of 2, other model") as caught:
+        opened(out, about=other).__enter__()
+    assert "--overwrite" in caught.value.remedy
+    assert stop(out, about=mine, overwrite=True) == 3
+    assert stop(out, about=other, overwrite=True) == 0
+
+
+def test_no_resume_begins_anew_whatever_is_there(tmp_path):
+    stop(tmp_path / "T.csv")
+    assert stop(tmp_path / "T.csv", resume=False) == 0
+    assert stop(tmp_path / "T.csv") == 3
+
+
+def test_an_output_is_replaced_only_if_that_is_said(tmp_path):
+    out = tmp_path / "T.csv"
+    out.write_text("old")
+    with pytest.raises(UsageError, match=r"T\.csv exists") as caught:
+        opened(out).__enter__()
+    assert "--overwrite" in caught.value.remedy
+    stop(out, overwrite=True)
+    assert out.read_text() == "old"
+    with opened(out, overwrite=True) as run:
+        assert run.n_done == 3
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    thesis = tmp_path / "T.csv.partial" / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("years")
-    with pytest.raises(UsageError, match="holds no partial catalogue"):
-        open_folder(thesis.parent).open()
-    assert thesis.read_text() == "years"
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="does not hold a count"):
+            opened(tmp_path / "T.csv", overwrite=overwrite).__enter__()
+    assert [path.name for path in thesis.parent.iterdir()] == ["thesis.txt"]
+    with pytest.raises(UsageError, match=r"holds no model\.json"):
+        opened(thesis.parent, mark="model.json", overwrite=True).__enter__()
 
 
-def test_without_a_folder_nothing_is_kept():
-    chunks = open_folder(None)
-    assert chunks.open() == 0
-    chunks.write(0, make_chunk(0))
-    assert chunks.open() == 0
+def test_steps_are_done_once_and_keep_plain_numbers(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"n": np.int64(3), "scatter": float("nan")}
+
+    for _ in range(2):
+        with open_run(tmp_path / "work", kind="steps", about={}) as run:
+            assert run.step("first", make) == {"n": 3, "scatter": None}
+            assert run.finished("first")
+            assert not run.finished("second")
+            assert list(run.seconds) == ["first"]
+    assert made == [1]
+
+
+def test_a_second_run_on_the_same_output_is_told_so(tmp_path):
+    with opened(tmp_path / "T.csv") as run:
+        count(run)
+        with pytest.raises(UsageError, match=r"another process \(pid .*is writing .*T\.csv"):
+            opened(tmp_path / "T.csv").__enter__()
+        assert run.n_done == 4
+
+
+def test_a_process_that_was_killed_leaves_no_lock_and_its_chunks(tmp_path):
+    out = tmp_path / "T.csv"
+    program = (
+        "import time; from tests.workflows.test_run import *\n"
+        f"with opened({str(out)!r}) as run:\n"
+        "    count(run, paths=PATHS[:4]); print('ready', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as running:
+        assert running.stdout.readline() == b"ready\n"
+        with pytest.raises(UsageError, match=f"pid {running.pid} on "):
+            opened(out).__enter__()
+        running.kill()
+    with opened(out) as run:
+        assert run.n_done == 2
+
+
+def test_nothing_usable_is_an_error_that_names_the_first_reason(tmp_path):
+    rejects = [Reject("c.fits", "is broken", "mend it")]
+    rejects_file = tmp_path / "T_rejects.csv"
+
+    def settle():
+        with opened(tmp_path / "T.csv") as run:
+            count(run, paths=("c.fits",))
+            settle_accounts(run, rejects, n_in=1, n_out=0, rejects_file=rejects_file)
+
+    with pytest.raises(WorkFailed, match=r"none of 1 inputs.*c\.fits: is broken") as caught:
+        settle()
+    assert "T_rejects.csv" in caught.value.remedy
+    assert read_rejects(tmp_path / "T_rejects.csv") == rejects
+    # The same files may have been mended when the command is given again.
+    assert not (tmp_path / "T.csv.partial").exists()
+
+
+def test_a_damaged_record_does_not_cost_the_work(tmp_path):
+    stop(tmp_path / "T.csv")
+    record = tmp_path / "T.csv.partial" / "run.json"
+    record.write_text(json.dumps({"kind": "a count"}))
+    with pytest.raises(UsageError, match="damaged"):
+        opened(tmp_path / "T.csv").__enter__()
+    assert (tmp_path / "T.csv.partial" / "chunk-000002.json").exists()
+
+
+def test_the_time_of_the_work_is_that_of_the_work(tmp_path):
+    def slow(items):
+        time.sleep(0.02)
+        return work_on()(items)
+
+    with opened(tmp_path / "T.csv") as run:
+        worked = count(run, slow)
+    assert 0.08 <= worked.seconds < 5
+    assert worked.per_s == pytest.approx(4 / worked.seconds)

@@ -98,18 +98,42 @@ def test_the_recipe_tells_how_it_was_made(survey):
     assert recipe["gap_in_words"] == "full"
 
 
-def test_another_survey_is_not_written_into_the_same_folder(survey):
+def test_a_survey_is_replaced_only_if_that_is_said_and_other_folders_never(survey, tmp_path):
     folder, _ = survey
     other = SurveyConfig(n_spectra=30, seed=5, gap=DomainGap.none())
-    with pytest.raises(UsageError, match="another"):
+    with pytest.raises(UsageError, match="exists"):
         simulate(folder, other)
-
-
-def test_files_of_unknown_origin_are_left_alone(tmp_path):
     (tmp_path / "spectra").mkdir()
     (tmp_path / "spectra" / "mine.fits").write_text("data")
-    with pytest.raises(UsageError, match="unknown origin"):
-        simulate(tmp_path)
+    with pytest.raises(UsageError, match="left alone"):
+        simulate(tmp_path, overwrite=True)
+    simulate(tmp_path / "two", overwrite=True)
+    simulate(tmp_path / "two", other, overwrite=True)
+    assert json.loads((tmp_path / "two" / "survey.json").read_text())["config"]["seed"] == 5
+
+
+def test_a_stopped_simulation_goes_on_and_gives_the_same_bytes(survey, tmp_path):
+    folder, summary = survey
+    asked = []
+
+    def failing(labels):
+        asked.append(len(labels))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return fake_flux(labels)
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate_files(tmp_path / "s", config=CONFIG, nature=FluxSource(WAVE_AA, failing))
+    assert not (tmp_path / "s").exists()
+    n_written = len(list((tmp_path / "s.partial" / "survey" / "spectra").iterdir()))
+    assert 0 < n_written < CONFIG.n_spectra
+    simulate_files(tmp_path / "s", config=CONFIG, nature=FluxSource(WAVE_AA, failing))
+    # The batch that failed once, and those after it.
+    assert len(asked) - 3 == -(-summary["stars"] // CONFIG.stars_per_batch) - 2
+    for name in ("truth.parquet", "gaia.parquet"):
+        assert (tmp_path / "s" / name).read_bytes() == (folder / name).read_bytes()
+    for path in (folder / "spectra").iterdir():
+        assert (tmp_path / "s" / "spectra" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_unknown_layouts_are_refused(tmp_path):

@@ -153,13 +153,17 @@ def with_networks(**changes):
     return replace(OPTIONS, method=replace(method, settings=replace(method.settings, **changes)))
 
 
+def prepare(folder, cache, options=OPTIONS.observed):
+    return prepare_observed([folder], make_emulator(), options, cache=cache, processes=1)
+
+
 def train(survey, model_dir, out, options=OPTIONS, **more):
     return train_transfer_files([survey[0]], model_dir, None, out, options, processes=1, **more)
 
 
 def test_spectra_are_at_rest_normalised_and_every_input_is_accounted_for(survey, tmp_path):
     folder, rest, rv_kms = survey
-    prepared = prepare_observed([folder], make_emulator(), OPTIONS.observed, processes=1)
+    prepared = prepare(folder, tmp_path / "cache")
     assert prepared.n_in == N_STAR + 2 == prepared.domain.n_spec + len(prepared.rejects)
     row = prepared.table["obsid"].astype(int).to_numpy() - 1000
     domain = prepared.domain
@@ -173,44 +177,44 @@ def test_spectra_are_at_rest_normalised_and_every_input_is_accounted_for(survey,
 def test_a_cache_is_read_instead_of_the_files_and_only_for_the_same_call(survey, tmp_path):
     folder = tmp_path / "files"
     shutil.copytree(survey[0], folder)
-    model, cache = make_emulator(), tmp_path / "cache"
-
-    def prepare(**changes):
-        options = replace(OPTIONS.observed, **changes)
-        return prepare_observed([folder], model, options, cache=cache, processes=1)
-
-    first = prepare()
+    cache = tmp_path / "cache"
+    first = prepare(folder, cache)
     (cache / "chunk-000001.json").unlink()  # as if killed in the second chunk
     read = sorted(folder.iterdir())[:32]
     for path in read:
         path.write_bytes(b"")
-    again = prepare()
+    again = prepare(folder, cache)
     assert np.array_equal(again.domain.flux, first.domain.flux)
     assert [tuple(reject) for reject in again.rejects] == [
         tuple(reject) for reject in first.rejects
     ]
-    assert prepare(min_snr=1.0).domain.n_spec < first.domain.n_spec - 20
+    other = replace(OPTIONS.observed, min_snr=1.0)
+    with pytest.raises(UsageError, match=r"options\.min_snr 0\.0 instead of 1\.0"):
+        prepare(folder, cache, other)
+    fewer = prepare_observed(
+        [folder], make_emulator(), other, cache=cache, overwrite=True, processes=1
+    )
+    assert fewer.domain.n_spec < first.domain.n_spec - 20
 
 
-def test_too_many_files_are_drawn_at_random_and_the_others_say_so(survey):
-    options = replace(OPTIONS.observed, max_spectra=20)
-    prepared = prepare_observed([survey[0]], make_emulator(), options, processes=1)
+def test_too_many_files_are_drawn_at_random_and_the_others_say_so(survey, tmp_path):
+    prepared = prepare(survey[0], tmp_path / "c", replace(OPTIONS.observed, max_spectra=20))
     assert prepared.n_in == N_STAR + 2
     left = [reject for reject in prepared.rejects if "not among the 20" in reject.reason]
     assert len(left) == N_STAR + 2 - 20
 
 
-def test_stars_that_are_too_hot_are_left_out_with_their_temperature(survey):
-    everything = prepare_observed([survey[0]], make_emulator(), OPTIONS.observed, processes=1)
+def test_stars_that_are_too_hot_are_left_out_with_their_temperature(survey, tmp_path):
+    everything = prepare(survey[0], tmp_path / "all")
     limit = float(everything.table["Teff"].median())
     options = replace(OPTIONS.observed, max_teff=limit)
-    prepared = prepare_observed([survey[0]], make_emulator(), options, processes=1)
+    prepared = prepare(survey[0], tmp_path / "cool", options)
     hot = [reject for reject in prepared.rejects if "fitted Teff" in reject.reason]
     assert len(hot) == int((everything.table["Teff"] > limit).sum()) > 10
     assert prepared.table["Teff"].max() <= limit
     coldest = replace(options, max_teff=1.0)
     with pytest.raises(WorkFailed, match="none of 62 inputs"):
-        prepare_observed([survey[0]], make_emulator(), coldest, processes=1)
+        prepare(survey[0], tmp_path / "coldest", coldest)
 
 
 def test_the_model_directory_holds_the_transfer_and_its_history(trained):
@@ -254,7 +258,7 @@ def test_a_stopped_run_goes_on_without_reading_again_and_ends_the_same(
     monkeypatch.setattr(MetricsLog, "append", stop_at_20)
     with pytest.raises(Stopped):
         train(survey, model_dir, tmp_path / "cut")
-    assert (tmp_path / "cut.partial" / "checkpoints").is_dir()
+    assert (tmp_path / "cut.partial" / "training" / "checkpoints").is_dir()
     monkeypatch.setattr(MetricsLog, "append", append)
     monkeypatch.setattr(
         "jaxmdwarf.workflows.observed.preprocess_batch", lambda *a, **k: pytest.fail("read again")
@@ -283,9 +287,11 @@ def test_checkpoints_of_other_settings_are_never_silently_replaced(
     wider = with_networks(sizes=replace(TINY, shared_latents=5))
     with pytest.raises(UsageError, match="sizes") as caught:
         train(survey, model_dir, tmp_path / "model", wider)
-    assert "--no-resume" in caught.value.remedy
+    assert "--overwrite" in caught.value.remedy
     with pytest.raises(Stopped):
         train(survey, model_dir, tmp_path / "model", wider, resume=False)
+    with pytest.raises(Stopped):
+        train(survey, model_dir, tmp_path / "model", overwrite=True)
 
 
 def test_what_cannot_work_is_told_before_training(survey, model_dir, tmp_path, monkeypatch):
@@ -304,7 +310,7 @@ def test_what_cannot_work_is_told_before_training(survey, model_dir, tmp_path, m
         train_transfer_files([survey[0]], model_dir, tmp_path / "none.csv", tmp_path / "m", OPTIONS)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep me")
-    with pytest.raises(UsageError, match="not a model"):
+    with pytest.raises(UsageError, match=r"holds no model\.json"):
         train(survey, model_dir, tmp_path / "mine")
 
 

@@ -50,7 +50,6 @@ class TransferMethod(abc.ABC):
         *,
         reference: ReferenceSample | None = None,
         folder: Path | None = None,
-        resume: bool = True,
         progress: Progress | None = None,
     ) -> TrainedTransfer:
         """Learn a forward model of observed spectra.
@@ -65,9 +64,8 @@ class TransferMethod(abc.ABC):
         reference : ReferenceSample, optional
             Literature labels of stars like the observed ones.
         folder : path, optional
-            Where checkpoints and logs may be kept; nothing is kept without.
-        resume : bool
-            Whether to go on from checkpoints in `folder`.
+            Where checkpoints and logs may be kept, of this very training alone: what is there is to
+            go on from. Nothing is kept without.
         progress : Progress, optional
 
         Returns

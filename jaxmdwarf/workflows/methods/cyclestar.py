@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.matched import ReferenceSample
 from jaxmdwarf.workflows.methods.base import TransferMethod
 from jaxmdwarf.workflows.methods.matched import Matched
-from jaxmdwarf.workflows.observed import digest_model
 from jaxmdwarf.workflows.progress import Progress, Silent
 
 LOG_NAME = "metrics.jsonl"
@@ -81,21 +79,15 @@ class CycleStar(TransferMethod):
         *,
         reference: ReferenceSample | None = None,
         folder: Path | None = None,
-        resume: bool = True,
         progress: Progress | None = None,
     ) -> TrainedTransfer:
         """Learn a `jaxmdwarf.models.cyclestar.CycleStarModel`.
 
         The networks learn from unlabelled spectra alone: `reference` is not used but for `labels`.
-
-        Raises
-        ------
-        UsageError
-            If `folder` holds checkpoints of other settings or data.
         """
         progress = progress or Silent()
         trained = _train_networks(
-            self.settings, emulator, domain, labels, folder, resume=resume, progress=progress
+            self.settings, emulator, domain, labels, folder, progress=progress
         )
         report = trained.report.metrics()
         if self.distillation is None:
@@ -149,7 +141,6 @@ class MatchedThenCycleStar(TransferMethod):
         *,
         reference: ReferenceSample | None = None,
         folder: Path | None = None,
-        resume: bool = True,
         progress: Progress | None = None,
     ) -> TrainedTransfer:
         """Learn the correction, then the networks; the report of the former is ``matched``."""
@@ -162,7 +153,6 @@ class MatchedThenCycleStar(TransferMethod):
             labels,
             reference=reference,
             folder=folder,
-            resume=resume,
             progress=progress,
         )
         return TrainedTransfer(second.model, {**second.report, "matched": first.report})
@@ -205,11 +195,6 @@ class MetricsLog:
         text = self.path.read_text(encoding="utf-8")
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
-    def clear(self) -> None:
-        """Forget all lines."""
-        self.path.unlink(missing_ok=True)
-        self._last = -1
-
 
 class NotedCheckpoints:
     """Checkpoints that say so when training goes on from them.
@@ -245,22 +230,12 @@ def _train_networks(
     labels: np.ndarray,
     folder: Path | None,
     *,
-    resume: bool,
     progress: Progress,
 ) -> TrainedTransfer:
     """Train, and tell how far it is; with a folder, keep a log and go on from checkpoints."""
     log, store = None, None
     if folder is not None:
-        about = {
-            "config": asdict(settings),
-            "model": digest_model(emulator),
-            "data": _digest(domain.flux, domain.ivar, labels),
-        }
-        store, log = Checkpoints(folder / "checkpoints", about), MetricsLog(folder / LOG_NAME)
-        if not resume:
-            store.clear()
-            log.clear()
-        _require_own_checkpoints(store.folder, about)
+        store, log = Checkpoints(folder / "checkpoints"), MetricsLog(folder / LOG_NAME)
     with progress.stage("training the networks", total=float(settings.steps)) as task:
         done = 0
 
@@ -322,32 +297,3 @@ def _distil(
             on_report=report,
         )
     return distilled.model, distilled.report
-
-
-def _require_own_checkpoints(folder: Path, about: dict[str, Any]) -> None:
-    """Raise unless the checkpoints in `folder`, if any, are of this training."""
-    try:
-        found = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    wanted = json.loads(json.dumps(about))
-    if found == wanted:
-        return
-    old, new = found.get("config", {}), wanted["config"]
-    changed = [name for name in new if old.get(name) != new[name]]
-    what = (
-        "of " + ", ".join(f"{name} {old.get(name)} instead of {new[name]}" for name in changed[:3])
-        if changed
-        else "on other spectra, labels or another emulator"
-    )
-    raise UsageError(
-        f"{folder} holds checkpoints of a training {what}.",
-        "repeat the earlier command to go on with it, or start anew with --no-resume.",
-    )
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for values in arrays:
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()

@@ -51,7 +51,6 @@ class Matched(TransferMethod):
         *,
         reference: ReferenceSample | None = None,
         folder: Path | None = None,
-        resume: bool = True,
         progress: Progress | None = None,
     ) -> TrainedTransfer:
         """Learn a `jaxmdwarf.models.corrected.CorrectedModel`; nothing is kept in `folder`."""

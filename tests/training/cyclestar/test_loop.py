@@ -477,7 +477,7 @@ def train_on_disk(folder):
             file.write(json.dumps(line) + "\n")
 
     config = configure(steps=STEPS_ON_DISK, averaging=0.9)
-    store = Checkpoints(folder / "checkpoints", {})
+    store = Checkpoints(folder / "checkpoints")
     train_cyclestar(
         make_emulator(),
         observe(),
