@@ -27,12 +27,9 @@ import optax
 from results_io import name_device, save_result
 
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.training.emulator import (
-    continue_training,
-    prepare_training_set,
-    start_training,
-)
-from jaxmdwarf.training.emulator_config import EmulatorConfig, NetworkConfig, ScheduleConfig
+from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, ScheduleConfig
+from jaxmdwarf.training.emulator.data import prepare_training_set
+from jaxmdwarf.training.emulator.loop import continue_training, start_training
 from jaxmdwarf.wavelengths import PAPER_GRID
 
 BATCH = 512

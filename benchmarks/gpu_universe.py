@@ -63,8 +63,8 @@ def make_theory(run):
     from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise_model
     from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
     from jaxmdwarf.simulate.survey import sample_grid_labels, theory_grid
-    from jaxmdwarf.training.emulator import train_emulator
-    from jaxmdwarf.training.emulator_config import EmulatorConfig, NetworkConfig, ScheduleConfig
+    from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, ScheduleConfig
+    from jaxmdwarf.training.emulator.train import train_emulator
     from jaxmdwarf.wavelengths import PAPER_GRID
 
     n = 48 if run.small else 2048

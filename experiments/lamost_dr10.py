@@ -9,7 +9,7 @@ from typing import Any
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
-from jaxmdwarf.training.emulator_config import EmulatorConfig
+from jaxmdwarf.training.emulator.config import EmulatorConfig
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.methods.cyclestar import CycleStar

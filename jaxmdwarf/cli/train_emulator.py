@@ -87,7 +87,7 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
-        from jaxmdwarf.training.emulator_config import (
+        from jaxmdwarf.training.emulator.config import (
             EmulatorConfig,
             NetworkConfig,
             OptimiserConfig,

@@ -23,7 +23,7 @@ from jaxmdwarf.io.rejects import check_accounts, name_rejects_file, read_rejects
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.survey import SurveyConfig
-from jaxmdwarf.training.emulator_config import EmulatorConfig
+from jaxmdwarf.training.emulator.config import EmulatorConfig
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import Judgement, judge_fitted, predict_fitted

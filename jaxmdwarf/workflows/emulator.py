@@ -23,19 +23,20 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise_model
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
-from jaxmdwarf.training.emulator import (
+from jaxmdwarf.training.emulator.accuracy import (
     TrainedEmulator,
-    TrainingSet,
-    TrainingState,
     accuracy_over_labels,
-    build_emulator,
+    measure_accuracy,
+)
+from jaxmdwarf.training.emulator.config import EmulatorConfig
+from jaxmdwarf.training.emulator.data import TrainingSet, prepare_training_set
+from jaxmdwarf.training.emulator.loop import (
+    TrainingState,
     continue_training,
-    judge_emulator,
-    prepare_training_set,
     start_training,
     training_records,
 )
-from jaxmdwarf.training.emulator_config import EmulatorConfig
+from jaxmdwarf.training.emulator.train import build_emulator
 from jaxmdwarf.workflows.outputs import require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.run import open_output
@@ -189,7 +190,7 @@ def train_grid_emulator(
             grid=model_grid.grid,
             preprocessing=preprocessing,
         )
-        trained = judge_emulator(
+        trained = measure_accuracy(
             emulator, training_set, config, state, labels=labels, flux=flux, good=~masked
         )
         metrics = {

@@ -20,7 +20,7 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.quickstart import run as quickstart
 from jaxmdwarf.quickstart.run import QuickstartConfig, run_quickstart
 from jaxmdwarf.simulate.gap import DomainGap
-from jaxmdwarf.training.emulator_config import (
+from jaxmdwarf.training.emulator.config import (
     EmulatorConfig,
     NetworkConfig,
     OptimiserConfig,

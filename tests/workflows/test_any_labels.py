@@ -15,7 +15,7 @@ from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LABELS, Label, LabelSpace, register_label
 from jaxmdwarf.quality import HARMFUL_FLAGS, QualityFlag
-from jaxmdwarf.training.emulator_config import EmulatorConfig, NetworkConfig, ScheduleConfig
+from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, ScheduleConfig
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files

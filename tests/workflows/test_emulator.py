@@ -15,8 +15,8 @@ from jaxmdwarf.io.models import describe_model, load_model
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.preprocess.continuum import normalise_model
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
-from jaxmdwarf.training.emulator import reconstruct
-from jaxmdwarf.training.emulator_config import EmulatorConfig, NetworkConfig, ScheduleConfig
+from jaxmdwarf.training.emulator.accuracy import reconstruct
+from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, ScheduleConfig
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows import emulator as pipeline
 from jaxmdwarf.workflows.emulator import normalise_grid, train_emulator_files, train_grid_emulator

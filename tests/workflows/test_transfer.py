@@ -25,7 +25,7 @@ from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.training.cyclestar.config import CycleStarTraining
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
-from jaxmdwarf.training.emulator_config import EmulatorConfig, NetworkConfig, ScheduleConfig
+from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, ScheduleConfig
 from jaxmdwarf.training.labels.mixture import MixtureConfig
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
 from jaxmdwarf.training.transfer.distil import DistillationConfig

@@ -19,19 +19,18 @@ from jaxtyping import Array, Float
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.distilled import Distillate
-from jaxmdwarf.training.emulator import (
-    TrainingSet,
-    TrainingState,
-    continue_training,
-    fold_head,
-    project_vectors,
-    start_training,
-)
-from jaxmdwarf.training.emulator_config import (
+from jaxmdwarf.training.emulator.config import (
     EmulatorConfig,
     NetworkConfig,
     OptimiserConfig,
     ScheduleConfig,
+)
+from jaxmdwarf.training.emulator.data import TrainingSet, project_vectors
+from jaxmdwarf.training.emulator.loop import (
+    TrainingState,
+    continue_training,
+    fold_head,
+    start_training,
 )
 
 _ROWS_AT_ONCE = 64

@@ -1,0 +1,1 @@
+"""Training of emulators: configuration, data, loop, accuracy."""
