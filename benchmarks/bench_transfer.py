@@ -26,7 +26,7 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.networks.cyclestar import count_parameters
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.data import TransferData
 from jaxmdwarf.training.cyclestar.losses import Domains, transfer_gradients
 from jaxmdwarf.training.cyclestar.steps import continue_transfer, start_transfer
@@ -126,7 +126,7 @@ def main():
     options = parser.parse_args()
 
     data = make_data()
-    config = CycleStarTraining.paper(
+    config = CycleStarConfig.paper(
         sizes=options.sizes,
         batch_size=options.batch,
         flux_scale=(0.977, 0.052),

@@ -14,7 +14,7 @@ transfer
 fits, preprocess, simulator
     Spectra a second, and what the survey of 507,513 would take.
 training
-    `CycleStarTraining.paper()` at the original sizes on a survey simulated and observed here, for
+    `CycleStarConfig.paper()` at the original sizes on a survey simulated and observed here, for
     as long as the budget allows; curves go to cyclestar_paper_curves.json.
 
 All that is timed is compiled first, many programs at a time on the host's cores, so that "first
@@ -239,10 +239,10 @@ def prepare_gradients(run):
     from bench_transfer import first_batch, make_data
 
     from jaxmdwarf.networks.cyclestar import init_critics, init_generator
-    from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+    from jaxmdwarf.training.cyclestar.config import CycleStarConfig
     from jaxmdwarf.training.cyclestar.losses import Domains, transfer_gradients
 
-    config = CycleStarTraining.paper(flux_scale=FLUX_SCALE)
+    config = CycleStarConfig.paper(flux_scale=FLUX_SCALE)
     if run.small:
         config = replace(config, sizes="compact", batch_size=2)
     data = make_data()
@@ -401,13 +401,13 @@ def configure_transfer(sizes, batch, precision, form):
     from dataclasses import replace
 
     from jaxmdwarf.networks.cyclestar import CycleStarSizes
-    from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+    from jaxmdwarf.training.cyclestar.config import CycleStarConfig
     from jaxmdwarf.wavelengths import PAPER_GRID
 
     # Compact networks without centres, which the peer does not know; they cost no time.
     if sizes == "compact":
         sizes = replace(CycleStarSizes.compact(PAPER_GRID.n_pix), centred=False)
-    return CycleStarTraining.paper(
+    return CycleStarConfig.paper(
         sizes=sizes,
         batch_size=batch,
         precision=precision,

@@ -206,7 +206,7 @@ class LabelJudge:
 def train_paper(run):
     """Make the universe, then train until the budget is spent; curves after every interval."""
     from jaxmdwarf.networks.cyclestar import count_parameters
-    from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+    from jaxmdwarf.training.cyclestar.config import CycleStarConfig
     from jaxmdwarf.training.cyclestar.data import (
         prepare_transfer,
         settle_flux_scale,
@@ -248,9 +248,9 @@ def train_paper(run):
         snr=np.nan_to_num(seen["snr"]),
     )
     form = choose_form(run)
-    config = CycleStarTraining.paper(convolution=form)
+    config = CycleStarConfig.paper(convolution=form)
     if run.small:
-        config = CycleStarTraining.paper(
+        config = CycleStarConfig.paper(
             sizes="compact", steps=4, report_every=2, validation_rows=16, convolution=form
         )
     split = split_for_training(domain.n_spec, config)

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittingOptions
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.emulator.config import EmulatorConfig
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
@@ -51,7 +51,7 @@ class DataConfig:
 def _as_in_paper() -> TransferConfig:
     # Batches of 8; ten hours of a V100 in the paper.
     return TransferConfig(
-        CycleStar(CycleStarTraining.paper(steps=500_000)),
+        CycleStar(CycleStarConfig.paper(steps=500_000)),
         observed=ObservedConfig(max_spectra=110_000),
     )
 

@@ -13,7 +13,7 @@ from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.quickstart.run import Products, QuickstartConfig, keep_paths, run_quickstart
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.labels.codistribution import perturb_reference
 from jaxmdwarf.training.transfer.matched import MatchedConfig
 from jaxmdwarf.workflows.fitting import fit_files
@@ -128,7 +128,7 @@ class SimulatedSurveyConfig:
         }
         if not self.networks.train:
             return methods
-        small = CycleStarTraining.compact(steps=self.networks.steps)
+        small = CycleStarConfig.compact(steps=self.networks.steps)
         # The paper's losses and nothing of ours, at sizes and rates that a processor can train.
         plain = replace(
             small, residual=False, r1=0.0, averaging=0.0, clip_norm=None, warmup_steps=0

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.networks.cyclestar import (
@@ -142,6 +143,54 @@ def test_transposed_convolution_is_the_transpose_of_lax(kernel, stride):
     (expected,) = jax.linear_transpose(forward, example)(inputs)
     ours = convolve_transposed(inputs, weights.transpose(2, 0, 1), stride)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [convolve_strided, convolve_transposed])
+def test_the_librarys_convolution_and_its_gradients_are_those_of_the_product(form):
+    keys = jax.random.split(jax.random.key(4), 3)
+    shape = (7, 3, 5) if form is convolve_strided else (3, 7, 5)
+    inputs, kernel = jax.random.normal(keys[0], (2, 45, 3)), jax.random.normal(keys[1], shape)
+    outside = jax.random.normal(keys[2], form(inputs, kernel, 4).shape)
+
+    def differentiate(convolution):
+        def product(inputs, kernel):
+            return jnp.sum(outside * form(inputs, kernel, 4, convolution=convolution))
+
+        return jax.jit(jax.value_and_grad(product, argnums=(0, 1)))(inputs, kernel)
+
+    ours, theirs = differentiate("product"), differentiate("library")
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("tf32", 5e-3), ("bf16", 5e-2)])
+def test_products_of_fewer_digits_stay_near_those_of_float32(networks, precision, tolerance):
+    params, _ = networks
+
+    def decode(sizes):
+        return jax.jit(lambda flux: decode_obs(sizes, params, *encode_obs(sizes, params, flux)))(
+            SPECTRA
+        )
+
+    exact = np.asarray(decode(TINY))
+    rounded = np.asarray(decode(dataclasses.replace(TINY, precision=precision)))
+    assert rounded.dtype == np.float32
+    assert np.abs(rounded - exact).max() < tolerance * np.ptp(exact)
+    # A processor has no short mantissas of 10 bits, but it has those of bfloat16.
+    assert (rounded != exact).any() or precision == "tf32"
+
+
+def test_one_mean_and_one_deviation_scale_all_flux(networks):
+    params, _ = networks
+    scaled = dataclasses.replace(TINY, flux_mean=0.9, flux_spread=0.05)
+    moved = 0.9 + 0.5 * (SPECTRA - 1)
+    np.testing.assert_allclose(
+        encode_synth(scaled, params, moved), encode_synth(TINY, params, SPECTRA), atol=1e-5
+    )
+    latents = encode_synth(TINY, params, SPECTRA)
+    inside = (decode_synth(TINY, params, latents) - 1) / 0.1
+    np.testing.assert_allclose(
+        (decode_synth(scaled, params, latents) - 0.9) / 0.05, inside, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("n_pix", [1, 57, 100, 101, 223])
@@ -283,6 +332,12 @@ def test_sizes_are_hashable_and_compact_ones_are_small():
 def test_impossible_sizes_are_refused(broken):
     with pytest.raises(UsageError):
         broken()
+
+
+@pytest.mark.parametrize("broken", [{"precision": "float8"}, {"convolution": "winograd"}])
+def test_unknown_arithmetic_is_refused(broken):
+    with pytest.raises((UsageError, TypeCheckError)):
+        dataclasses.replace(TINY, **broken)
 
 
 def test_spectra_of_other_pixels_are_refused(networks):

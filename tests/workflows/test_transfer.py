@@ -23,7 +23,7 @@ from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, ScheduleConfig
 from jaxmdwarf.training.labels.mixture import MixtureConfig
@@ -62,7 +62,7 @@ TINY = CycleStarSizes(
 )
 OPTIONS = TransferConfig(
     method=CycleStar(
-        CycleStarTraining(sizes=TINY, batch_size=8, steps=30, report_every=10),
+        CycleStarConfig(sizes=TINY, batch_size=8, steps=30, report_every=10),
         DistillationConfig(
             n_spectra=64,
             training=EmulatorConfig(

@@ -11,7 +11,7 @@ _SIZES = ("compact", "original")
 
 
 @dataclass(frozen=True)
-class CycleStarTraining:
+class CycleStarConfig:
     """How Cycle-StarNet is trained.
 
     Parameters
@@ -153,7 +153,7 @@ class CycleStarTraining:
                 )
 
     @classmethod
-    def paper(cls, **changes: Any) -> "CycleStarTraining":
+    def paper(cls, **changes: Any) -> "CycleStarConfig":
         """The paper's configuration: the authors' sizes and rates, nothing of ours.
 
         Five hundred thousand batches of 8; both Adams at 1e-4 with betas 0.5 and 0.999, both rates
@@ -186,7 +186,7 @@ class CycleStarTraining:
         return replace(plain, **changes)
 
     @classmethod
-    def compact(cls, **changes: Any) -> "CycleStarTraining":
+    def compact(cls, **changes: Any) -> "CycleStarConfig":
         """Small networks and what steadies them, for two minutes on two processor cores."""
         steady = cls(
             steps=1200,

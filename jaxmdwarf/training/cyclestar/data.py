@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxmdwarf.diagnostics.domain_scores import find_comparison_basis
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.losses import Domains
 from jaxmdwarf.training.transfer.domain import (
     DomainSplit,
@@ -51,7 +51,7 @@ class TransferData(NamedTuple):
     basis: Float[Array, "k n_pix"]
 
 
-def split_for_training(n_spec: int, config: CycleStarTraining) -> DomainSplit:
+def split_for_training(n_spec: int, config: CycleStarConfig) -> DomainSplit:
     """The paper's 8:2:1 split, if it leaves a batch to train on and some spectra to validate."""
     least_held = min(8, config.batch_size)
     return split_domain(n_spec, seed=config.seed, least=(config.batch_size, least_held, 1))
@@ -61,7 +61,7 @@ def prepare_transfer(
     emulator: ForwardModel,
     observed: ObservedDomain,
     labels: Float[np.ndarray, "n_draw n_label"],
-    config: CycleStarTraining,
+    config: CycleStarConfig,
     *,
     split: DomainSplit | None = None,
 ) -> TransferData:
@@ -137,14 +137,14 @@ def measure_flux_scale(
     return round(1.0 + mean, 4), max(round(float(np.sqrt(square - mean**2)), 4), 1e-4)
 
 
-def settle_flux_scale(config: CycleStarTraining, data: TransferData) -> CycleStarTraining:
+def settle_flux_scale(config: CycleStarConfig, data: TransferData) -> CycleStarConfig:
     """The configuration with the scale of flux in numbers, measured where it is to be."""
     if config.flux_scale != "data":
         return config
     return replace(config, flux_scale=measure_flux_scale(data.flux, data.ivar))
 
 
-def sample_domains(data: TransferData, config: CycleStarTraining, key) -> Domains:
+def sample_domains(data: TransferData, config: CycleStarConfig, key) -> Domains:
     """A batch of each domain, drawn with replacement."""
     label_key, row_key = jax.random.split(key)
     rows = jax.random.randint(row_key, (config.batch_size,), 0, data.flux.shape[0])
@@ -153,6 +153,6 @@ def sample_domains(data: TransferData, config: CycleStarTraining, key) -> Domain
     return Domains(synth, make_synthetic_ivar(synth, config), data.flux[rows], data.ivar[rows])
 
 
-def make_synthetic_ivar(synth, config: CycleStarTraining):
+def make_synthetic_ivar(synth, config: CycleStarConfig):
     """Inverse variances of synthetic spectra, which have no noise: what a model is trusted."""
     return jnp.full_like(synth, config.synthetic_error**-2)

@@ -14,7 +14,7 @@ from jaxmdwarf.errors import WorkFailed
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.spectra import SpectrumBatch
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.data import (
     TransferData,
     prepare_transfer,
@@ -144,7 +144,7 @@ def train_cyclestar(
     emulator: ForwardModel,
     observed: ObservedDomain,
     labels: Float[np.ndarray, "n_draw n_label"],
-    config: CycleStarTraining | None = None,
+    config: CycleStarConfig | None = None,
     *,
     checkpoints: CheckpointStore | None = None,
     on_interval: Callable[[TransferRecord], None] | None = None,
@@ -160,7 +160,7 @@ def train_cyclestar(
         At rest, normalised as the emulator's spectra are; split 8:2:1 here, by ``config.seed``.
     labels : (n_draw, n_label)
         Physical labels, as frequent as among the observed stars, in the emulator's order.
-    config : CycleStarTraining, optional
+    config : CycleStarConfig, optional
     checkpoints : CheckpointStore, optional
         A state is kept after every interval; training goes on from the newest.
     on_interval : callable, optional
@@ -181,7 +181,7 @@ def train_cyclestar(
     WorkFailed
         If training diverges before there is anything to keep.
     """
-    config = config or CycleStarTraining.compact()
+    config = config or CycleStarConfig.compact()
     split = split_for_training(observed.n_spec, config)
     data = prepare_transfer(emulator, observed, labels, config, split=split)
     config = settle_flux_scale(config, data)
@@ -239,11 +239,11 @@ def train_cyclestar(
 
 
 def build_transfer_model(
-    data: TransferData, config: CycleStarTraining, generator: PyTree
+    data: TransferData, config: CycleStarConfig, generator: PyTree
 ) -> CycleStarModel:
     """The forward model of generator weights: the emulator, then the networks."""
-    # Training may round; a model that labels are read from does not.
-    sizes = replace(config.shape(data.flux.shape[1]), precision="float32")
+    # Training may round; a model that labels are read from does not, and may be read elsewhere.
+    sizes = replace(config.shape(data.flux.shape[1]), precision="float32", convolution="auto")
     model = CycleStarModel(  # type: ignore[call-arg]
         base=data.emulator,
         params=generator,
@@ -259,7 +259,7 @@ def build_transfer_model(
     return replace(model, mean_split=mean)
 
 
-def _out_of_patience(state: TransferState, config: CycleStarTraining) -> bool:
+def _out_of_patience(state: TransferState, config: CycleStarConfig) -> bool:
     if config.patience is None:
         return False
     return int(state.step) - int(state.best_step) >= config.patience

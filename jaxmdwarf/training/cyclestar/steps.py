@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.networks.cyclestar import init_critics, init_generator, set_centres
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.data import TransferData, sample_domains
 from jaxmdwarf.training.cyclestar.losses import (
     TransferGradients,
@@ -64,7 +64,7 @@ class TransferState(NamedTuple):
 
 
 @eqx.filter_jit
-def start_transfer(data: TransferData, config: CycleStarTraining) -> TransferState:
+def start_transfer(data: TransferData, config: CycleStarConfig) -> TransferState:
     """The state before the first step."""
     sizes = config.shape(data.flux.shape[1])
     generator_key, critic_key, vector_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -108,7 +108,7 @@ def require_same_shapes(restored: TransferState, expected: TransferState) -> Tra
 
 @eqx.filter_jit
 def continue_transfer(
-    state: TransferState, data: TransferData, config: CycleStarTraining, n_step: int
+    state: TransferState, data: TransferData, config: CycleStarConfig, n_step: int
 ) -> tuple[TransferState, dict[str, Float[Array, ""]]]:
     """`n_step` steps in one dispatch; the state after them, and losses averaged over them.
 
@@ -151,7 +151,7 @@ def continue_transfer(
     return state, {name: values.mean() for name, values in losses.items()}
 
 
-def _optimisers(config: CycleStarTraining) -> tuple[optax.GradientTransformation, ...]:
+def _optimisers(config: CycleStarConfig) -> tuple[optax.GradientTransformation, ...]:
     return tuple(
         optax.chain(
             optax.identity()
@@ -164,7 +164,7 @@ def _optimisers(config: CycleStarTraining) -> tuple[optax.GradientTransformation
     )
 
 
-def _schedule(config: CycleStarTraining, peak: float) -> optax.Schedule:
+def _schedule(config: CycleStarConfig, peak: float) -> optax.Schedule:
     if config.schedule == "decay":
         later = optax.piecewise_constant_schedule(
             peak, dict.fromkeys(config.decay_steps, config.decay)
@@ -183,7 +183,7 @@ def _schedule(config: CycleStarTraining, peak: float) -> optax.Schedule:
 
 
 def _find_gradients(
-    sizes, generator, critics, domains, config: CycleStarTraining, *, step, key
+    sizes, generator, critics, domains, config: CycleStarConfig, *, step, key
 ) -> TransferGradients:
     if not config.instance_noise:
         return transfer_gradients(

@@ -26,7 +26,7 @@ from jaxmdwarf.networks.cyclestar import (
     render_synth,
 )
 from jaxmdwarf.precision import multiply_exactly
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.data import TransferData, make_synthetic_ivar
 from jaxmdwarf.training.cyclestar.losses import (
     Domains,
@@ -73,7 +73,7 @@ Judge = Callable[[ValidationSample], Mapping[str, float]]
 def validate_transfer(
     state: TransferState,
     data: TransferData,
-    config: CycleStarTraining,
+    config: CycleStarConfig,
     *,
     judge: Judge | None = None,
 ) -> dict[str, float]:
@@ -115,7 +115,7 @@ def validate_transfer(
 
 
 @eqx.filter_jit
-def _validate(state: TransferState, data: TransferData, config: CycleStarTraining):
+def _validate(state: TransferState, data: TransferData, config: CycleStarConfig):
     """Losses, latents and spectra of all validation rows, a few at a time."""
     sizes = config.shape(data.flux.shape[1])
     critics, _, _ = normalise_critics(state.critics, state.singular)
@@ -175,7 +175,7 @@ def _validate(state: TransferState, data: TransferData, config: CycleStarTrainin
     }
 
 
-def _find_slopes(generator, data: TransferData, config: CycleStarTraining):
+def _find_slopes(generator, data: TransferData, config: CycleStarConfig):
     """Slopes of theory's flux and of carried flux along each label: (n_label, n_row, n_pix)."""
     sizes = config.shape(data.flux.shape[1])
     rows = slice(0, _SLOPE_ROWS)

@@ -15,7 +15,7 @@ from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.checkpoints import Checkpoints
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.cyclestar import CycleStarModel
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.data import split_for_training
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer, TransferRecord, train_cyclestar
 from jaxmdwarf.training.cyclestar.steps import TransferState
@@ -39,12 +39,12 @@ class CycleStar(TransferMethod):
 
     Parameters
     ----------
-    settings : CycleStarTraining
+    settings : CycleStarConfig
     distillation : DistillationConfig or None
         How a surrogate model is made of the networks, None for none.
     """
 
-    settings: CycleStarTraining = field(default_factory=CycleStarTraining.compact)
+    settings: CycleStarConfig = field(default_factory=CycleStarConfig.compact)
     distillation: DistillationConfig | None = field(default_factory=DistillationConfig)
 
     name = "cyclestar"
@@ -56,7 +56,7 @@ class CycleStar(TransferMethod):
         """Networks of a preset; `steps` batches in place of the preset's number."""
         if preset not in PRESETS:
             raise UsageError(f"preset {preset!r} is unknown.", f"use {' or '.join(PRESETS)}.")
-        settings: CycleStarTraining = getattr(CycleStarTraining, preset)(seed=seed)
+        settings: CycleStarConfig = getattr(CycleStarConfig, preset)(seed=seed)
         if steps is not None:
             every = min(settings.report_every, max(steps, 1))
             settings = replace(settings, steps=steps, report_every=every)
@@ -224,7 +224,7 @@ class NotedCheckpoints:
 
 
 def _train_networks(
-    settings: CycleStarTraining,
+    settings: CycleStarConfig,
     emulator: ForwardModel,
     domain: ObservedDomain,
     labels: np.ndarray,

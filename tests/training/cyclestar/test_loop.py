@@ -23,8 +23,8 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
 from jaxmdwarf.training.cyclestar import loop as transfer
-from jaxmdwarf.training.cyclestar.config import CycleStarTraining
-from jaxmdwarf.training.cyclestar.data import prepare_transfer
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
+from jaxmdwarf.training.cyclestar.data import measure_flux_scale, prepare_transfer
 from jaxmdwarf.training.cyclestar.loop import train_cyclestar
 from jaxmdwarf.training.cyclestar.losses import LossWeights
 from jaxmdwarf.training.cyclestar.spectral_norm import normalise_critics
@@ -34,7 +34,7 @@ from jaxmdwarf.training.cyclestar.steps import (
     require_same_shapes,
     start_transfer,
 )
-from jaxmdwarf.training.cyclestar.validation import validate_transfer
+from jaxmdwarf.training.cyclestar.validation import _compare_slopes, validate_transfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -83,7 +83,7 @@ def observe(n=120, seed=5, *, gap=0.1, sigma=0.02):
 
 def configure(**changes):
     quick = {"sizes": TINY, "batch_size": 8, "steps": 40, "report_every": 10}
-    return CycleStarTraining(**{**quick, **changes})
+    return CycleStarConfig(**{**quick, **changes})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -256,7 +256,7 @@ def test_vanishing_instance_noise_is_none():
 
 
 def test_learning_rates_follow_their_schedules():
-    paper = _schedule(CycleStarTraining.paper(), 1e-4)
+    paper = _schedule(CycleStarConfig.paper(), 1e-4)
     for step, factor in ((0, 1.0), (60_000, 0.7), (120_000, 0.49), (400_000, 0.7**4)):
         assert float(paper(step)) == pytest.approx(1e-4 * factor, rel=1e-5)
     warm = _schedule(configure(schedule="constant", warmup_steps=10), 1.0)
@@ -264,9 +264,9 @@ def test_learning_rates_follow_their_schedules():
 
 
 def test_the_paper_has_none_of_our_options():
-    config = CycleStarTraining.paper(flux_scale=(0.977, 0.052))
+    config = CycleStarConfig.paper(flux_scale=(0.977, 0.052))
     sizes = config.shape(2901)
-    assert CycleStarTraining.paper().flux_scale == "data"
+    assert CycleStarConfig.paper().flux_scale == "data"
     assert (sizes.flux_mean, sizes.flux_spread, sizes.centred) == (0.977, 0.052, False)
     assert sizes.latent_norm
     assert config.reencoded_split
@@ -280,6 +280,45 @@ def test_the_paper_has_none_of_our_options():
     assert config.clip_norm is config.patience is None
     assert not any((config.spectral_norm, config.residual))
     assert config.precision == "float32"
+
+
+def test_flux_is_scaled_as_the_data_are_and_the_model_does_not_round():
+    plain = replace(TINY, centred=False)
+    config = configure(
+        sizes=plain, flux_scale="data", precision="bf16", convolution="library", steps=10
+    )
+    domain = observe()
+    model, report = train_cyclestar(make_emulator(), domain, sample_labels(500), config)
+    sizes = model.sizes
+    assert (sizes.precision, sizes.convolution) == ("float32", "auto")
+    good = domain.ivar > 0
+    assert sizes.flux_mean == pytest.approx(domain.flux[good].mean(), abs=5e-3)
+    assert sizes.flux_spread == pytest.approx(domain.flux[good].std(), abs=5e-3)
+    assert np.isfinite(list(report.validation.values())).all()
+    with pytest.raises(UsageError, match="has not been measured"):
+        config.shape(GRID.n_pix)
+
+
+def test_noise_of_faint_stars_is_no_spread_of_flux():
+    rng = np.random.default_rng(0)
+    shape = 0.95 + 0.05 * np.sin(np.arange(200) / 3.0)
+    sigma = np.where(np.arange(40) < 20, 0.002, 0.5)[:, None]
+    flux = shape + sigma * rng.normal(size=(40, 200))
+    mean, spread = measure_flux_scale(flux, np.broadcast_to(sigma**-2.0, flux.shape))
+    assert mean == pytest.approx(shape.mean(), abs=2e-3)
+    assert spread == pytest.approx(shape.std(), rel=0.03)
+    with pytest.raises(MismatchError, match="no pixel"):
+        measure_flux_scale(flux, np.zeros_like(flux))
+
+
+def test_a_label_that_a_transfer_turns_around_has_a_negative_cosine():
+    slopes = np.random.default_rng(1).normal(size=(2, 5, 30))
+    found = _compare_slopes(
+        {"theory": slopes, "carried": slopes * np.array([2.0, -0.5])[:, None, None]},
+        ("teff", "mh"),
+    )
+    assert found["slope_cosine_teff"] == pytest.approx(1.0)
+    assert found["slope_cosine_mh"] == pytest.approx(-1.0)
 
 
 def test_training_resumes_from_its_checkpoints_bit_for_bit(trained):
