@@ -25,14 +25,24 @@ def save_result(stem, result, *, out=None):
     Cases (top-level keys) that were not run this time stay as they were. `out` is
     benchmarks/results if left out.
     """
-    target = Path(out or Path(__file__).parent / "results") / name_device() / f"{stem}.json"
+    target = _locate(stem, out)
     target.parent.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(target.read_text()) if target.exists() else {}
+    kept = read_result(stem, out=out)
     # Written beside it first: a run that is killed leaves the old file or the new one.
     beside = target.with_suffix(".partial")
     beside.write_text(json.dumps({**kept, **result}, indent=1) + "\n")
     beside.replace(target)
     return target
+
+
+def read_result(stem, *, out=None):
+    """What `save_result` has kept so far; empty if nothing."""
+    target = _locate(stem, out)
+    return json.loads(target.read_text()) if target.exists() else {}
+
+
+def _locate(stem, out):
+    return Path(out or Path(__file__).parent / "results") / name_device() / f"{stem}.json"
 
 
 def count_cpu_seconds():
