@@ -12,7 +12,7 @@ import numpy as np
 from jaxmdwarf.catalogue.columns import COLUMNS, order_columns
 from jaxmdwarf.labels import describe_label
 from jaxmdwarf.measure.snr import estimate_snr
-from jaxmdwarf.measure.spectrum import LOW_SNR_BELOW, SpectrumMeasurements, measure_spectrum
+from jaxmdwarf.measure.spectrum import LOW_SNR_BELOW, SpectrumMeasurements, measure_spectra
 from jaxmdwarf.quality import QualityFlag, find_good
 
 if TYPE_CHECKING:
@@ -155,18 +155,32 @@ def tabulate_fit(
     columns["chi2_red"], columns["n_pix"], columns["flags"] = result.chi2_red, result.n_pix, flags
     if measure:
         velocity = np.where(np.isfinite(result.rv_kms), result.rv_kms, fitted.frame_kms)
-        measured = [
-            describe_measurements(
-                measure_spectrum(
-                    raw.wave_aa, raw.flux, raw.ivar, rv_kms=float(rv), snr_r=snr_r, snr_i=snr_i
-                )
-            )
-            for raw, rv, snr_r, snr_i in zip(
-                raws, velocity, columns["SNRr"], columns["SNRi"], strict=True
-            )
-        ]
-        columns |= {name: [row[name] for row in measured] for name in MEASURED.values()}
+        columns |= _measure(raws, velocity)
     return finish_rows(pd.DataFrame(columns), fitted.label_names)
+
+
+def _measure(raws: Sequence[RawSpectrum], rv_kms: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of what is read off spectra at rest; those of one pixel grid together."""
+    columns = {name: np.full(len(raws), np.nan) for name in MEASURED.values()}
+    alike: dict[tuple[int, float, float], list[int]] = {}
+    for row, raw in enumerate(raws):
+        key = (raw.wave_aa.size, float(raw.wave_aa[0]), float(raw.wave_aa[-1]))
+        alike.setdefault(key, []).append(row)
+    for group in alike.values():
+        wave = raws[group[0]].wave_aa
+        same = [row for row in group if np.array_equal(raws[row].wave_aa, wave)]
+        for rows in (same, *([row] for row in group if row not in same)):
+            found = measure_spectra(
+                raws[rows[0]].wave_aa,
+                np.stack([raws[row].flux for row in rows]),
+                np.stack([raws[row].ivar for row in rows]),
+                rv_kms=rv_kms[rows],
+                snr_r=0.0,  # known already
+                snr_i=0.0,
+            )
+            for name, column in MEASURED.items():
+                columns[column][rows] = found[name]
+    return columns
 
 
 def finish_rows(rows: pd.DataFrame, label_names: Sequence[str] = ()) -> pd.DataFrame:

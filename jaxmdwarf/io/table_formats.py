@@ -55,7 +55,7 @@ def write_fits(table: Any, path: Path, metadata: Metadata) -> None:
         if column.unit is not None and str(column.unit) != _LOGARITHM:
             hdu.header[f"TUNIT{index}"] = _spell_unit(column.unit)
         if column.description:
-            hdu.header[f"TCOMM{index}"] = column.description
+            hdu.header[f"TCOMM{index}"] = _escape(column.description)
         if column.meta.get("ucd"):
             hdu.header[f"TUCD{index}"] = column.meta["ucd"]
     for line in _serialised_columns(table):
@@ -106,6 +106,7 @@ def _serialised_columns(table: Any) -> list[str]:
     described.meta = {"__serialized_columns__": {}}
     lines = ["--BEGIN-ASTROPY-SERIALIZED-COLUMNS--"]
     for line in get_yaml_from_table(described):
+        line = _escape(line)
         parts = [line[i : i + _YAML_WIDTH] for i in range(0, len(line), _YAML_WIDTH)] or [""]
         lines += [f"{part}\\" for part in parts[:-1]] + [parts[-1]]
     return [*lines, "--END-ASTROPY-SERIALIZED-COLUMNS--"]
@@ -377,8 +378,12 @@ def _spell_unit(unit: Any) -> str:
         return str(unit)  # a unit that the standard does not know
 
 
+def _escape(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 def _to_ascii(column: Any) -> np.ndarray:
-    texts = [text.encode("ascii", "backslashreplace").decode() for text in column]
+    texts = [_escape(text) for text in column]
     width = max((len(text) for text in texts), default=1)
     return np.asarray(texts, dtype=f"<U{max(width, 1)}")
 

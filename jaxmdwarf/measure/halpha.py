@@ -28,7 +28,13 @@ MIN_LINE_COVERAGE = 0.9
 """Least fraction of the integration window that must be good: a masked core is no measurement."""
 
 
-def measure_halpha(wave_aa: np.ndarray, flux: np.ndarray, ivar: np.ndarray) -> Measurement:
+def measure_halpha(
+    wave_aa: np.ndarray,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    *,
+    stretch: np.ndarray | float = 1.0,
+) -> Measurement:
     """Equivalent width of Halpha over +-7 Angstrom, positive in emission.
 
     ``EW = -integral of (1 - F / F_continuum)``, the continuum being the straight line through the
@@ -37,17 +43,20 @@ def measure_halpha(wave_aa: np.ndarray, flux: np.ndarray, ivar: np.ndarray) -> M
     Parameters
     ----------
     wave_aa : (n,) float
-        Rest-frame vacuum wavelengths, Angstrom, increasing.
-    flux : (n,) float
+        Vacuum wavelengths, Angstrom, increasing; shared by all spectra.
+    flux : (n,) or (n_spec, n) float
         Flux per Angstrom, any unit.
-    ivar : (n,) float
+    ivar : (n,) or (n_spec, n) float
         Inverse variance; 0 marks a bad pixel.
+    stretch : float or (n_spec,) float
+        Doppler factor of each star: wavelengths over those at rest.
 
     Returns
     -------
     Measurement
-        Angstrom. The error propagates every pixel once, also where it enters both the line and the
-        continuum. NaN if more than 10 % of the window is bad or a continuum is below 3 sigma.
+        Angstrom at rest, a float or (n_spec,). The error propagates every pixel once, also where it
+        enters both the line and the continuum. NaN if more than 10 % of the window is bad or a
+        continuum is below 3 sigma.
 
     Examples
     --------
@@ -59,26 +68,40 @@ def measure_halpha(wave_aa: np.ndarray, flux: np.ndarray, ivar: np.ndarray) -> M
     >>> round(ew.value, 1), round(ew.error, 2)
     (5.0, 0.06)
     """
-    pixels = cut_pixels(wave_aa, flux, ivar, float(_WINDOWS_AA.min()), float(_WINDOWS_AA.max()))
+    if flux.ndim == 1:
+        one = measure_halpha(wave_aa, flux[None], ivar[None], stretch=stretch)
+        return Measurement(float(one.value[0]), float(one.error[0]))
+    n_spec = len(flux)
+    stretch = np.broadcast_to(np.asarray(stretch, np.float64), n_spec)
+    windows = _WINDOWS_AA * stretch[:, None, None]
+    pixels = cut_pixels(wave_aa, flux, ivar, float(windows.min()), float(windows.max()))
+    if not pixels.wave_aa.size:
+        return Measurement(np.full(n_spec, np.nan), np.full(n_spec, np.nan))
     good = pixels.ivar > 0
-    bounds = np.minimum(np.maximum(pixels.edges_aa, _WINDOWS_AA[:, :1]), _WINDOWS_AA[:, 1:])
-    overlap = np.where(good, bounds[:, 1:] - bounds[:, :-1], 0.0)
-    total = overlap.sum(axis=1)
-    if (total < _LEAST_LENGTH_AA).any():
-        return Measurement(np.nan, np.nan)
+    # Axes: spectrum, window (the line and its two continua), pixel.
+    bounds = np.minimum(np.maximum(pixels.edges_aa, windows[:, :, :1]), windows[:, :, 1:])
+    overlap = np.where(good[:, None], bounds[:, :, 1:] - bounds[:, :, :-1], 0.0)
+    overlap /= stretch[:, None, None]
+    total = overlap.sum(axis=2)
+    total = np.where((total < _LEAST_LENGTH_AA).any(axis=1, keepdims=True), np.nan, total)
     # Lost slivers of the window are taken to be like the rest of it.
-    length = overlap[0] * (2.0 * HALF_WIDTH_AA / total[0])
+    length = overlap[:, 0] * (2.0 * HALF_WIDTH_AA / total[:, :1])
     variance = np.where(good, 1.0 / np.where(good, pixels.ivar, 1.0), 0.0)
-    weights = overlap[1:] / total[1:, None]
-    levels = weights @ pixels.flux
-    if not (levels > MIN_CONTINUUM_SNR * np.sqrt(weights**2 @ variance)).all():
-        return Measurement(np.nan, np.nan)
-    share = (pixels.wave_aa - _CENTRES_AA[0]) / (_CENTRES_AA[1] - _CENTRES_AA[0])
-    shares = np.stack([1.0 - share, share])
-    continuum = levels @ shares
+    weights = overlap[:, 1:] / total[:, 1:, None]
+    levels = (weights @ pixels.flux[:, :, None])[:, :, 0]
+    noise = np.sqrt((weights**2 @ variance[:, :, None])[:, :, 0])
+    with np.errstate(invalid="ignore"):
+        seen = (levels > MIN_CONTINUUM_SNR * noise).all(axis=1, keepdims=True)
+    levels = np.where(seen, levels, np.nan)
+    rest_aa = pixels.wave_aa / stretch[:, None]
+    share = (rest_aa - _CENTRES_AA[0]) / (_CENTRES_AA[1] - _CENTRES_AA[0])
+    shares = np.stack([1.0 - share, share], axis=1)
+    continuum = (levels[:, :, None] * shares).sum(axis=1)
     ratio = pixels.flux / continuum
-    slope = length / continuum - (shares @ (length * ratio / continuum)) @ weights
-    return Measurement(float(length @ (ratio - 1.0)), float(np.sqrt(slope**2 @ variance)))
+    along = length * ratio / continuum
+    slope = length / continuum - ((shares @ along[:, :, None]) * weights).sum(axis=1)
+    width = (length * (ratio - 1.0)).sum(axis=1)
+    return Measurement(width, np.sqrt((slope**2 * variance).sum(axis=1)))
 
 
 _WINDOWS_AA = np.array([(HALPHA_AA - HALF_WIDTH_AA, HALPHA_AA + HALF_WIDTH_AA), *CONTINUUM_AA])
@@ -86,12 +109,12 @@ _CENTRES_AA = _WINDOWS_AA[1:].mean(axis=1)
 _LEAST_LENGTH_AA = np.diff(_WINDOWS_AA)[:, 0] * (MIN_LINE_COVERAGE, MIN_COVERAGE, MIN_COVERAGE)
 
 
-def is_active(ew_halpha_aa: float) -> bool:
-    """Whether a star counts as chromospherically active; an unknown width is not active.
+def is_active(ew_halpha_aa):
+    """Whether stars count as chromospherically active; an unknown width is not active.
 
     Examples
     --------
     >>> is_active(1.2), is_active(0.7), is_active(float("nan"))
     (True, False, False)
     """
-    return bool(ew_halpha_aa > ACTIVE_ABOVE_AA)
+    return ew_halpha_aa > ACTIVE_ABOVE_AA

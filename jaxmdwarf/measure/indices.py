@@ -5,17 +5,14 @@ Windows are published in air and converted here; spectra are in vacuum and in th
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.measure.windows import (
-    WindowMean,
-    average_means,
     mean_over_windows,
     window_in_vacuum,
 )
@@ -25,10 +22,15 @@ MIN_CONTINUUM_SNR = 3.0
 
 
 class Measurement(NamedTuple):
-    """A number and its one-sigma error; both NaN where it cannot be measured."""
+    """A number and its one-sigma error, or one of each a spectrum; NaN where there is none.
 
-    value: float
-    error: float
+    Parameters
+    ----------
+    value, error : float or (n_spec,) array
+    """
+
+    value: Any
+    error: Any
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class BandIndex:
         As in the literature, lower case.
     band_aa : (float, float)
         The numerator.
-    continuum_aa : tuple of (float, float)
+    continuum_aa : tuple of one or two (float, float)
         The denominator: the average of the mean fluxes of these windows.
     source : str
         Where it was defined.
@@ -109,39 +111,72 @@ def measure_index(
     >>> round(tio5.value, 3), round(tio5.error, 4)
     (0.6, 0.0043)
     """
-    return measure_indices((name,), wave_aa, flux, ivar)[name]
+    found = measure_indices((name,), wave_aa, flux[None], ivar[None])[name]
+    return Measurement(float(found.value[0]), float(found.error[0]))
 
 
 def measure_indices(
-    names: tuple[str, ...], wave_aa: np.ndarray, flux: np.ndarray, ivar: np.ndarray
+    names: tuple[str, ...],
+    wave_aa: np.ndarray,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    *,
+    stretch: np.ndarray | float = 1.0,
 ) -> dict[str, Measurement]:
-    """Measure several band indices at once; see `measure_index`."""
-    means = mean_over_windows(wave_aa, flux, ivar, _windows_of(names))
-    measured, first = {}, 0
-    for name in names:
-        n_continuum = len(BAND_INDICES[name].continuum_aa)
-        band, continuum = means[first], average_means(means[first + 1 : first + 1 + n_continuum])
-        first += 1 + n_continuum
-        measured[name] = _divide(band, continuum)
-    return measured
+    """Measure several band indices of several spectra at once; see `measure_index`.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Keys of `BAND_INDICES`.
+    wave_aa : (n,) float
+        Vacuum wavelengths, Angstrom, shared by all spectra.
+    flux, ivar : (n_spec, n) float
+    stretch : float or (n_spec,) float
+        Doppler factor of each star: wavelengths over those at rest.
+
+    Returns
+    -------
+    dict of str to Measurement
+        Arrays (n_spec,).
+    """
+    layout = _lay_out(names)
+    means = mean_over_windows(
+        wave_aa, flux, ivar, layout.windows_aa * np.reshape(stretch, (-1, 1, 1))
+    )
+    band, band_variance = means.value[:, layout.band], means.variance[:, layout.band]
+    one, other = layout.continuum
+    level = 0.5 * (means.value[:, one] + means.value[:, other])
+    # Of two pseudo-continua the average counts; where there is one, it stands in both places.
+    share = np.where(one == other, 0.5, 0.25)
+    variance = share * (means.variance[:, one] + means.variance[:, other])
+    with np.errstate(invalid="ignore"):
+        level = np.where(level > MIN_CONTINUUM_SNR * np.sqrt(variance), level, np.nan)
+    ratio = band / level
+    error = np.sqrt(band_variance + ratio**2 * variance) / level
+    return {name: Measurement(ratio[:, k], error[:, k]) for k, name in enumerate(names)}
 
 
-def _divide(band: WindowMean, continuum: WindowMean) -> Measurement:
-    if not continuum.value > MIN_CONTINUUM_SNR * math.sqrt(continuum.variance):
-        return Measurement(math.nan, math.nan)
-    ratio = band.value / continuum.value
-    error = math.sqrt(band.variance + ratio**2 * continuum.variance) / continuum.value
-    return Measurement(ratio, error)
+class _Layout(NamedTuple):
+    """Windows of several indices, and which of them are bands and (first, second) continua."""
+
+    windows_aa: np.ndarray
+    band: np.ndarray
+    continuum: np.ndarray
 
 
 @lru_cache(maxsize=32)
-def _windows_of(names: tuple[str, ...]) -> np.ndarray:
-    """Band and continua of each index in turn, vacuum Angstrom, shape (n_window, 2)."""
+def _lay_out(names: tuple[str, ...]) -> _Layout:
+    windows: list[tuple[float, float]] = []
+    bands, continua = [], []
     for name in names:
         if name not in BAND_INDICES:
             raise UsageError(
                 f"band index {name!r} is unknown.", f"use one of {', '.join(BAND_INDICES)}."
             )
-    indices = [BAND_INDICES[name] for name in names]
-    windows = [window for index in indices for window in (index.band_aa, *index.continuum_aa)]
-    return np.array([window_in_vacuum(*window) for window in windows])
+        index = BAND_INDICES[name]
+        first = len(windows)
+        bands.append(first)
+        continua.append((first + 1, first + len(index.continuum_aa)))
+        windows += [window_in_vacuum(*one) for one in (index.band_aa, *index.continuum_aa)]
+    return _Layout(np.array(windows), np.array(bands), np.array(continua).T)

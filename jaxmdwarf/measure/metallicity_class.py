@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
 from jaxmdwarf.measure.indices import Measurement
 
@@ -23,7 +23,7 @@ def estimate_zeta(tio5: Measurement, cah2: Measurement, cah3: Measurement) -> Me
     Parameters
     ----------
     tio5, cah2, cah3 : Measurement
-        Band indices and their errors, taken to be independent.
+        Band indices and their errors, taken to be independent; of one spectrum or of several.
 
     Returns
     -------
@@ -33,16 +33,15 @@ def estimate_zeta(tio5: Measurement, cah2: Measurement, cah3: Measurement) -> Me
     Examples
     --------
     >>> zeta = estimate_zeta(*(Measurement(value, 0.01) for value in (0.5, 0.5, 0.73)))
-    >>> round(zeta.value, 2), round(zeta.error, 3)
+    >>> round(float(zeta.value), 2), round(float(zeta.error), 3)
     (1.03, 0.031)
     """
-    cah = cah2.value + cah3.value
+    cah = np.asarray(cah2.value) + np.asarray(cah3.value)
     depth = 1.0 - sum(factor * cah**power for power, factor in enumerate(SOLAR_TIO5))
-    if not depth > LEAST_DEPTH:
-        return Measurement(math.nan, math.nan)
+    depth = np.where(depth > LEAST_DEPTH, depth, np.nan)
     slope = sum(
         power * factor * cah ** (power - 1) for power, factor in enumerate(SOLAR_TIO5) if power
     )
-    value = (1.0 - tio5.value) / depth
-    cah_error = math.hypot(cah2.error, cah3.error)
-    return Measurement(value, math.hypot(tio5.error, value * slope * cah_error) / depth)
+    value = (1.0 - np.asarray(tio5.value)) / depth
+    error = np.hypot(tio5.error, value * slope * np.hypot(cah2.error, cah3.error)) / depth
+    return Measurement(value[()], error[()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
 from jaxmdwarf.measure.indices import Measurement
 
@@ -21,7 +21,7 @@ def estimate_spectral_type(tio5: Measurement) -> Measurement:
     Parameters
     ----------
     tio5 : Measurement
-        The index and its error.
+        The index and its error, of one spectrum or of several.
 
     Returns
     -------
@@ -32,10 +32,10 @@ def estimate_spectral_type(tio5: Measurement) -> Measurement:
     Examples
     --------
     >>> spt = estimate_spectral_type(Measurement(0.6, 0.02))
-    >>> round(spt.value, 2), round(spt.error, 2)
+    >>> round(float(spt.value), 2), round(float(spt.error), 2)
     (1.73, 0.54)
     """
-    value = SLOPE * tio5.value + ZERO_POINT
-    if not VALID[0] <= value <= VALID[1]:
-        return Measurement(math.nan, math.nan)
-    return Measurement(value, math.hypot(SCATTER, SLOPE * tio5.error))
+    value = SLOPE * np.asarray(tio5.value) + ZERO_POINT
+    valid = (value >= VALID[0]) & (value <= VALID[1])
+    error = np.hypot(SCATTER, SLOPE * np.asarray(tio5.error))
+    return Measurement(np.where(valid, value, np.nan)[()], np.where(valid, error, np.nan)[()])

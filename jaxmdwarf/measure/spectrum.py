@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -80,39 +81,62 @@ def measure_spectrum(
     >>> round(row.tio5, 2), round(row.spt, 1), row.active, row.flags.name
     (0.6, 1.7, False, 'OK')
     """
-    rest_aa = wave_aa / doppler_factor(rv_kms)
-    if not math.isfinite(snr_r):
-        snr_r = estimate_snr(wave_aa, flux, ivar, "r")
-    if not math.isfinite(snr_i):
-        snr_i = estimate_snr(wave_aa, flux, ivar, "i")
-    halpha = measure_halpha(rest_aa, flux, ivar)
-    indices = measure_indices(INDICES, rest_aa, flux, ivar)
-    tio5, cah1, cah2, cah3 = (indices[name] for name in INDICES)
-    zeta = estimate_zeta(tio5, cah2, cah3)
-    spt = estimate_spectral_type(tio5)
-    flags = QualityFlag.OK
-    if snr_r < LOW_SNR_BELOW or snr_i < LOW_SNR_BELOW:
-        flags |= QualityFlag.LOW_SNR
-    first, last = wave_aa.searchsorted(WINDOW_AA)
-    if 2 * np.count_nonzero(ivar[first:last]) < last - first:
-        flags |= QualityFlag.FEW_PIXELS
-    return SpectrumMeasurements(
-        snr_r=snr_r,
-        snr_i=snr_i,
-        ew_halpha=halpha.value,
-        e_ew_halpha=halpha.error,
-        active=is_active(halpha.value),
-        tio5=tio5.value,
-        e_tio5=tio5.error,
-        cah1=cah1.value,
-        e_cah1=cah1.error,
-        cah2=cah2.value,
-        e_cah2=cah2.error,
-        cah3=cah3.value,
-        e_cah3=cah3.error,
-        zeta=zeta.value,
-        e_zeta=zeta.error,
-        spt=spt.value,
-        e_spt=spt.error,
-        flags=flags,
+    columns = measure_spectra(
+        wave_aa, flux[None], ivar[None], rv_kms=rv_kms, snr_r=snr_r, snr_i=snr_i
     )
+    values = {name: column[0].item() for name, column in columns.items()}
+    return SpectrumMeasurements(**{**values, "flags": QualityFlag(values["flags"])})
+
+
+def measure_spectra(
+    wave_aa: np.ndarray,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    *,
+    rv_kms: np.ndarray | float = 0.0,
+    snr_r: np.ndarray | float = math.nan,
+    snr_i: np.ndarray | float = math.nan,
+) -> dict[str, np.ndarray]:
+    """Measure spectra that share their wavelengths; see `measure_spectrum`.
+
+    Parameters
+    ----------
+    wave_aa : (n,) float
+        Observed vacuum wavelengths, Angstrom, increasing.
+    flux, ivar : (n_spec, n) float
+    rv_kms, snr_r, snr_i : float or (n_spec,) float
+
+    Returns
+    -------
+    dict of str to (n_spec,) array
+        By the names of `SpectrumMeasurements`.
+    """
+    n_spec = len(flux)
+    stretch = np.broadcast_to(doppler_factor(np.asarray(rv_kms, np.float64)), n_spec)
+    columns: dict[str, np.ndarray] = {}
+    bands: tuple[tuple[Literal["r", "i"], np.ndarray | float], ...] = (("r", snr_r), ("i", snr_i))
+    for band, given in bands:
+        known = np.array(np.broadcast_to(given, n_spec), np.float64)
+        for row in np.flatnonzero(~np.isfinite(known)):
+            known[row] = estimate_snr(wave_aa, flux[row], ivar[row], band)
+        columns[f"snr_{band}"] = known
+    halpha = measure_halpha(wave_aa, flux, ivar, stretch=stretch)
+    indices = measure_indices(INDICES, wave_aa, flux, ivar, stretch=stretch)
+    tio5 = indices["tio5"]
+    measured = {
+        "ew_halpha": halpha,
+        **indices,
+        "zeta": estimate_zeta(tio5, indices["cah2"], indices["cah3"]),
+        "spt": estimate_spectral_type(tio5),
+    }
+    for name, found in measured.items():
+        columns[name], columns[f"e_{name}"] = found
+    columns["active"] = is_active(halpha.value)
+    flags = np.zeros(n_spec, np.int32)
+    low = (columns["snr_r"] < LOW_SNR_BELOW) | (columns["snr_i"] < LOW_SNR_BELOW)
+    flags[low] |= int(QualityFlag.LOW_SNR)
+    first, last = wave_aa.searchsorted(WINDOW_AA)
+    few = 2 * np.count_nonzero(ivar[:, first:last], axis=1) < last - first
+    flags[few] |= int(QualityFlag.FEW_PIXELS)
+    columns["flags"] = flags
+    return columns

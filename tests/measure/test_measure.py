@@ -10,7 +10,7 @@ from jaxmdwarf.measure.halpha import HALPHA_AA, measure_halpha
 from jaxmdwarf.measure.indices import BAND_INDICES, Measurement, measure_index
 from jaxmdwarf.measure.snr import BANDS_AA, estimate_snr
 from jaxmdwarf.measure.spectral_type import estimate_spectral_type
-from jaxmdwarf.measure.spectrum import measure_spectrum
+from jaxmdwarf.measure.spectrum import measure_spectra, measure_spectrum
 from jaxmdwarf.measure.windows import (
     mean_over_window,
     mean_over_windows,
@@ -66,9 +66,8 @@ def test_windows_read_together_are_the_sums_over_their_pixels(step_aa):
     windows[1] = wave[[9, 12]]
     middles = 0.5 * (wave[1:] + wave[:-1])
     edges = np.concatenate([[2 * wave[0] - middles[0]], middles, [2 * wave[-1] - middles[-1]]])
-    for (low, high), found in zip(
-        windows, mean_over_windows(wave, flux, ivar, windows), strict=True
-    ):
+    means = mean_over_windows(wave, flux[None], ivar[None], windows)
+    for (low, high), *found in zip(windows, means.value[0], means.variance[0], strict=True):
         inside = np.clip(edges, low, high)
         overlap = np.where(ivar > 0, np.diff(inside), 0.0)
         if overlap.sum() < 0.5 * (high - low):
@@ -76,8 +75,8 @@ def test_windows_read_together_are_the_sums_over_their_pixels(step_aa):
             continue
         weight = overlap / overlap.sum()
         variance = np.sum(weight[ivar > 0] ** 2 / ivar[ivar > 0])
-        assert found.value == pytest.approx(weight @ flux, rel=1e-9, abs=1e-9)
-        assert found.variance == pytest.approx(variance, rel=1e-9)
+        assert found[0] == pytest.approx(weight @ flux, rel=1e-9, abs=1e-9)
+        assert found[1] == pytest.approx(variance, rel=1e-9)
 
 
 def test_bad_pixels_leave_the_mean_and_too_many_make_it_nan():
@@ -119,6 +118,23 @@ def test_indices_ignore_the_flux_scale_and_follow_the_rest_frame():
 def test_halpha_is_the_width_of_the_line_and_emission_is_positive(ew):
     flux = 7.0 * (1.0 + 2e-4 * (WAVE - HALPHA_AA)) * (1.0 + line(WAVE, ew))
     assert measure_halpha(WAVE, flux, GOOD).value == pytest.approx(ew, abs=0.02 + 0.012 * abs(ew))
+
+
+def test_spectra_measured_together_are_measured_as_alone():
+    rng = np.random.default_rng(2)
+    rv_kms = np.array([-300.0, 0.0, 17.0, 450.0])
+    rest = WAVE / doppler_factor(rv_kms)[:, None]
+    flux = 1.0 + 0.3 * np.sin(rest / 15.0) + line(rest, 2.0) + 0.05 * rng.normal(size=rest.shape)
+    ivar = np.where(rng.random(rest.shape) > 0.03, 400.0, 0.0)
+    ivar[2, (rest[2] > 6560) & (rest[2] < 6564)] = 0.0
+    together = measure_spectra(WAVE, flux, ivar, rv_kms=rv_kms)
+    for row, rv in enumerate(rv_kms):
+        alone = vars(measure_spectrum(WAVE, flux[row], ivar[row], rv_kms=rv))
+        for name, value in alone.items():
+            expected = pytest.approx(float(value), rel=1e-9, nan_ok=True)
+            assert float(together[name][row]) == expected, name
+    assert np.isnan(together["ew_halpha"][2])
+    assert np.isfinite(together["ew_halpha"][[0, 1, 3]]).all()
 
 
 def test_halpha_with_a_masked_core_is_unknown():
