@@ -50,9 +50,7 @@ class Command:
         tyro.conf.arg(help="Of the hidden layers; The Payne itself has leaky_relu."),
     ] = "gelu"
 
-    epochs: Annotated[
-        int, tyro.conf.arg(metavar="N", help="Passes over the training spectra, at most.")
-    ] = 3000
+    steps: Annotated[int, tyro.conf.arg(metavar="N", help="Optimiser steps, at most.")] = 3000
 
     learning_rate: Annotated[
         float, tyro.conf.arg(metavar="RATE", help="Peak of the learning-rate schedule.")
@@ -110,7 +108,7 @@ class Command:
                 optimiser=OptimiserConfig(
                     learning_rate=self.learning_rate, batch_size=self.batch_size
                 ),
-                schedule=ScheduleConfig(steps=self.epochs),
+                schedule=ScheduleConfig(steps=self.steps),
                 seed=self.seed,
             ),
             sigma_aa=self.sigma or None,

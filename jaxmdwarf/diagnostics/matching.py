@@ -96,7 +96,7 @@ def match_by_position(
     if not 0 < radius_arcsec <= 3600:
         raise UsageError(
             f"a matching radius of {radius_arcsec:g} arcsec makes no sense.",
-            "use a few arcseconds.",
+            "use a few arcseconds: --radius-arcsec 3.",
         )
     place, reference = (
         _unit_vectors(ra_deg, dec_deg),

@@ -108,7 +108,8 @@ def extract_reference_labels(
         raise UsageError(
             f"{name} has no column of effective temperatures; it has "
             f"{', '.join(map(str, table.columns[:30]))}.",
-            'name it, as in columns={"teff": "TEFF_K"}, or leave the table out.',
+            "name it, as in --columns teff=TEFF_K (columns={'teff': 'TEFF_K'} in Python), or leave "
+            "the table out.",
         )
     labels = pd.DataFrame(
         {
@@ -153,7 +154,8 @@ def _plausible_numbers(table: pd.DataFrame, column: str, quantity: str, where: s
         raise UsageError(
             f"{where}: the median {quantity} is {np.median(values[said]):.4g}, which is not in "
             f"{LABELS[quantity].unit}.",
-            f"values from {low:g} to {high:g} are expected: convert the column or name another.",
+            f"values from {low:g} to {high:g} are expected: convert the column, or name another, "
+            f"as in --columns {quantity}=NAME.",
         )
     kept = values[possible]
     metal_fraction = (
@@ -166,7 +168,7 @@ def _plausible_numbers(table: pd.DataFrame, column: str, quantity: str, where: s
         raise UsageError(
             f"{where}: all values lie between {kept.min():.3g} and {kept.max():.3g}: they look "
             "like metal mass fractions Z.",
-            "give [M/H] or [Fe/H] in dex.",
+            "give [M/H] or [Fe/H] in dex; another column is named by --columns mh=NAME.",
         )
     return np.where(possible, values, np.nan)
 

@@ -37,7 +37,10 @@ class PayneNetwork:
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
-            raise UsageError(f"hidden layers {self.hidden} are not widths of at least one layer.")
+            raise UsageError(
+                f"hidden layers {self.hidden} are not widths of at least one layer.",
+                "give positive numbers, as in --hidden 200 200 200.",
+            )
         if self.activation not in ACTIVATIONS:
             raise UsageError(
                 f"activation {self.activation!r} is unknown.",

@@ -24,7 +24,7 @@ def grid_path(tmp_path):
 
 def test_it_trains_what_was_asked_for_and_says_so_in_json(tmp_path, grid_path, capsys):
     out = str(tmp_path / "model")
-    options = ["--hidden", "16", "12", "--rank", "3", "--epochs", "30", "--sigma", "40", "--json"]
+    options = ["--hidden", "16", "12", "--rank", "3", "--steps", "30", "--sigma", "40", "--json"]
     assert main(["train-emulator", grid_path, "--out", out, *options]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["spectra"], summary["steps"], summary["trained_on_simulation"]) == (
@@ -40,14 +40,14 @@ def test_it_trains_what_was_asked_for_and_says_so_in_json(tmp_path, grid_path, c
 
 def test_rank_zero_is_the_plain_payne(tmp_path, grid_path):
     out = str(tmp_path / "model")
-    options = ["--hidden", "16", "--rank", "0", "--epochs", "5", "--json"]
+    options = ["--hidden", "16", "--rank", "0", "--steps", "5", "--json"]
     assert main(["train-emulator", grid_path, "--out", out, *options]) == 0
     assert load_model(out).network.n_out is None
 
 
 @pytest.mark.parametrize(
     "options",
-    [["--rank", "-1"], ["--epochs", "0"], ["--hidden", "0"]],
+    [["--rank", "-1"], ["--steps", "0"], ["--hidden", "0"]],
     ids=" ".join,
 )
 def test_bad_usage_is_exit_code_2(tmp_path, grid_path, options, capsys):

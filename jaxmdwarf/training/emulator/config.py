@@ -30,7 +30,10 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 1:
-            raise UsageError(f"rank must be at least 1, or None, got {self.rank}.")
+            raise UsageError(
+                f"rank must be at least 1, or None, got {self.rank}.",
+                "give --rank 40, or --rank 0 (None in Python) for no linear head.",
+            )
         PayneNetwork(self.hidden, None, self.activation)
 
 
@@ -65,11 +68,19 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "largest_update"):
             if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be positive, got {getattr(self, name)}.")
+                raise UsageError(
+                    f"{name} must be positive, got {getattr(self, name)}.",
+                    "give a small number, as in --learning-rate 0.005.",
+                )
         if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, or None, got {self.batch_size}.")
+            raise UsageError(
+                f"batch_size must be at least 1, or None, got {self.batch_size}.",
+                "leave --batch-size out to take all spectra at every step.",
+            )
         if not 0 <= self.averaging < 1:
-            raise UsageError(f"averaging must lie in [0, 1), got {self.averaging}.")
+            raise UsageError(
+                f"averaging must lie in [0, 1), got {self.averaging}.", "give 0.99, or 0 for none."
+            )
 
 
 @dataclass(frozen=True)
@@ -97,9 +108,14 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "report_every", "patience"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be positive, got {getattr(self, name)}.")
+                raise UsageError(
+                    f"{name} must be positive, got {getattr(self, name)}.",
+                    "give a whole number, as in --steps 3000.",
+                )
         if self.warmup_steps < 0:
-            raise UsageError(f"warmup_steps must not be negative, got {self.warmup_steps}.")
+            raise UsageError(
+                f"warmup_steps must not be negative, got {self.warmup_steps}.", "give 0 for none."
+            )
 
 
 @dataclass(frozen=True)
@@ -126,5 +142,7 @@ class EmulatorConfig:
     def __post_init__(self) -> None:
         if not 0 < self.validation_fraction < 1:
             raise UsageError(
-                f"the validation fraction must lie between 0 and 1, got {self.validation_fraction}."
+                "the validation fraction must lie between 0 and 1, got "
+                f"{self.validation_fraction}.",
+                "hold one fifth out: 0.2.",
             )

@@ -93,7 +93,8 @@ def continue_training(
         record = training_records(state, config)[-1]
         if not math.isfinite(record.loss):
             raise WorkFailed(
-                f"training diverged before step {step}.", "lower the learning rate and start anew."
+                f"training diverged before step {step}.",
+                "lower --learning-rate and start anew with --no-resume.",
             )
         yield state, record
 

@@ -198,20 +198,21 @@ def sample_codistributed(
             f"{len(within)} of {len(stars)} reference stars lie within {limits[0, 0]:.0f}-"
             f"{limits[0, 1]:.0f} K and [M/H] {limits[1, 0]:.2f}..{limits[1, 1]:.2f}, where the "
             f"synthetic labels are: fewer than {config.min_reference}. {_describe(stars)}",
-            "check units and columns of the reference, give more stars, or widen the cuts.",
+            "check units and columns of the reference (--columns teff=NAME mh=NAME), give more "
+            "stars, or widen the cuts (--cuts.teff LOW HIGH, --cuts.mh LOW HIGH).",
         )
     edges = [
         np.linspace(low, high, max(int(np.ceil((high - low) / step)), 1) + 1)
         for (low, high), step in zip(limits, _CELL, strict=True)
     ]
-    plot_density = _smooth_density(at, edges, 0.4 * _scott_bandwidth(at))
+    sampled_density = _smooth_density(at, edges, 0.4 * _scott_bandwidth(at))
     bandwidth = _UNDERSMOOTHING * _scott_bandwidth(within)
     narrowed = _take_off_width(within, bandwidth, np.asarray(config.reference_errors))
     reference_density = _smooth_density(narrowed, edges, bandwidth)
 
-    plot_density_at = _look_up(plot_density, edges, at)
-    floor = config.support_level * float(np.mean(plot_density_at))
-    supported = _look_up(plot_density, edges, within) >= floor
+    sampled_density_at = _look_up(sampled_density, edges, at)
+    floor = config.support_level * float(np.mean(sampled_density_at))
+    supported = _look_up(sampled_density, edges, within) >= floor
     coverage = float(supported.sum() / len(stars))
     if coverage < config.min_coverage:
         raise UsageError(
@@ -219,9 +220,10 @@ def sample_codistributed(
             f"{1 - inside.mean():.0%} lie beyond {limits[0, 0]:.0f}-{limits[0, 1]:.0f} K and [M/H] "
             f"{limits[1, 0]:.2f}..{limits[1, 1]:.2f}, {np.sum(~supported) / len(stars):.0%} where "
             f"no isochrone passes. {_describe(stars)}",
-            "check the reference, or widen the cuts and give isochrones that reach its stars.",
+            "check the reference, or widen the cuts (--cuts.teff LOW HIGH, --cuts.mh LOW HIGH) and "
+            "give isochrones that reach its stars (--isochrones).",
         )
-    ratio = _look_up(reference_density, edges, at) / np.maximum(plot_density_at, floor)
+    ratio = _look_up(reference_density, edges, at) / np.maximum(sampled_density_at, floor)
     weights, clipped = _clip_weights(ratio, config.max_ratio)
     rng = np.random.default_rng(seed)
     picked = _pick_systematically(weights, config.n_training, rng)
@@ -319,8 +321,9 @@ def check_overlap(
             f"{distance.width_mh:.2f} times those of the reference; Kolmogorov-Smirnov "
             f"{distance.ks_teff:.2f} and {distance.ks_mh:.2f}, energy distance "
             f"{distance.energy:.2f}.",
-            "choose a reference of the same kind of stars, cut the observed sample to its range, "
-            "or check the units of the reference and the emulator.",
+            "choose a reference of the same kind of stars, cut the observed sample to its range "
+            "(--max-teff, --min-snr), check the units of the reference and the emulator, or ask "
+            "for less (--min-overlap).",
         )
     return distance
 

@@ -129,7 +129,7 @@ def isochrone_points(
         raise UsageError(
             f"no isochrone point lies within {cuts.teff[0]:g}-{cuts.teff[1]:g} K, log g "
             f"{cuts.logg[0]:g}-{cuts.logg[1]:g} and [M/H] {cuts.mh[0]:g}..{cuts.mh[1]:g}.",
-            "widen the cuts or give isochrones of M dwarfs.",
+            "widen the cuts (--cuts.teff LOW HIGH and so on) or give isochrones of M dwarfs.",
         )
     labels = np.concatenate(rows)
     return np.column_stack([labels, alpha_of_metallicity(labels[:, 2])])
@@ -159,7 +159,7 @@ def _from_table(table, cuts: LabelCuts, n_metallicity: int):
     if low > high:
         raise UsageError(
             f"the isochrones have [M/H] {nodes[0]:g}..{nodes[-1]:g}, the cuts {cuts.mh}.",
-            "give isochrones of these metallicities.",
+            "give isochrones of these metallicities, or cut elsewhere (--cuts.mh LOW HIGH).",
         )
     masses = np.linspace(mass.min(), mass.max(), _N_MASS)
     tracks = np.full((2, nodes.size, _N_MASS), np.nan)
@@ -208,7 +208,7 @@ def _select_age(table, age_gyr: float):
         listed = ", ".join(f"{10 ** (age - 9):.3g}" for age in ages[:12])
         raise UsageError(
             f"the isochrones have no age near {age_gyr:g} Gyr; theirs are {listed} Gyr.",
-            "ask for one of these, or compute isochrones of this age.",
+            "ask for one of these (--cuts.age-gyr), or compute isochrones of this age.",
         )
     rows = (log_age == nearest) & (mass <= _LARGEST_MASS)
     rows &= np.isfinite(feh) & np.isfinite(teff) & np.isfinite(logg)

@@ -104,7 +104,7 @@ def sample_training_labels(
         raise UsageError(
             f"no isochrone point lies within {cuts.teff[0]:g}-{cuts.teff[1]:g} K and [M/H] "
             f"{cuts.mh[0]:g}..{cuts.mh[1]:g}.",
-            "widen the cuts or give isochrones of M dwarfs.",
+            "widen the cuts (--cuts.teff LOW HIGH and so on) or give isochrones of M dwarfs.",
         )
     fit_seed, sample_seed, pick_seed = (
         int(child.generate_state(1)[0]) for child in np.random.SeedSequence(seed).spawn(3)

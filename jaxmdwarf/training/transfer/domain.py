@@ -168,7 +168,7 @@ def split_domain(
             f"{n_spec} usable spectra are too few: split {parts} they give {sizes[0]} to train on, "
             f"{sizes[1]} to validate and {sizes[2]} to test; {needed[0]}, {needed[1]} and "
             f"{needed[2]} are needed.",
-            f"give at least {enough} usable spectra, or a smaller batch.",
+            f"give at least {enough} usable spectra, or smaller batches (--batch-size).",
         )
     order = np.random.default_rng(seed).permutation(n_spec)
     parts_of_order = np.split(order, [sizes[0], sizes[0] + sizes[1]])

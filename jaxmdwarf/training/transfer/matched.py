@@ -732,7 +732,7 @@ def _choose_rows(
         raise MismatchError(
             f"{len(good)} of {len(rows)} spectra have S/N {config.min_snr:g} or more; "
             f"{least} are needed.",
-            "give more spectra, or lower min_snr.",
+            "give more spectra, or learn from worse ones (--learn-min-snr).",
         )
     if len(good) > config.max_spectra:
         rng = np.random.default_rng(config.seed)

@@ -73,5 +73,5 @@ def test_steps_need_not_be_a_multiple_of_the_report(grid_of_spectra, tiny, vary)
 def test_diverging_training_fails_with_a_remedy(grid_of_spectra, tiny, vary):
     labels, flux = (values[:30] for values in grid_of_spectra)
     config = vary(tiny, optimiser={"learning_rate": 1e30}, schedule={"warmup_steps": 0})
-    with pytest.raises(WorkFailed, match="lower the learning rate"):
+    with pytest.raises(WorkFailed, match="lower --learning-rate"):
         train_emulator(labels, flux, label_space=SPACE, grid=GRID, config=config)
