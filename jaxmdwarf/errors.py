@@ -40,7 +40,7 @@ class RejectedInput(JaxmdwarfError):
 
 
 class FormatError(JaxmdwarfError):
-    """A product on disk (model, grid table, checkpoint) is not what this version reads."""
+    """A product on disk (model, grid table, checkpoint) is not what this version reads (exit 2)."""
 
 
 class MismatchError(JaxmdwarfError):

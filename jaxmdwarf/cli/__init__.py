@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str], detail: str) -> int:
     """Run a command and turn what it raises into a line and an exit code."""
     from jaxmdwarf.cli.parsing import HelpShown
-    from jaxmdwarf.errors import JaxmdwarfError, UsageError
+    from jaxmdwarf.errors import FormatError, JaxmdwarfError, UsageError
 
     terminal: Terminal | None = None
     try:
@@ -76,7 +76,8 @@ def _run(arguments: Sequence[str], detail: str) -> int:
         return DONE if summary.get("passed", True) else FAILED
     except HelpShown:
         return DONE
-    except UsageError as error:
+    except (UsageError, FormatError) as error:
+        # What was named is not there, or is something else.
         return _fail(terminal, str(error), BAD_USAGE)
     except JaxmdwarfError as error:
         return _fail(terminal, str(error), FAILED)

@@ -26,7 +26,9 @@ class Command:
     """Fit Teff, log g, [M/H], [alpha/M] and velocity of spectra with a trained model.
 
     One row a spectrum; inputs that cannot be used are listed in <output stem>_rejects.csv with
-    reason and remedy. A run that was stopped resumes when the same command is given again.
+    reason and remedy. A run that was stopped resumes when the same command is given again. Of the
+    rates that are printed, spectra_per_s is end to end; fit_spectra_per_s is that of the fits
+    alone, without reading and without compiling (compile_s).
 
     Example: jaxmdwarf fit night1/ --model MODEL --out catalogue.fits
     """

@@ -84,7 +84,10 @@ class Command:
         if not self.inputs:
             raise UsageError("no model files were given.", "name folders or files after 'grid'.")
         if not self.stop_aa > self.start_aa:
-            raise UsageError("--stop-aa must exceed --start-aa.")
+            raise UsageError(
+                f"there is no pixel from {self.start_aa:g} to {self.stop_aa:g} Angstrom.",
+                "give a --stop-aa above --start-aa.",
+            )
         return make_grid(
             self.inputs,
             self.out,

@@ -14,6 +14,7 @@ from jaxmdwarf.cli.options import (
     SpectrumFiles,
     TerminalOptions,
     VelocitySource,
+    parse_columns,
 )
 from jaxmdwarf.workflows.methods.registry import build_transfer_method, list_transfer_methods
 
@@ -52,6 +53,15 @@ class Command:
         ),
     ] = ()
 
+    columns: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="NAME=COLUMN [NAME=COLUMN ...]",
+            help="Columns of the reference where the guess by name is wrong: teff mh logg.",
+            help_behavior_hint="(default: guessed)",
+        ),
+    ] = ()
+
     isochrones: Annotated[
         tuple[str, ...],
         tyro.conf.arg(
@@ -79,7 +89,21 @@ class Command:
     ] = "compact"
 
     steps: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help="Batches; those of the preset by default.")
+        int | None,
+        tyro.conf.arg(
+            metavar="N",
+            help="Batches that the networks learn from.",
+            help_behavior_hint="(default: the preset's)",
+        ),
+    ] = None
+
+    batch_size: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="N",
+            help="Spectra of each domain in a batch of the networks.",
+            help_behavior_hint="(default: the preset's)",
+        ),
     ] = None
 
     velocity: VelocitySource = "fit"
@@ -88,10 +112,53 @@ class Command:
         float, tyro.conf.arg(metavar="S/N", help="Leave out spectra with a lower S/N in r or i.")
     ] = 0.0
 
+    learn_min_snr: Annotated[
+        float | None,
+        tyro.conf.arg(
+            metavar="S/N",
+            help="Lowest S/N of spectra that a matched correction is learned from; those below are "
+            "judged with it all the same.",
+            help_behavior_hint="(default: 10)",
+        ),
+    ] = None
+
+    max_teff: Annotated[
+        float,
+        tyro.conf.arg(metavar="K", help="Leave out stars that the emulator fits hotter than this."),
+    ] = 4300.0
+
     max_spectra: Annotated[
         int,
         tyro.conf.arg(metavar="N", help="Spectra to train on, drawn at random if there are more."),
     ] = 110_000
+
+    teff: Annotated[
+        tuple[float, float],
+        tyro.conf.arg(metavar="LOW HIGH", help="Range of the synthetic domain in Teff, K."),
+    ] = (3000.0, 4000.0)
+
+    logg: Annotated[
+        tuple[float, float],
+        tyro.conf.arg(metavar="LOW HIGH", help="Range of the synthetic domain in log g, dex."),
+    ] = (4.0, 6.0)
+
+    mh: Annotated[
+        tuple[float, float],
+        tyro.conf.arg(metavar="LOW HIGH", help="Range of the synthetic domain in [M/H], dex."),
+    ] = (-1.0, 0.5)
+
+    age_gyr: Annotated[
+        float, tyro.conf.arg(metavar="GYR", help="Age of the isochrones that are followed.")
+    ] = 5.0
+
+    min_overlap: Annotated[
+        float,
+        tyro.conf.arg(
+            metavar="SHARE",
+            help="Least overlap of the labels that the emulator alone finds with those of the "
+            "synthetic domain, 0 to 1.",
+        ),
+    ] = 0.25
 
     processes: ReaderProcesses = None
 
@@ -110,6 +177,9 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Train and write; returns the summary."""
         from jaxmdwarf.errors import UsageError
+        from jaxmdwarf.io.stream import require_processes
+        from jaxmdwarf.training.labels.isochrones import LabelCutsConfig
+        from jaxmdwarf.training.labels.training_set import TrainingSetConfig
         from jaxmdwarf.workflows.transfer import (
             ObservedConfig,
             TransferConfig,
@@ -118,11 +188,16 @@ class Command:
 
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed} is negative.", "give a number from 0 on.")
-        if self.processes is not None and self.processes < 1:
-            raise UsageError(f"{self.processes} processes cannot work.", "give 1 or more.")
+        require_processes(self.processes)
         method = build_transfer_method(
-            self.method, seed=self.seed, preset=self.preset, steps=self.steps
+            self.method,
+            seed=self.seed,
+            preset=self.preset,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            min_snr=self.learn_min_snr,
         )
+        cuts = LabelCutsConfig(self.teff, self.logg, self.mh, self.age_gyr)
         return train_transfer_files(
             self.files,
             self.emulator,
@@ -133,9 +208,13 @@ class Command:
                 observed=ObservedConfig(
                     velocity=self.velocity,
                     min_snr=self.min_snr,
+                    max_teff=self.max_teff,
                     max_spectra=self.max_spectra,
                     seed=self.seed,
                 ),
+                labels=TrainingSetConfig(cuts=cuts),
+                reference_columns=parse_columns(self.columns),
+                min_overlap=self.min_overlap,
                 seed=self.seed,
             ),
             isochrones=self.isochrones or None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ _KNOWN_TABLES: tuple[tuple[frozenset[str], dict[str, str]], ...] = (
 )
 """Tables whose columns cannot be guessed by name: what they have, and which columns to take."""
 
+_QUANTITIES = ("teff", "mh", "logg")
 _LARGEST_METAL_FRACTION = 0.07
 
 
@@ -64,7 +66,8 @@ def read_references(
     Raises
     ------
     UsageError
-        If a table has no column of temperatures, or its numbers are in other units.
+        If a table has no column of temperatures, its numbers are in other units, or `columns` names
+        what no table has.
     FormatError
         If it cannot be read.
     """
@@ -73,14 +76,18 @@ def read_references(
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     tables, dropped = [], {}
+    there: set[str] = set()
     for path in paths:
-        labels = extract_reference_labels(read_table(path), name=os.fspath(path), columns=columns)
+        table = read_table(path)
+        there |= set(map(str, table.columns))
+        labels = extract_reference_labels(table, name=os.fspath(path), columns=columns)
         known = labels[["teff", "mh"]].notna().any(axis=1)
         source = _name_source(path)
         dropped[source] = int((~known).sum())
         tables.append(labels[known].assign(source=source))
     if not tables:
         raise UsageError("no reference table was given.", "name at least one.")
+    _require_columns(columns or {}, there)
     combined = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
     combined.attrs["dropped"] = dropped
     placed = set(combined["source"][combined["ra_deg"].notna()])
@@ -131,11 +138,27 @@ def extract_reference_labels(
     return labels
 
 
+def _require_columns(given: Mapping[str, str], there: Collection[str]) -> None:
+    """A column that no table has would be passed over in silence."""
+    for quantity, column in given.items():
+        if quantity not in _QUANTITIES:
+            raise UsageError(
+                f"{quantity!r} is no quantity of a reference.",
+                f"name columns for {', '.join(_QUANTITIES)}, as in --columns teff=TEFF_K.",
+            )
+        if column not in there:
+            near = get_close_matches(column, there, n=3) or sorted(there)[:30]
+            raise UsageError(
+                f"no reference has a column {column!r} (for {quantity}).",
+                f"name another, as in --columns {quantity}=NAME: there is {', '.join(near)}.",
+            )
+
+
 def _choose_columns(table: pd.DataFrame, given: Mapping[str, str]) -> dict[str, str | None]:
     names = set(map(str, table.columns))
     known = next((mapping for signs, mapping in _KNOWN_TABLES if signs <= names), {})
     chosen = {}
-    for quantity in ("teff", "mh", "logg"):
+    for quantity in _QUANTITIES:
         wanted = given.get(quantity)
         chosen[quantity] = (
             wanted if wanted in names else known.get(quantity) or find_column(table, quantity)

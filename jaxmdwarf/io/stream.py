@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.errors import RejectedInput, UsageError
 from jaxmdwarf.io.registry import pack_extras, unpack_extras
 from jaxmdwarf.io.rejects import Reject
 
@@ -100,6 +100,15 @@ def stream_results(
         pool.shutdown(wait=True, cancel_futures=True)
         for worker in workers:
             worker.close()
+
+
+def require_processes(processes: int | None) -> None:
+    """Raise `UsageError` for a number of worker processes that cannot work."""
+    if processes is not None and processes < 1:
+        raise UsageError(
+            f"{processes} processes cannot work.",
+            "give --processes 1 or more, or leave it out for all cores.",
+        )
 
 
 def count_cores() -> int:

@@ -11,7 +11,7 @@ from jaxmdwarf.errors import MismatchError, UsageError
 
 
 @dataclass(frozen=True)
-class SelectionCuts:
+class SelectionConfig:
     """Limits of the cuts; None switches a cut off.
 
     Parameters
@@ -71,7 +71,7 @@ class Selection:
         return {name: int(failed.sum()) for name, failed in self.reasons.items()}
 
 
-def select(columns: Mapping[str, np.ndarray], cuts: SelectionCuts | None = None) -> Selection:
+def select(columns: Mapping[str, np.ndarray], cuts: SelectionConfig | None = None) -> Selection:
     """Apply the cuts to a table's columns.
 
     Parameters
@@ -79,7 +79,7 @@ def select(columns: Mapping[str, np.ndarray], cuts: SelectionCuts | None = None)
     columns : mapping of str to (n,) array
         Any of `CUT_QUANTITIES`; other columns are ignored. NaN is a missing value. A quantity
         whose column is absent is not cut on, and named in the result.
-    cuts : SelectionCuts, optional
+    cuts : SelectionConfig, optional
         The paper's by default.
 
     Raises
@@ -95,7 +95,7 @@ def select(columns: Mapping[str, np.ndarray], cuts: SelectionCuts | None = None)
     >>> chosen.keep.tolist(), chosen.counts()["ruwe_outside"]
     ([True, False], 1)
     """
-    cuts = cuts or SelectionCuts()
+    cuts = cuts or SelectionConfig()
     limits = {
         "snr_r": (cuts.min_snr_r, None),
         "snr_i": (cuts.min_snr_i, None),

@@ -97,7 +97,10 @@ def write_quickstart_report(
             (str(counts["catalogue"]), f"spectra in the catalogue, {counts['rejected']} rejected"),
             (f"{emulator['eq1_median']:.2%}", "median emulator error (eq. 1)"),
             (f"{metrics['fit']['converged_fraction']:.1%}", "of the fits converged"),
-            (f"{metrics['fit']['spectra_per_s']:.0f} /s", "spectra fitted, compilation included"),
+            (
+                f"{metrics['fit']['spectra_per_s']:.0f} /s",
+                "spectra fitted, compiling apart",
+            ),
             *_label_tiles(shown),
             (f"{sum(timing.values()):.0f} s", "for all steps"),
         ),

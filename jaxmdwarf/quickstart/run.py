@@ -28,6 +28,7 @@ from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import Judgement, judge_fitted, predict_fitted
 from jaxmdwarf.workflows.methods.registry import build_transfer_method, list_transfer_methods
+from jaxmdwarf.workflows.outputs import require_folder
 from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.simulation import FluxSource, nature_source, simulate_files, simulate_grid
 from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
@@ -100,13 +101,14 @@ class QuickstartConfig:
         if self.transfer != "none" and self.n_spectra < LEAST_FOR_TRANSFER:
             raise UsageError(
                 f"a transfer cannot be learned from {self.n_spectra} spectra.",
-                f"simulate {LEAST_FOR_TRANSFER} or more, or leave the transfer out.",
+                f"simulate {LEAST_FOR_TRANSFER} or more (--n), or leave the transfer out "
+                "(--transfer none).",
             )
         if self.n_spectra < 20 or self.n_grid < 20 or self.seed < 0:
             raise UsageError(
                 f"{self.n_spectra} spectra, {self.n_grid} grid nodes or seed {self.seed} make no "
                 "quickstart.",
-                "give at least 20 spectra and 20 nodes, and a seed from 0 on.",
+                "give at least 20 spectra (--n) and 20 nodes (--grid), and a --seed from 0 on.",
             )
 
 
@@ -315,6 +317,7 @@ class _Steps:
             raise UsageError(
                 f"{root} exists and holds no quickstart.", "choose an empty folder with --out."
             )
+        require_folder(root)
         self._save()
 
     @property
@@ -430,7 +433,7 @@ def _judge(
         *(set(tables[name]["path"].iloc[one.rows]) for name, one in validations.items())
     )
     judged = {}
-    with progress.stage("residuals", float(len(variants))) as task:
+    with progress.stage("residuals", float(len(variants)), unit="models") as task:
         for name, variant in variants.items():
             rows = keep_paths(tables[name], shared)
             judged[name] = judge_fitted(predict_fitted(load_model(variant.model), rows))

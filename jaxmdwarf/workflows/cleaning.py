@@ -72,7 +72,7 @@ def clean_sample(
     parts = []
     grid: PixelGrid | None = None
     n_left = len(names)
-    with progress.stage("reading shapes", total=float(len(names))) as stage:
+    with progress.stage("reading shapes", total=float(len(names)), unit="spectra") as stage:
         for batch in batches:
             features, grid = shape_features(batch)
             parts.append(features[: min(len(features), n_left)])

@@ -270,8 +270,8 @@ def _train(
         state = restored
         progress.say(f"resuming after step {int(state.step)} of {config.schedule.steps}")
     done, saved_at = int(state.step), time.monotonic()
-    with progress.stage("training", float(config.schedule.steps)) as task:
-        task.advance(float(done))
+    steps = float(config.schedule.steps)
+    with progress.stage("training", steps, unit="steps", done=float(done)) as task:
         try:
             for latest, record in continue_training(training_set, config, state):
                 state = latest

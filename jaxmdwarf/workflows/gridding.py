@@ -99,7 +99,8 @@ class GridTask:
         )
         if inside.sum() < 2:
             raise RejectedInput(
-                "the spectrum does not cover the pixels.", "choose pixels within its range."
+                "the spectrum does not cover the pixels.",
+                "choose pixels within its range (--start-aa, --stop-aa).",
             )
         step = float(np.median(np.diff(native.wave_aa[inside])))
         width = float(self.pixels.wave_aa.mean()) / self.resolution
@@ -213,7 +214,10 @@ def make_grid(
     ``provenance["fixed_labels"]``. Points need not fill a regular grid.
     """
     if not (resolution > 0 and np.isfinite(resolution)):
-        raise UsageError(f"a resolution of {resolution} makes no sense.", "give a positive number.")
+        raise UsageError(
+            f"a resolution of {resolution} makes no sense.",
+            "give a positive number, as in --resolution 1800.",
+        )
     if native_resolution is not None and native_resolution <= resolution:
         raise UsageError(
             f"files of resolution {native_resolution:g} cannot be brought to {resolution:g}.",

@@ -24,6 +24,7 @@ from jaxmdwarf.io.provenance import gather_provenance, hash_paths, hash_values
 from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.io.spectra.readers import read_record
 from jaxmdwarf.io.spectra.records import Requirements, check_record
+from jaxmdwarf.io.stream import require_processes
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table
 from jaxmdwarf.labels import VELOCITY
 from jaxmdwarf.measure.spectrum import measure_spectrum
@@ -177,8 +178,7 @@ def measure_files(
         If no spectrum was usable; the rejects are written all the same.
     """
     choose_format(out)
-    if processes is not None and processes < 1:
-        raise UsageError(f"{processes} processes cannot work.", "give 1 or more.")
+    require_processes(processes)
     progress = progress or Silent()
     require_output(out, overwrite=overwrite)
     velocities = None
@@ -284,7 +284,7 @@ def read_velocities(path: str | os.PathLike[str], column: str) -> VelocityTable:
         raise UsageError(
             f"column {column!r} of {os.fspath(path)} holds no velocity: it is not numeric, or no "
             "number is one that a star can have.",
-            "give km/s as numbers.",
+            "give km/s as numbers, or name another column with --velocity-column.",
         )
     velocities: dict[str, float] = {}
     for key in keys:

@@ -53,14 +53,14 @@ def require_output(
         if _has_entries(target) and not (target / mark).is_file():
             raise UsageError(
                 f"{target} exists and holds no {mark}; it was left alone.",
-                "give another output path.",
+                "give another path with --out.",
             )
     elif target.is_dir():
         raise UsageError(f"{target} is a folder.", "give the name of a file.")
     for path in (target, *map(Path, beside)):
         if not overwrite and (path.is_file() or _has_entries(path)):
             raise UsageError(
-                f"{path} exists.", f"{OVERWRITE} to replace it, or give another output path."
+                f"{path} exists.", f"{OVERWRITE} to replace it, or give another path with --out."
             )
     require_folder(target.parent, n_bytes=n_bytes)
     return target
@@ -78,7 +78,7 @@ def require_folder(folder: str | os.PathLike[str], *, n_bytes: int = 0) -> None:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise UsageError(f"{existing} is a file, not a folder.", "give another output path.")
+        raise UsageError(f"{existing} is a file, not a folder.", "give another path with --out.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UsageError(
             f"the folder {existing} cannot be written to.", "give an output path you may write to."

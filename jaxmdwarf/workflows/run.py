@@ -86,11 +86,6 @@ class Worked:
     n_row: int
     seconds: float
 
-    @property
-    def per_s(self) -> float:
-        """Rows a second; 0 where nothing was done."""
-        return self.n_row / self.seconds if self.n_row else 0.0
-
 
 class Run:
     """Work that is kept as it goes; `open_run` and `open_output` make one.
@@ -223,8 +218,8 @@ class Run:
         rest = paths[n_done * chunk_size :]
         results = stream_results(task, rest, processes=processes, chunk_size=n_together)
         done = Worked(0, 0.0)
-        with progress.stage(title, total=float(len(paths))) as stage:
-            stage.advance(float(len(paths) - len(rest)))
+        skipped = float(len(paths) - len(rest))
+        with progress.stage(title, float(len(paths)), unit="files", done=skipped) as stage:
             for number in range(n_done, n_chunk):
                 own = paths[number * chunk_size : (number + 1) * chunk_size]
                 items, rejects, hashes = _gather(results, len(own), duplicates)
@@ -237,8 +232,7 @@ class Run:
                     [*rejects, *made.rejects], key=lambda one: place.get(one.path, len(own))
                 )
                 self.keep(number, made._replace(rejects=rejects, hashes=hashes))
-                note = f"{done.per_s:.0f} spectra/s" if done.n_row else ""
-                stage.advance(float(len(own)), note=note)
+                stage.advance(float(len(own)))
         return done
 
     def collect(self, empty: pd.DataFrame) -> tuple[pd.DataFrame, list[Reject]]:

@@ -220,7 +220,7 @@ def _write_spectra(
         run.keep(number, Chunk(pd.DataFrame({"row": batch.rows, **columns}), []))
 
     with (
-        progress.stage("spectra", float(survey.n_spectra)) as task,
+        progress.stage("spectra", float(survey.n_spectra), unit="spectra") as task,
         ThreadPoolExecutor(max_workers=1) as background,
     ):
         for chunk in run.read_all():
@@ -319,7 +319,7 @@ def simulate_grid(
     progress : Progress, optional
     """
     labels = sample_grid_labels(n_grid, seed=seed)
-    with (progress or Silent()).stage(f"grid of {physics}", float(n_grid)) as task:
+    with (progress or Silent()).stage(f"grid of {physics}", float(n_grid), unit="spectra") as task:
 
         def counted(rows: np.ndarray) -> np.ndarray:
             flux = source.synthesize(rows)

@@ -58,6 +58,9 @@ class TransferConfig:
         How labels of the synthetic domain are drawn.
     n_draws : int
         Draws of the mixture; the paper has more than a million.
+    reference_columns : tuple of (str, str)
+        Quantity (``teff``, ``mh``, ``logg``) and column of the reference, where the guess from the
+        names would be wrong.
     min_overlap : float
         Least overlap of the labels that the emulator alone finds with those of the synthetic
         domain; see `jaxmdwarf.training.labels.codistribution.check_overlap`.
@@ -69,6 +72,7 @@ class TransferConfig:
     observed: ObservedConfig = field(default_factory=ObservedConfig)
     labels: TrainingSetConfig = field(default_factory=TrainingSetConfig)
     n_draws: int = 1_000_000
+    reference_columns: tuple[tuple[str, str], ...] = ()
     min_overlap: float = 0.25
     seed: int = 0
 
@@ -149,7 +153,7 @@ def train_transfer_files(
     config, progress, out = config or TransferConfig(), progress or Silent(), Path(out)
     require_output(out, overwrite=overwrite, mark="model.json")
     emulator = load_model(emulator_dir)
-    known, tracks = _read_tables(reference, isochrones)
+    known, tracks = _read_tables(reference, isochrones, dict(config.reference_columns))
     rejects_file = name_rejects_file(out)
     with open_output(
         out,
@@ -219,13 +223,15 @@ def _name_sources(command, emulator_dir, reference, isochrones) -> dict[str, Any
     }
 
 
-def _read_tables(reference, isochrones) -> tuple[pd.DataFrame | None, Any]:
+def _read_tables(
+    reference, isochrones, columns: Mapping[str, str]
+) -> tuple[pd.DataFrame | None, Any]:
     """What a user gives beside spectra; read, and found wanting, before hours of work."""
     for path in (*_paths(reference), *_paths(isochrones)):
         if not path.exists():
             raise UsageError(f"there is no file {path}.", "check the path.")
     return (
-        None if reference is None else read_references(reference),
+        None if reference is None else read_references(reference, columns=columns),
         None if isochrones is None else read_isochrones(isochrones),
     )
 

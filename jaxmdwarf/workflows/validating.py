@@ -294,7 +294,7 @@ def validate_files(
     write_json(target / "metrics.json", metrics)
     _write_text(target / "by_snr.csv", _by_snr_text(result))
     pictures = []
-    with progress.stage("figures", 3.0) as task:
+    with progress.stage("figures", 3.0, unit="figures") as task:
         for name, (figure, caption) in plot_validation(result).items():
             png = render_png(figure)
             with write_atomically(target / f"{name}.png") as temporary:
@@ -410,7 +410,7 @@ def _require_columns(reference: pd.DataFrame, given: Mapping[str, str]) -> None:
                 f"column {column!r} of the reference (for {name}) holds vectors."
                 if column in vectors
                 else f"the reference has no column {column!r} (for {name}).",
-                f"its columns are {_list(reference)}.",
+                f"name another, as in --columns {name}=NAME; its columns are {_list(reference)}.",
             )
 
 
@@ -500,7 +500,8 @@ def _single_stars(reference: pd.DataFrame) -> np.ndarray | None:
 def _find_snr(catalogue: pd.DataFrame, wanted: str) -> tuple[np.ndarray, str]:
     if wanted and wanted not in catalogue.columns:
         raise UsageError(
-            f"the catalogue has no column {wanted!r}.", f"its columns are {_list(catalogue)}."
+            f"the catalogue has no column {wanted!r}.",
+            f"name another with --snr-column; its columns are {_list(catalogue)}.",
         )
     column = wanted or find_column(catalogue, "snr") or find_column(catalogue, "snr_i")
     if column is None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.preprocess.selection import SelectionCuts, absolute_magnitude, select
+from jaxmdwarf.preprocess.selection import SelectionConfig, absolute_magnitude, select
 
 COLUMNS = {
     "snr_r": np.array([20.0, 4.0, 20.0, 20.0, 20.0, np.nan, -9999.0, 20.0]),
@@ -38,12 +38,12 @@ def test_giants_and_blue_stars_fall_out(m_g, bp_rp, kept):
 
 
 def test_missing_values_and_cuts_can_be_chosen():
-    strict = select(COLUMNS, SelectionCuts(keep_missing=()))
+    strict = select(COLUMNS, SelectionConfig(keep_missing=()))
     assert not strict.keep[7]
     assert strict.reasons["ruwe_missing"][7]
-    lenient = select(COLUMNS, SelectionCuts(keep_missing=("ruwe", "snr_r")))
+    lenient = select(COLUMNS, SelectionConfig(keep_missing=("ruwe", "snr_r")))
     assert lenient.keep[5]
-    off = select(COLUMNS, SelectionCuts(max_ruwe=None))
+    off = select(COLUMNS, SelectionConfig(max_ruwe=None))
     assert off.keep[3]
     assert select({"snr_r": np.array([9.0])}).skipped == ("snr_i", "ruwe", "m_g", "bp_rp")
 
@@ -59,4 +59,4 @@ def test_bad_calls_say_why():
     with pytest.raises(MismatchError, match="length"):
         select({"snr_r": np.ones(2), "ruwe": np.ones(3)})
     with pytest.raises(UsageError, match="keep_missing"):
-        SelectionCuts(keep_missing=("parallax",))
+        SelectionConfig(keep_missing=("parallax",))

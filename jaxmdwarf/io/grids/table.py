@@ -141,9 +141,9 @@ def read_grid(path: str | os.PathLike[str]) -> ModelGrid:
         description = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(
-            f"{os.fspath(path)} is not a readable Parquet file: {str(error).splitlines()[0]}.",
-            "make the grid again with 'jaxmdwarf grid'.",
-        ) from None
+            f"{os.fspath(path)} is not a readable Parquet file.",
+            "make a grid table with 'jaxmdwarf grid'.",
+        ) from error
     if description.get("format") != GRID_FORMAT:
         raise FormatError(
             f"{os.fspath(path)} is Parquet, but not a grid of jaxmdwarf.",

@@ -199,7 +199,7 @@ def sample_codistributed(
             f"{limits[0, 1]:.0f} K and [M/H] {limits[1, 0]:.2f}..{limits[1, 1]:.2f}, where the "
             f"synthetic labels are: fewer than {config.min_reference}. {_describe(stars)}",
             "check units and columns of the reference (--columns teff=NAME mh=NAME), give more "
-            "stars, or widen the cuts (--cuts.teff LOW HIGH, --cuts.mh LOW HIGH).",
+            "stars, or widen the cuts (--teff LOW HIGH, --mh LOW HIGH).",
         )
     edges = [
         np.linspace(low, high, max(int(np.ceil((high - low) / step)), 1) + 1)
@@ -220,7 +220,7 @@ def sample_codistributed(
             f"{1 - inside.mean():.0%} lie beyond {limits[0, 0]:.0f}-{limits[0, 1]:.0f} K and [M/H] "
             f"{limits[1, 0]:.2f}..{limits[1, 1]:.2f}, {np.sum(~supported) / len(stars):.0%} where "
             f"no isochrone passes. {_describe(stars)}",
-            "check the reference, or widen the cuts (--cuts.teff LOW HIGH, --cuts.mh LOW HIGH) and "
+            "check the reference, or widen the cuts (--teff LOW HIGH, --mh LOW HIGH) and "
             "give isochrones that reach its stars (--isochrones).",
         )
     ratio = _look_up(reference_density, edges, at) / np.maximum(sampled_density_at, floor)

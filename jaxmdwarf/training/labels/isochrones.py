@@ -27,7 +27,7 @@ _N_MASS = 1500
 
 
 @dataclass(frozen=True)
-class LabelCuts:
+class LabelCutsConfig:
     """Which part of the label space is covered.
 
     Parameters
@@ -51,9 +51,9 @@ class LabelCuts:
         if not self.age_gyr > 0:
             raise UsageError(f"an age of {self.age_gyr} Gyr makes no sense.")
 
-    def widen(self, *, teff: float, mh: float) -> LabelCuts:
+    def widen(self, *, teff: float, mh: float) -> LabelCutsConfig:
         """Cuts that reach further by so many K and dex on each side."""
-        return LabelCuts(
+        return LabelCutsConfig(
             teff=(self.teff[0] - teff, self.teff[1] + teff),
             logg=self.logg,
             mh=(self.mh[0] - mh, self.mh[1] + mh),
@@ -78,7 +78,7 @@ def alpha_of_metallicity(mh: np.ndarray) -> np.ndarray:
 
 def isochrone_points(
     isochrones: Relation | Mapping[str, np.ndarray] | None = None,
-    cuts: LabelCuts | None = None,
+    cuts: LabelCutsConfig | None = None,
     *,
     n_metallicity: int = 41,
     n_along: int = 80,
@@ -95,7 +95,7 @@ def isochrone_points(
         (mass, [M/H]) -> (Teff, radius); or a table with columns ``feh`` ([M/H]), ``log_age``,
         ``Mini``, ``Teff`` and ``logg`` or ``radius``, as `jaxmdwarf.io.isochrones.read_isochrones`
         gives it; None for `empirical_relation`.
-    cuts : LabelCuts, optional
+    cuts : LabelCutsConfig, optional
     n_metallicity, n_along : int
         Metallicities, and points along each.
 
@@ -116,7 +116,7 @@ def isochrone_points(
     >>> labels.shape, labels[[0, 4], 1].round(2).tolist()
     ((15, 4), [5.29, 4.8])
     """
-    cuts = cuts or LabelCuts()
+    cuts = cuts or LabelCutsConfig()
     if n_metallicity < 2 or n_along < 2:
         raise UsageError("isochrones need at least two metallicities and two points along each.")
     metallicities, teff, logg = _main_sequences(isochrones, cuts, n_metallicity)
@@ -129,13 +129,13 @@ def isochrone_points(
         raise UsageError(
             f"no isochrone point lies within {cuts.teff[0]:g}-{cuts.teff[1]:g} K, log g "
             f"{cuts.logg[0]:g}-{cuts.logg[1]:g} and [M/H] {cuts.mh[0]:g}..{cuts.mh[1]:g}.",
-            "widen the cuts (--cuts.teff LOW HIGH and so on) or give isochrones of M dwarfs.",
+            "widen the cuts (--teff LOW HIGH, --mh, --logg) or give isochrones of M dwarfs.",
         )
     labels = np.concatenate(rows)
     return np.column_stack([labels, alpha_of_metallicity(labels[:, 2])])
 
 
-def _main_sequences(isochrones, cuts: LabelCuts, n_metallicity: int):
+def _main_sequences(isochrones, cuts: LabelCutsConfig, n_metallicity: int):
     """[M/H] (m,), and Teff and log g (m, n_mass) along mass; NaN where nothing is known."""
     if isinstance(isochrones, Mapping):
         return _from_table(isochrones, cuts, n_metallicity)
@@ -150,7 +150,7 @@ def _main_sequences(isochrones, cuts: LabelCuts, n_metallicity: int):
     return metallicities, teff, logg
 
 
-def _from_table(table, cuts: LabelCuts, n_metallicity: int):
+def _from_table(table, cuts: LabelCutsConfig, n_metallicity: int):
     from scipy.interpolate import PchipInterpolator
 
     feh, mass, teff, logg = _select_age(table, cuts.age_gyr)
@@ -159,7 +159,7 @@ def _from_table(table, cuts: LabelCuts, n_metallicity: int):
     if low > high:
         raise UsageError(
             f"the isochrones have [M/H] {nodes[0]:g}..{nodes[-1]:g}, the cuts {cuts.mh}.",
-            "give isochrones of these metallicities, or cut elsewhere (--cuts.mh LOW HIGH).",
+            "give isochrones of these metallicities, or cut elsewhere (--mh LOW HIGH).",
         )
     masses = np.linspace(mass.min(), mass.max(), _N_MASS)
     tracks = np.full((2, nodes.size, _N_MASS), np.nan)
@@ -208,7 +208,7 @@ def _select_age(table, age_gyr: float):
         listed = ", ".join(f"{10 ** (age - 9):.3g}" for age in ages[:12])
         raise UsageError(
             f"the isochrones have no age near {age_gyr:g} Gyr; theirs are {listed} Gyr.",
-            "ask for one of these (--cuts.age-gyr), or compute isochrones of this age.",
+            "ask for one of these (--age-gyr), or compute isochrones of this age.",
         )
     rows = (log_age == nearest) & (mass <= _LARGEST_MASS)
     rows &= np.isfinite(feh) & np.isfinite(teff) & np.isfinite(logg)
@@ -220,7 +220,7 @@ def _select_age(table, age_gyr: float):
     return feh[rows], mass[rows], teff[rows], logg[rows]
 
 
-def _cut_and_space(teff, logg, cuts: LabelCuts, n_along: int):
+def _cut_and_space(teff, logg, cuts: LabelCutsConfig, n_along: int):
     """Points at equal steps of arc length within the cuts, the ends on the cuts themselves."""
     known = np.flatnonzero(np.isfinite(teff) & np.isfinite(logg))
     if known.size < 2:

@@ -17,7 +17,7 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.priors import RelationPrior
 from jaxmdwarf.simulate.main_sequence import Relation
 from jaxmdwarf.training.labels.codistribution import CodistributionConfig, sample_codistributed
-from jaxmdwarf.training.labels.isochrones import LabelCuts, isochrone_points
+from jaxmdwarf.training.labels.isochrones import LabelCutsConfig, isochrone_points
 from jaxmdwarf.training.labels.mixture import LabelMixture, MixtureConfig, fit_label_mixture
 
 _ALPHA_BOUNDS = (-0.1, 0.5)
@@ -35,12 +35,12 @@ class TrainingSetConfig:
 
     Parameters
     ----------
-    cuts : LabelCuts
+    cuts : LabelCutsConfig
     mixture : MixtureConfig
     codistribution : CodistributionConfig
     """
 
-    cuts: LabelCuts = field(default_factory=LabelCuts)
+    cuts: LabelCutsConfig = field(default_factory=LabelCutsConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     codistribution: CodistributionConfig = field(default_factory=CodistributionConfig)
 
@@ -104,7 +104,7 @@ def sample_training_labels(
         raise UsageError(
             f"no isochrone point lies within {cuts.teff[0]:g}-{cuts.teff[1]:g} K and [M/H] "
             f"{cuts.mh[0]:g}..{cuts.mh[1]:g}.",
-            "widen the cuts (--cuts.teff LOW HIGH and so on) or give isochrones of M dwarfs.",
+            "widen the cuts (--teff LOW HIGH, --mh, --logg) or give isochrones of M dwarfs.",
         )
     fit_seed, sample_seed, pick_seed = (
         int(child.generate_state(1)[0]) for child in np.random.SeedSequence(seed).spawn(3)

@@ -76,7 +76,13 @@ class TransferMethod(abc.ABC):
 
     @classmethod
     def build(
-        cls, *, seed: int = 0, preset: str = "compact", steps: int | None = None
+        cls,
+        *,
+        seed: int = 0,
+        preset: str = "compact",
+        steps: int | None = None,
+        batch_size: int | None = None,
+        min_snr: float | None = None,
     ) -> TransferMethod:
         """The method from what commands offer; those without networks need no preset or steps.
 
@@ -88,6 +94,10 @@ class TransferMethod(abc.ABC):
             Networks that train in minutes on two cores, or those of the paper.
         steps : int, optional
             Batches, in place of the preset's.
+        batch_size : int, optional
+            Spectra of each domain in a batch, in place of the preset's.
+        min_snr : float, optional
+            Lowest S/N of spectra that a correction is learned from.
         """
         return cls()
 

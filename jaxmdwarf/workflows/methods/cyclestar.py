@@ -51,15 +51,25 @@ class CycleStar(TransferMethod):
 
     @classmethod
     def build(
-        cls, *, seed: int = 0, preset: str = "compact", steps: int | None = None
+        cls,
+        *,
+        seed: int = 0,
+        preset: str = "compact",
+        steps: int | None = None,
+        batch_size: int | None = None,
+        min_snr: float | None = None,
     ) -> CycleStar:
-        """Networks of a preset; `steps` batches in place of the preset's number."""
+        """Networks of a preset; `steps` and `batch_size` in place of the preset's."""
         if preset not in PRESETS:
-            raise UsageError(f"preset {preset!r} is unknown.", f"use {' or '.join(PRESETS)}.")
+            raise UsageError(
+                f"preset {preset!r} is unknown.", f"use --preset {' or '.join(PRESETS)}."
+            )
         settings: CycleStarConfig = getattr(CycleStarConfig, preset)(seed=seed)
         if steps is not None:
             every = min(settings.report_every, max(steps, 1))
             settings = replace(settings, steps=steps, report_every=every)
+        if batch_size is not None:
+            settings = replace(settings, batch_size=batch_size)
         return cls(settings)
 
     @property
@@ -113,10 +123,17 @@ class MatchedThenCycleStar(TransferMethod):
 
     @classmethod
     def build(
-        cls, *, seed: int = 0, preset: str = "compact", steps: int | None = None
+        cls,
+        *,
+        seed: int = 0,
+        preset: str = "compact",
+        steps: int | None = None,
+        batch_size: int | None = None,
+        min_snr: float | None = None,
     ) -> MatchedThenCycleStar:
         """Both by what they make of the same settings."""
-        return cls(Matched.build(seed=seed), CycleStar.build(seed=seed, preset=preset, steps=steps))
+        networks = CycleStar.build(seed=seed, preset=preset, steps=steps, batch_size=batch_size)
+        return cls(Matched.build(seed=seed, min_snr=min_snr), networks)
 
     @property
     def seed(self) -> int:
@@ -236,7 +253,7 @@ def _train_networks(
     log, store = None, None
     if folder is not None:
         store, log = Checkpoints(folder / "checkpoints"), MetricsLog(folder / LOG_NAME)
-    with progress.stage("training the networks", total=float(settings.steps)) as task:
+    with progress.stage("training the networks", float(settings.steps), unit="steps") as task:
         done = 0
 
         def move_to(step: int, note: str = "") -> None:
@@ -281,7 +298,7 @@ def _distil(
     order = np.random.default_rng(settings.seed).permutation(domain.n_spec)
     splits = model.read_context(domain.batch(np.sort(order[:_DISTILLED_STARS])))
     total = float(settings.training.schedule.steps)
-    with progress.stage("distilling the networks", total=total) as task:
+    with progress.stage("distilling the networks", total, unit="steps") as task:
         done = 0
 
         def report(step: int, loss: float) -> None:

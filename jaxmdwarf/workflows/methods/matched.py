@@ -29,9 +29,18 @@ class Matched(TransferMethod):
     name = "matched"
 
     @classmethod
-    def build(cls, *, seed: int = 0, preset: str = "compact", steps: int | None = None) -> Matched:
-        """With `seed`; there is neither a preset nor a number of steps to choose."""
-        return cls(replace(MatchedConfig(), seed=seed))
+    def build(
+        cls,
+        *,
+        seed: int = 0,
+        preset: str = "compact",
+        steps: int | None = None,
+        batch_size: int | None = None,
+        min_snr: float | None = None,
+    ) -> Matched:
+        """With `seed` and `min_snr`; there are no networks of which the others speak."""
+        settings = MatchedConfig(seed=seed)
+        return cls(settings if min_snr is None else replace(settings, min_snr=min_snr))
 
     @property
     def seed(self) -> int:
@@ -56,7 +65,7 @@ class Matched(TransferMethod):
         """Learn a `jaxmdwarf.models.corrected.CorrectedModel`; nothing is kept in `folder`."""
         progress, settings = progress or Silent(), self.settings
         total = float(len(settings.strengths) * settings.n_passes)
-        with progress.stage("matching distributions", total=total) as task:
+        with progress.stage("matching distributions", total, unit="passes") as task:
 
             def report(line: dict[str, Any]) -> None:
                 shift = line["shift"]

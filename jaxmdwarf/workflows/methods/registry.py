@@ -74,13 +74,15 @@ def build_transfer_method(
     seed: int = 0,
     preset: str = "compact",
     steps: int | None = None,
+    batch_size: int | None = None,
+    min_snr: float | None = None,
 ) -> TransferMethod:
     """A method from its name and the few settings that commands offer; objects pass through.
 
     Parameters
     ----------
     method : str or TransferMethod
-    seed, preset, steps
+    seed, preset, steps, batch_size, min_snr
         See `jaxmdwarf.workflows.methods.base.TransferMethod.build`.
 
     Examples
@@ -90,4 +92,6 @@ def build_transfer_method(
     """
     if not isinstance(method, str):
         return method
-    return find_transfer_method(method).build(seed=seed, preset=preset, steps=steps)
+    return find_transfer_method(method).build(
+        seed=seed, preset=preset, steps=steps, batch_size=batch_size, min_snr=min_snr
+    )

@@ -5,7 +5,11 @@ import pytest
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.simulate.main_sequence import empirical_relation, surface_gravity
-from jaxmdwarf.training.labels.isochrones import LabelCuts, alpha_of_metallicity, isochrone_points
+from jaxmdwarf.training.labels.isochrones import (
+    LabelCutsConfig,
+    alpha_of_metallicity,
+    isochrone_points,
+)
 
 
 def gravity_at(labels, teff, mh):
@@ -41,7 +45,7 @@ def test_gravity_rises_to_cooler_stars_and_to_lower_metallicity(embedded):
 
 
 def test_points_respect_the_cuts_and_reach_them(embedded):
-    cuts = LabelCuts()
+    cuts = LabelCutsConfig()
     for column, (low, high) in ((0, cuts.teff), (2, cuts.mh)):
         assert embedded[:, column].min() == pytest.approx(low, rel=1e-3)
         assert embedded[:, column].max() == pytest.approx(high, rel=1e-3)
@@ -123,7 +127,7 @@ def test_real_parsec_covers_the_cuts_without_holes(real_data):
     assert np.all(np.diff(gravity) < -0.05)
     # Ages hardly matter below 4000 K: section 3.3.2 of the paper says 0.03 dex.
     for age in (1.0, 10.0):
-        other = isochrone_points(table, LabelCuts(age_gyr=age))
+        other = isochrone_points(table, LabelCutsConfig(age_gyr=age))
         for teff in (3200.0, 3500.0, 3800.0):
             here, there = gravity_at(labels, teff, 0.0), gravity_at(other, teff, 0.0)
             assert abs(here - there) < 0.04
@@ -132,16 +136,16 @@ def test_real_parsec_covers_the_cuts_without_holes(real_data):
 def test_wrong_input_says_what_is_wrong():
     table = table_of_relation()
     with pytest.raises(UsageError, match=r"no age near 0\.1 Gyr; theirs are 1, 5 Gyr"):
-        isochrone_points(table, LabelCuts(age_gyr=0.1))
+        isochrone_points(table, LabelCutsConfig(age_gyr=0.1))
     with pytest.raises(UsageError, match="lacks Teff"):
         isochrone_points({name: table[name] for name in table if name != "Teff"})
     with pytest.raises(UsageError, match="lacks logg"):
         isochrone_points({name: table[name] for name in table if name != "logg"})
     with pytest.raises(UsageError, match=r"\[M/H\] -1.25..0.75"):
-        isochrone_points(table, LabelCuts(mh=(1.0, 2.0)))
+        isochrone_points(table, LabelCutsConfig(mh=(1.0, 2.0)))
     with pytest.raises(UsageError, match="no isochrone point lies within 6000-7000 K"):
-        isochrone_points(table, LabelCuts(teff=(6000.0, 7000.0)))
+        isochrone_points(table, LabelCutsConfig(teff=(6000.0, 7000.0)))
     with pytest.raises(UsageError, match="must increase"):
-        LabelCuts(teff=(4000.0, 3000.0))
+        LabelCutsConfig(teff=(4000.0, 3000.0))
     with pytest.raises(UsageError, match="no star below"):
         isochrone_points({**table, "Mini": table["Mini"] + 1.0})

@@ -8,7 +8,11 @@ from scipy.interpolate import LinearNDInterpolator
 
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.training.labels.isochrones import LabelCuts, alpha_of_metallicity, isochrone_points
+from jaxmdwarf.training.labels.isochrones import (
+    LabelCutsConfig,
+    alpha_of_metallicity,
+    isochrone_points,
+)
 from jaxmdwarf.training.labels.mixture import LabelMixture, MixtureConfig, fit_label_mixture
 
 SPACE = LabelSpace.mdwarf(
@@ -18,7 +22,7 @@ SPACE = LabelSpace.mdwarf(
 
 @pytest.fixture(scope="module")
 def points():
-    return isochrone_points(cuts=LabelCuts().widen(teff=120.0, mh=0.18))
+    return isochrone_points(cuts=LabelCutsConfig().widen(teff=120.0, mh=0.18))
 
 
 @pytest.fixture(scope="module")

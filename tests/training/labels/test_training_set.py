@@ -8,7 +8,7 @@ from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.priors import whiten_priors
 from jaxmdwarf.training.labels.codistribution import CodistributionConfig, perturb_reference
-from jaxmdwarf.training.labels.isochrones import LabelCuts, isochrone_points
+from jaxmdwarf.training.labels.isochrones import LabelCutsConfig, isochrone_points
 from jaxmdwarf.training.labels.mixture import MixtureConfig
 from jaxmdwarf.training.labels.training_set import (
     TrainingSetConfig,
@@ -74,7 +74,7 @@ def test_a_wrong_reference_moves_the_labels(drawn):
 
 
 def test_hotter_cuts_reach_hotter_stars():
-    cuts = LabelCuts(teff=(3200.0, 4100.0), mh=(-0.8, 0.4))
+    cuts = LabelCutsConfig(teff=(3200.0, 4100.0), mh=(-0.8, 0.4))
     config = TrainingSetConfig(cuts=cuts, mixture=MixtureConfig(n_components=(6,)))
     labels = sample_training_labels(None, n_draws=20_000, seed=1, config=config).labels
     assert labels[:, 0].min() >= 3200
@@ -108,5 +108,5 @@ def test_relations_need_labels():
         fit_main_sequence_relation(labels)
     with pytest.raises(UsageError, match="no isochrone point"):
         sample_training_labels(
-            None, seed=1, config=TrainingSetConfig(cuts=LabelCuts(teff=(6000.0, 7000.0)))
+            None, seed=1, config=TrainingSetConfig(cuts=LabelCutsConfig(teff=(6000.0, 7000.0)))
         )
