@@ -95,6 +95,16 @@ class Command:
         ),
     ] = False
 
+    gaia: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="TABLE",
+            help="Gaia table with parallax, ruwe and magnitudes under the names of the archive or "
+            "of VizieR, matched by obsid, by ID or within 3 arcsec.",
+            help_behavior_hint="(default: no Gaia columns)",
+        ),
+    ] = None
+
     processes: ReaderProcesses = None
 
     overwrite: Overwrite = False
@@ -120,6 +130,7 @@ class Command:
                 priors="none" if self.no_priors else "model",
                 settings=FitSettings(batch_size=self.batch_size, poly_order=self.poly_order),
             ),
+            gaia=self.gaia,
             processes=self.processes,
             overwrite=self.overwrite,
             progress=terminal,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
 from jaxmdwarf.inference.fitter import FittingOptions, SpectrumFitter
 from jaxmdwarf.inference.memory import require_fit_memory
@@ -21,7 +22,7 @@ from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.io.spectra.readers import ReadTask
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.io.stream import require_processes
-from jaxmdwarf.io.tables import choose_format, list_products, write_table
+from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows.outputs import require_output
@@ -48,6 +49,7 @@ def fit_files(
     out: str | os.PathLike[str],
     *,
     options: FittingOptions | None = None,
+    gaia: str | os.PathLike[str] | None = None,
     processes: int | None = None,
     requirements: Requirements | None = None,
     command: Sequence[str] | None = None,
@@ -65,6 +67,9 @@ def fit_files(
     out : path
         The catalogue; its extension chooses the format. Rows are in the order of the inputs.
     options : FittingOptions, optional
+    gaia : path, optional
+        Table with photometry and astrometry of Gaia, which the catalogue gets as far as stars are
+        in it (see `jaxmdwarf.catalogue.merging.join_gaia`).
     processes : int, optional
         Reader processes; None takes all cores.
     requirements : Requirements, optional
@@ -111,6 +116,7 @@ def fit_files(
     requirements = requirements or Requirements(window_aa=window)
     n_row, plan = _plan_batches(fitter, model, options, len(inputs.paths))
     names = model.label_space.names
+    stars = None if gaia is None else _read_gaia(gaia, names)
 
     def fit(items: list[tuple[str, Any]]) -> Chunk:
         raws, rejects = build_spectra(items, fitter.require)
@@ -144,16 +150,11 @@ def fit_files(
         frame, chunk_rejects = run.collect(empty_rows(names))
         rejects = [*inputs.rejects, *chunk_rejects]
         settle_accounts(run, rejects, n_in=inputs.n_in, n_out=len(frame), rejects_file=rejects_file)
+        frame = frame if stars is None else join_gaia(frame, stars)
         trained_on = "a simulation" if fitter.preprocessing.simulated else "a model grid"
-        write_table(
-            frame,
-            out,
-            provenance=gather_provenance(
-                command=command,
-                model=model_dir,
-                notes={"model": os.fspath(model_dir), "model_trained_on": trained_on},
-            ),
-        )
+        notes = {"model": os.fspath(model_dir), "model_trained_on": trained_on}
+        provenance = gather_provenance(command=command, model=model_dir, notes=notes)
+        write_table(frame, out, provenance=provenance)
     return {
         "inputs": inputs.n_in,
         "catalogue": len(frame),
@@ -176,6 +177,13 @@ def _tell_rates(worked: Worked, compile_s: float, wall_s: float) -> dict[str, fl
         "compile_s": round(compile_s, 2),
         "wall_s": round(wall_s, 2),
     }
+
+
+def _read_gaia(path: str | os.PathLike[str], label_names: Sequence[str]) -> pd.DataFrame:
+    """A Gaia table that can be joined to a catalogue; any other raises before there is one."""
+    stars = read_table(path)
+    join_gaia(empty_rows(label_names), stars)
+    return stars
 
 
 def _count_flags(frame: pd.DataFrame) -> dict[str, Any]:

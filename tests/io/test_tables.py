@@ -1,6 +1,8 @@
 """Products: what is written comes back, with units, and appears complete or not at all."""
 
 import json
+import shutil
+import subprocess
 import warnings
 
 import numpy as np
@@ -110,6 +112,26 @@ def test_astropy_reads_units_and_descriptions_without_a_warning(tmp_path, extens
         assert unit.replace(" ", "") == expected
         if extension in ("fits", "vot"):
             assert back[name].meta["ucd"] == column.ucd
+
+
+@pytest.mark.skipif(shutil.which("stilts") is None, reason="STILTS is not installed")
+@pytest.mark.parametrize("extension", ["fits", "vot", "mrt"])
+def test_stilts_opens_the_file_and_finds_no_fault(tmp_path, rows, extension):
+    path = tmp_path / f"T.{extension}"
+    write_table(rows.assign(obsid=["7", "", "12"]), path, provenance=PROVENANCE)
+
+    def run(*words):
+        done = subprocess.run(["stilts", *words], capture_output=True, text=True, check=True)
+        assert not done.stderr
+        return done.stdout
+
+    wanted = "keepcols 'obsid SNRr EW_Halpha flags'"
+    table = run("tpipe", str(path), f"cmd={wanted}", "ofmt=csv").splitlines()
+    assert table[0] == "obsid,SNRr,EW_Halpha,flags"
+    assert [line.split(",")[0] for line in table[1:]] == ["7", "", "12"]
+    assert [line.split(",")[1] for line in table[1:]] == ["60.25", "", "12.5"]
+    if extension == "vot":
+        assert not run("votlint", str(path))
 
 
 def test_fits_columns_carry_unit_description_and_ucd(tmp_path, rows):

@@ -10,17 +10,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from jaxtyping import Array, Float
 
-from jaxmdwarf.catalogue.rows import list_columns
+from jaxmdwarf.catalogue.rows import MEASURED, list_columns
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.inference.fitter import FittingOptions, SpectrumFitter
 from jaxmdwarf.inference.schedule import FitSettings
 from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.rejects import read_rejects
+from jaxmdwarf.io.spectra.readers import read_spectrum
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.measure.spectrum import measure_spectrum
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.models.preprocessing import Preprocessing
@@ -116,6 +119,37 @@ def test_every_input_ends_in_the_catalogue_or_among_the_rejects(catalogue):
     }
     assert list(table["path"]) == sorted(table["path"])
     assert not out.with_name("catalogue.fits.partial").exists()
+
+
+def test_columns_of_a_gaia_table_are_joined(survey, model_dir, tmp_path):
+    paths = sorted(survey[0].glob("star-00[0-3].fits.gz"))
+    gaia = pd.DataFrame({"obsid": [1002, 1000], "parallax": [25.0, 31.0], "ruwe": [1.0, 1.3]})
+    gaia.to_csv(tmp_path / "gaia.csv", index=False)
+    out = tmp_path / "T.fits"
+    arguments = {"options": OPTIONS, "processes": 1}
+    fit_files(paths, model_dir, out, gaia=tmp_path / "gaia.csv", **arguments)
+    table = read_table(out).set_index("obsid")
+    assert table.loc[1000, "Plx"] == 31.0
+    assert table["RUWE"].isna().sum() == 2
+    assert table.attrs["units"]["Plx"] == "mas"
+    gaia[["obsid"]].to_csv(tmp_path / "empty.csv", index=False)
+    with pytest.raises(UsageError, match="none of Gmag"):
+        fit_files(paths, model_dir, tmp_path / "U.fits", gaia=tmp_path / "empty.csv", **arguments)
+    assert not list(tmp_path.glob("U*"))
+
+
+def test_what_needs_no_model_is_measured_at_the_fitted_velocity(catalogue, survey):
+    """The files reach from 5623 to 7325 Angstrom: Halpha and CaH are there, at the fitted rest."""
+    table, _, _ = catalogue
+    assert table["EW_Halpha"].notna().all()
+    assert (table["Activity"] == (table["EW_Halpha"] > 0.75)).all()
+    row = int(np.argmax(np.abs(survey[2])))
+    raw = read_spectrum(survey[0] / f"star-{row:03d}.fits.gz")
+    fitted = table[table["obsid"] == 1000 + row].iloc[0]
+    expected = measure_spectrum(raw.wave_aa, raw.flux, raw.ivar, rv_kms=fitted["RV"])
+    for name, column in MEASURED.items():
+        value = float(getattr(expected, name))
+        assert float(fitted[column]) == pytest.approx(value, rel=1e-6, nan_ok=True), name
 
 
 def test_labels_and_velocities_of_the_files_are_right(catalogue, survey):
