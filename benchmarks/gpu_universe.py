@@ -212,6 +212,7 @@ def train_paper(run):
         settle_flux_scale,
         split_for_training,
     )
+    from jaxmdwarf.training.cyclestar.guards import find_faults
     from jaxmdwarf.training.cyclestar.loop import build_transfer_model
     from jaxmdwarf.training.cyclestar.steps import continue_transfer, start_transfer
     from jaxmdwarf.training.cyclestar.validation import validate_transfer
@@ -320,6 +321,7 @@ def train_paper(run):
             **judge.measure(build_transfer_model(data, config, state.average)),
         }
     )
+    summary["faults"] = find_faults({**scores, **compare_scatter(labels[-1], summary)})
     n_timed = int(state.step) - n_step
     summary |= {
         "steps": int(state.step),
@@ -331,6 +333,17 @@ def train_paper(run):
     save_curves(run, summary, curves, labels)
     print_curve(curves[-1])
     print(json.dumps(labels), flush=True)
+
+
+def compare_scatter(labels, summary):
+    """Scatter of labels beside that of theory's, as guards want it."""
+    theory = summary["labels_of_theory"]
+    found = {}
+    for name in ("teff", "logg", "mh"):
+        if labels[name]["scatter"] is not None and theory[name]["scatter"] is not None:
+            found[f"label_scatter_{name}"] = labels[name]["scatter"]
+            found[f"label_scatter_theory_{name}"] = theory[name]["scatter"]
+    return found
 
 
 def choose_form(run):

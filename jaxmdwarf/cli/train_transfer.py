@@ -172,6 +172,14 @@ class Command:
 
     overwrite: Overwrite = False
 
+    force: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Keep a model that its method finds faulty: critics that are saturated, domains "
+            "that are told apart, labels that act otherwise than in theory."
+        ),
+    ] = False
+
     terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
@@ -216,6 +224,7 @@ class Command:
                 reference_columns=parse_columns(self.columns),
                 min_overlap=self.min_overlap,
                 seed=self.seed,
+                force=self.force,
             ),
             isochrones=self.isochrones or None,
             processes=self.processes,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxmdwarf.diagnostics.matching import match_by_position
-from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
 from jaxmdwarf.io.isochrones import read_isochrones
 from jaxmdwarf.io.json_files import plain_json, to_json
 from jaxmdwarf.io.models import load_model
@@ -66,6 +66,8 @@ class TransferConfig:
         domain; see `jaxmdwarf.training.labels.codistribution.check_overlap`.
     seed : int
         Of the label draws.
+    force : bool
+        Whether a model is kept that its method finds faulty.
     """
 
     method: TransferMethod = field(default_factory=Matched)
@@ -75,6 +77,7 @@ class TransferConfig:
     reference_columns: tuple[tuple[str, str], ...] = ()
     min_overlap: float = 0.25
     seed: int = 0
+    force: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, TransferMethod):
@@ -147,7 +150,8 @@ def train_transfer_files(
     MismatchError
         If there are too few usable spectra.
     WorkFailed
-        If no spectrum is usable, or training diverges at once.
+        If no spectrum is usable, training diverges at once, or the method finds its model faulty;
+        what was learned stays, and the same call with ``config.force`` keeps it.
     """
     began = time.perf_counter()
     config, progress, out = config or TransferConfig(), progress or Silent(), Path(out)
@@ -323,6 +327,7 @@ def learn_transfer(
         trained = config.method.train(
             prepared.domain, emulator, wanted, reference=sample, folder=kept, progress=progress
         )
+        _require_sound(trained, force=config.force, progress=progress)
     metrics = {
         "counts": {
             "input": prepared.n_in,
@@ -333,6 +338,20 @@ def learn_transfer(
         "training_labels": {**label_report, "overlap_with_observed": overlap},
     }
     return LearnedTransfer(trained, metrics)
+
+
+def _require_sound(trained: TrainedTransfer, *, force: bool, progress: Progress) -> None:
+    """Raise `WorkFailed` if a method finds its model faulty; with `force` only say so."""
+    faults = trained.report.get("faults", ())
+    if not faults:
+        return
+    if not force:
+        raise WorkFailed(
+            f"the transfer is not fit to be a model: {'; '.join(faults)}.",
+            "take --method matched, train longer or otherwise, or keep it with --force.",
+        )
+    for fault in faults:
+        progress.say(f"kept in spite of a fault: {fault}.")
 
 
 def choose_reference(

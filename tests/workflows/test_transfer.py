@@ -77,6 +77,7 @@ OPTIONS = TransferConfig(
     labels=TrainingSetConfig(mixture=MixtureConfig(n_components=(2,))),
     n_draws=4000,
     min_overlap=0.0,
+    force=True,  # thirty steps learn nothing that could stand
 )
 
 
@@ -238,6 +239,29 @@ def test_the_model_directory_holds_the_transfer_and_its_history(trained):
     about = describe_model(out)
     assert about["training"]["config"]["method"] == "cyclestar"
     assert about["provenance"]["source"]["reference"] == ["literature.csv"]
+
+
+def test_a_faulty_transfer_is_refused_and_kept_when_forced(
+    survey, model_dir, tmp_path, monkeypatch
+):
+    fault = "the critic of the observed domain is saturated"
+    monkeypatch.setattr(
+        "jaxmdwarf.training.cyclestar.loop.find_faults", lambda scores, limits: (fault,)
+    )
+    strict = replace(OPTIONS, force=False)
+    with pytest.raises(WorkFailed, match="not fit to be a model") as caught:
+        train(survey, model_dir, tmp_path / "faulty", strict)
+    assert fault in str(caught.value)
+    assert "--force" in caught.value.remedy
+    assert not (tmp_path / "faulty").exists()
+    # What was learned is there still: nothing is trained again.
+    monkeypatch.setattr(
+        "jaxmdwarf.training.cyclestar.loop.continue_transfer",
+        lambda *a: pytest.fail("trained again"),
+    )
+    train(survey, model_dir, tmp_path / "faulty")
+    metrics = json.loads((tmp_path / "faulty" / "metrics.json").read_text())
+    assert metrics["transfer"]["faults"] == [fault]
 
 
 class Stopped(KeyboardInterrupt):

@@ -21,6 +21,7 @@ from jaxmdwarf.training.cyclestar.data import (
     settle_flux_scale,
     split_for_training,
 )
+from jaxmdwarf.training.cyclestar.guards import GuardConfig, find_faults
 from jaxmdwarf.training.cyclestar.steps import (
     TransferState,
     continue_transfer,
@@ -96,6 +97,9 @@ class TransferReport:
         Step by which losses were no longer finite; the weights are those of an earlier step.
     validation : dict
         Losses and scores of held-out spectra with the weights that were kept.
+    faults : tuple of str
+        Why the weights that were kept are not fit to be a model; empty if they are. See
+        `jaxmdwarf.training.cyclestar.guards`.
     n_train, n_validation, n_test, n_labels : int
     iterations_per_s : float
         Median over the intervals.
@@ -112,6 +116,7 @@ class TransferReport:
     n_test: int
     n_labels: int
     iterations_per_s: float
+    faults: tuple[str, ...] = ()
 
     def metrics(self) -> dict[str, Any]:
         """Plain numbers under stable names."""
@@ -129,6 +134,7 @@ class TransferReport:
             "n_validation": self.n_validation,
             "n_test": self.n_test,
             "n_labels": self.n_labels,
+            "faults": list(self.faults),
             "validation": self.validation,
         }
 
@@ -149,6 +155,7 @@ def train_cyclestar(
     checkpoints: CheckpointStore | None = None,
     on_interval: Callable[[TransferRecord], None] | None = None,
     judge: Judge | None = None,
+    limits: GuardConfig | None = None,
 ) -> TrainedTransfer:
     """Learn, without labels, to carry synthetic spectra into the observed domain.
 
@@ -168,6 +175,8 @@ def train_cyclestar(
     judge : callable, optional
         Further scores of a `ValidationSample`; a ``gap`` among them replaces ours, by which
         training stops and weights are kept.
+    limits : GuardConfig, optional
+        How far scores may go before the report holds them to be faults.
 
     Returns
     -------
@@ -217,13 +226,15 @@ def train_cyclestar(
     best = config.keep == "best" and int(state.best_step) > 0
     kept = state.best if best else state.average
     model = build_transfer_model(data, config, kept)
+    validation = validate_transfer(state._replace(average=kept), data, config, judge=judge)
     report = TransferReport(
         records=tuple(records),
         steps=int(state.step),
         kept_step=int(state.best_step) if best else int(state.step),
         stopped_early=_out_of_patience(state, config) and int(state.step) < config.steps,
         diverged_at=diverged_at,
-        validation=validate_transfer(state._replace(average=kept), data, config, judge=judge),
+        validation=validation,
+        faults=find_faults(validation, limits),
         n_train=len(split.train),
         n_validation=len(split.validation),
         n_test=len(split.test),
