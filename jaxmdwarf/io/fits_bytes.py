@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,7 +40,7 @@ class LeanHeader:
     Parameters
     ----------
     cards : dict of str to str
-        What stands behind the equals sign.
+        What stands behind the equals sign, by keyword filled up to eight characters.
     unusual : str
         What in the header only astropy reads, else empty.
     """
@@ -50,11 +49,8 @@ class LeanHeader:
         self._cards = cards
         self.unusual = unusual
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._cards)
-
     def __contains__(self, keyword: str) -> bool:
-        return keyword in self._cards
+        return keyword.ljust(8) in self._cards
 
     def get(self, keyword: str, default=None):
         """Value of `keyword` as bool, int, float or stripped text; `default` where missing.
@@ -64,7 +60,7 @@ class LeanHeader:
         UnusualFits
             If the card is beyond the lean path.
         """
-        raw = self._cards.get(keyword)
+        raw = self._cards.get(keyword.ljust(8))
         if raw is None:
             return default
         return _parse_value(raw)
@@ -219,12 +215,13 @@ def _parse_header(data: Data, offset: int) -> tuple[LeanHeader, int]:
         offset += BLOCK
         text = block.decode("latin-1")
         for start in range(0, BLOCK, CARD):
-            keyword = text[start : start + 8]
             if text[start + 8 : start + 10] == "= ":
-                cards.setdefault(keyword.rstrip(), text[start + 10 : start + CARD])
-            elif keyword == "END     ":
+                cards.setdefault(text[start : start + 8], text[start + 10 : start + CARD])
+                continue
+            keyword = text[start : start + 8]
+            if keyword == "END     ":
                 return LeanHeader(cards, unusual=unusual), offset
-            elif keyword == "CONTINUE":
+            if keyword == "CONTINUE":
                 unusual = "CONTINUE"
 
 

@@ -58,7 +58,8 @@ class Registry(Generic[T]):
         needs: Sequence[str],
     ) -> None:
         self.home, self.what, self.group, self.needs = home, what, group, tuple(needs)
-        self._built_in = built_in
+        self._load_built_in = built_in
+        self._built_in: tuple[T, ...] = ()
         self._own: list[T] = []
         self._installed: list[T] | None = None
         _known[home] = self
@@ -92,7 +93,9 @@ class Registry(Generic[T]):
 
     def entries(self) -> tuple[T, ...]:
         """All entries in the order in which they are asked."""
-        return (*self.extras(), *self._built_in())
+        if not self._built_in:
+            self._built_in = tuple(self._load_built_in())
+        return (*self.extras(), *self._built_in)
 
     def extras(self) -> tuple[T, ...]:
         """What the package does not bring itself."""
