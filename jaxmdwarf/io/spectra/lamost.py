@@ -29,7 +29,7 @@ import numpy as np
 
 from jaxmdwarf.arrays import clean_pixels, header_says_air
 from jaxmdwarf.errors import RejectedInput
-from jaxmdwarf.io.fits_bytes import UnusualFits, columns_of, image_of, vector_of
+from jaxmdwarf.io.fits_bytes import BLOCK, UnusualFits, columns_of, image_of, vector_of
 from jaxmdwarf.io.spectra.files import Header, SpectrumFile
 from jaxmdwarf.io.spectra.records import (
     NO_HEADER,
@@ -50,6 +50,7 @@ SAME_SOLUTION = 3e-6
 """Relative difference (1 km/s) below which wavelength row and header are one solution."""
 
 N_ROWS = 5
+LARGEST_MASK = 65_535
 COADD_COLUMNS = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK")
 
 
@@ -102,6 +103,11 @@ def read(file: SpectrumFile) -> list[SpectrumRecord]:
     RejectedInput
         If the file is damaged.
     """
+    if len(file.data) % BLOCK:
+        raise RejectedInput(
+            f"the file is {len(file.data)} bytes long, which no FITS file is.",
+            "it is damaged or cut: download it again.",
+        )
     try:
         return [_decode_lean(file)]
     except UnusualFits:
@@ -207,7 +213,7 @@ def _assemble(
         pixels = np.asarray(wave, dtype=np.float64)
     if header_says_air(header):
         pixels = air_to_vacuum(expand_log_grid(pixels) if isinstance(pixels, LogGrid) else pixels)
-    bad = np.asarray(and_mask != 0)
+    bad = _read_mask(and_mask)
     cleaned = clean_pixels(flux, ivar, bad, mask_name="the and-mask")
     meta = NO_HEADER | {
         "path": path,
@@ -225,6 +231,19 @@ def _assemble(
         "had_nonfinite": cleaned.had_nonfinite,
     }
     return SpectrumRecord(pixels, cleaned.flux, cleaned.ivar, meta, cleaned.why_empty)
+
+
+def _read_mask(and_mask: np.ndarray) -> np.ndarray:
+    """Which pixels are bad; layouts without a mask's content are damaged or something else."""
+    bad = np.asarray(and_mask != 0)
+    if bad.any():
+        values = and_mask[bad].astype(np.float64)
+        if not ((values > 0) & (values <= LARGEST_MASK) & (values == np.rint(values))).all():
+            raise RejectedInput(
+                "the and-mask holds numbers that are no mask.",
+                "the file is damaged or no LAMOST spectrum: download it again.",
+            )
+    return bad
 
 
 def _same_solution(wave: np.ndarray, grid: LogGrid) -> bool:

@@ -281,6 +281,22 @@ def bad_unsorted_sdss(folder, write):
     return write(folder / "bad.fits", "sdss-coadd", wave=WAVE[::-1]), "unsorted or repeated"
 
 
+def bad_mask(folder, write):
+    and_mask = np.zeros(3909)
+    and_mask[7] = 1e9
+    return write(folder / "bad.fits", "lamost-subcontinuum", and_mask=and_mask), "no mask"
+
+
+def bad_mask_of_fractions(folder, write):
+    return write(folder / "bad.fits", and_mask=np.full(3909, 0.5)), "no mask"
+
+
+def bad_odd_length(folder, write):
+    path = write(folder / "bad.fits")
+    path.write_bytes(path.read_bytes() + b"x")
+    return path, "bytes long"
+
+
 def bad_nan_wavelength(folder, write):
     wave = WAVE.copy()
     wave[100] = np.nan
