@@ -11,8 +11,8 @@ from typing import NamedTuple
 from jaxmdwarf.errors import JaxmdwarfError, RejectedInput
 from jaxmdwarf.io.atomic import write_atomically
 
-COLUMNS = ("path", "reason", "remedy", "index_in_file")
-"""Columns of the table; the last is empty unless the file holds several spectra."""
+COLUMNS = ("path", "reason", "remedy", "spectrum")
+"""Columns of the table; the last is empty where no spectrum was found."""
 
 _OLD_COLUMNS = COLUMNS[:3]
 
@@ -24,14 +24,15 @@ class Reject(NamedTuple):
     ----------
     path : str
     reason, remedy : str
-    index_in_file : int, optional
-        Which spectrum of a file that holds several, from 0; None for the file as a whole.
+    spectrum : int, optional
+        Which spectrum of the file, from 0, as in the rows of a catalogue; None where no spectrum
+        was found.
     """
 
     path: str
     reason: str
     remedy: str
-    index_in_file: int | None = None
+    spectrum: int | None = None
 
     @classmethod
     def from_error(
@@ -89,7 +90,7 @@ def read_rejects(path: str | os.PathLike[str]) -> list[Reject]:
                 row["path"],
                 row["reason"],
                 row["remedy"],
-                int(row["index_in_file"]) if row.get("index_in_file") else None,
+                int(row["spectrum"]) if row.get("spectrum") else None,
             )
             for row in reader
         ]

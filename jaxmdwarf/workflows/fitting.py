@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows.outputs import require_output
 from jaxmdwarf.workflows.progress import CompileClock, Progress, Silent
-from jaxmdwarf.workflows.reading import build_spectra
+from jaxmdwarf.workflows.reading import build_spectra, count_rows, split_rows
 from jaxmdwarf.workflows.run import (
     Chunk,
     Worked,
@@ -114,14 +115,9 @@ def fit_files(
     inputs = expand_inputs(files, leave_out=beside)
     window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
     requirements = requirements or Requirements(window_aa=window)
-    n_row, plan = _plan_batches(fitter, model, options, len(inputs.paths))
+    n_row, plan = _plan_batches(fitter, model, options, inputs.paths)
     names = model.label_space.names
     stars = None if gaia is None else _read_gaia(gaia, names)
-
-    def fit(items: list[tuple[str, Any]]) -> Chunk:
-        raws, rejects = build_spectra(items, fitter.require)
-        rows = tabulate_fit(raws, fitter.fit(raws, pad_to=n_row)) if raws else empty_rows(names)
-        return Chunk(rows, rejects)
 
     with open_output(
         out,
@@ -140,7 +136,7 @@ def fit_files(
         worked = run.map_files(
             inputs.paths,
             ReadTask(requirements),
-            fit,
+            partial(_fit_chunk, fitter=fitter, n_row=n_row),
             chunk_size=options.chunk_size,
             title="fitting spectra",
             progress=progress,
@@ -149,14 +145,15 @@ def fit_files(
         compile_s = compiling.stop()
         frame, chunk_rejects = run.collect(empty_rows(names))
         rejects = [*inputs.rejects, *chunk_rejects]
-        settle_accounts(run, rejects, n_in=inputs.n_in, n_out=len(frame), rejects_file=rejects_file)
+        n_in = len(inputs.rejects) + run.n_in
+        settle_accounts(run, rejects, n_in=n_in, n_out=len(frame), rejects_file=rejects_file)
         frame = frame if stars is None else join_gaia(frame, stars)
         trained_on = "a simulation" if fitter.preprocessing.simulated else "a model grid"
         notes = {"model": os.fspath(model_dir), "model_trained_on": trained_on}
         provenance = gather_provenance(command=command, model=model_dir, notes=notes)
         write_table(frame, out, provenance=provenance)
     return {
-        "inputs": inputs.n_in,
+        "inputs": n_in,
         "catalogue": len(frame),
         "rejected": len(rejects),
         **_count_flags(frame),
@@ -186,6 +183,16 @@ def _read_gaia(path: str | os.PathLike[str], label_names: Sequence[str]) -> pd.D
     return stars
 
 
+def _fit_chunk(items: list[tuple[str, Any]], *, fitter: SpectrumFitter, n_row: int) -> Chunk:
+    """Rows of the spectra of a chunk, fitted `n_row` at a time."""
+    import pandas as pd
+
+    raws, rejects = build_spectra(items, fitter.require)
+    rows = [tabulate_fit(part, fitter.fit(part, pad_to=n_row)) for part in split_rows(raws, n_row)]
+    empty = empty_rows(fitter.model.label_space.names)
+    return Chunk(pd.concat(rows or [empty], ignore_index=True), rejects)
+
+
 def _count_flags(frame: pd.DataFrame) -> dict[str, Any]:
     flags = frame["flags"].to_numpy()
     converged = float(((flags & int(QualityFlag.NOT_CONVERGED)) == 0).mean())
@@ -197,16 +204,14 @@ def _count_flags(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _plan_batches(
-    fitter: SpectrumFitter, model: ForwardModel, options: FittingOptions, n_file: int
+    fitter: SpectrumFitter, model: ForwardModel, options: FittingOptions, paths: Sequence[str]
 ) -> tuple[int, str]:
     """Rows of every compiled call, one shape for the whole run and no larger than it needs."""
-    n_row = min(options.chunk_size, _round_up(n_file, 32))
+    n_row = count_rows(paths, options.chunk_size)
     batch_size = min(choose_batch_size(fitter.settings, model), n_row)
     planned = replace(fitter.settings, batch_size=batch_size)
     memory = require_fit_memory(model, fitter.grid, planned) / 2**20
-    text = f"{n_file} files; batches of {batch_size} stars, about {memory:.0f} MiB on the device."
+    text = (
+        f"{len(paths)} files; batches of {batch_size} stars, about {memory:.0f} MiB on the device."
+    )
     return n_row, text
-
-
-def _round_up(number: int, step: int) -> int:
-    return max(step, -(-number // step) * step)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxmdwarf.diagnostics.residuals import ResidualSummary, summarise_residual
 from jaxmdwarf.diagnostics.two_sample import ClassifierConfig, ClassifierScore, classifier_accuracy
-from jaxmdwarf.io.spectra.readers import read_spectrum
+from jaxmdwarf.io.spectra.readers import read_rows
 from jaxmdwarf.labels import describe_label
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.preprocess.batch import preprocess_batch
@@ -81,7 +81,7 @@ def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
     model : ForwardModel
         The one that the catalogue was fitted with.
     rows : DataFrame
-        Of a catalogue: path, RV, the labels, SNRr.
+        Of a catalogue: path, spectrum, RV, the labels, SNRr.
 
     Returns
     -------
@@ -93,11 +93,12 @@ def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
     names = [describe_label(name).column for name in model.label_space.names]
     labels = rows[names].to_numpy(float)
     paths, rv_kms = rows["path"].tolist(), rows["RV"].to_numpy(float)
+    indices = rows["spectrum"].tolist() if "spectrum" in rows else [0] * len(rows)
     parts, fluxes = [], []
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         some = slice(first, first + _ROWS_AT_ONCE)
         batch = preprocess_batch(
-            [read_spectrum(path) for path in paths[some]],
+            read_rows(paths[some], indices[some]),
             model.grid,
             rv_kms=rv_kms[some],
             masks=preprocessing.masks_aa,

@@ -21,9 +21,9 @@ from jaxmdwarf.diagnostics.matching import as_text
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.provenance import gather_provenance, hash_paths, hash_values
-from jaxmdwarf.io.rejects import name_rejects_file
-from jaxmdwarf.io.spectra.readers import read_record
-from jaxmdwarf.io.spectra.records import Requirements, check_record
+from jaxmdwarf.io.rejects import Reject, name_rejects_file
+from jaxmdwarf.io.spectra.readers import read_records, take_spectrum
+from jaxmdwarf.io.spectra.records import Requirements, SpectrumRecord, check_record
 from jaxmdwarf.io.stream import require_processes
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table
 from jaxmdwarf.labels import VELOCITY
@@ -53,7 +53,7 @@ class MeasuredRow(NamedTuple):
 
 @dataclass(frozen=True)
 class MeasureTask:
-    """Read and measure one file: what a worker process does.
+    """Read and measure the spectra of one file: what a worker process does.
 
     Parameters
     ----------
@@ -66,12 +66,17 @@ class MeasureTask:
     requirements: Requirements
     velocities: Mapping[str, float] | None = None
 
-    def __call__(self, path: str) -> MeasuredRow:
-        record = read_record(path)
+    def __call__(self, path: str) -> list[MeasuredRow | Reject]:
+        return [
+            take_spectrum(path, found, index, self._measure)
+            for index, found in enumerate(read_records(path))
+        ]
+
+    def _measure(self, record: SpectrumRecord) -> MeasuredRow:
         check_record(record, self.requirements)
         meta = record.meta
         rv_kms, flags = choose_velocity(
-            float(meta["z"]), self._find_velocity(path, str(meta["obsid"]))
+            float(meta["z"]), self._find_velocity(str(meta["path"]), str(meta["obsid"]))
         )
         measured = measure_spectrum(
             record.wave_aa,
@@ -83,7 +88,7 @@ class MeasureTask:
         )
         if meta["had_nonfinite"]:
             flags |= QualityFlag.INPUT_NAN
-        values = {**describe_header({**meta, "path": path}), **describe_measurements(measured)}
+        values = {**describe_header(meta), **describe_measurements(measured)}
         values["SNRr"], values["SNRi"] = measured.snr_r, measured.snr_i
         values["RV_used"], values["flags"] = rv_kms, int(measured.flags | flags)
         return MeasuredRow(values, record.content_hash())
@@ -216,10 +221,11 @@ def measure_files(
         )
         frame, rejects = run.collect(empty_rows(kind="measure"))
         rejects = [*inputs.rejects, *rejects]
-        settle_accounts(run, rejects, n_in=inputs.n_in, n_out=len(frame), rejects_file=rejects_file)
+        n_in = len(inputs.rejects) + run.n_in
+        settle_accounts(run, rejects, n_in=n_in, n_out=len(frame), rejects_file=rejects_file)
         write_table(frame, out, provenance=gather_provenance(command=command))
     return {
-        "inputs": inputs.n_in,
+        "inputs": n_in,
         "measured": len(frame),
         "rejected": len(rejects),
         "active": int(frame["Activity"].sum()),

@@ -16,15 +16,16 @@ from jaxmdwarf.inference.schedule import FitSettings, choose_batch_size
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.provenance import hash_paths, hash_values
 from jaxmdwarf.io.rejects import Reject
-from jaxmdwarf.io.spectra.readers import ReadTask
+from jaxmdwarf.io.spectra.readers import ReadTask, name_place
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.quality import QualityFlag, describe_flags
+from jaxmdwarf.spectra import RawSpectrum
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.workflows.outputs import require_folder
 from jaxmdwarf.workflows.progress import Progress, Silent
-from jaxmdwarf.workflows.reading import build_spectra
+from jaxmdwarf.workflows.reading import build_spectra, count_rows, split_rows
 from jaxmdwarf.workflows.run import Chunk, Run, open_run, settle_accounts
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class ObservedConfig:
         FittingOptions(velocity=self.velocity, chunk_size=self.chunk_size)
         if self.max_spectra is not None and self.max_spectra < 1:
             raise UsageError(f"max_spectra {self.max_spectra} is below 1.")
+
+
+_ARRAYS = ("flux", "ivar", "information")
 
 
 class PreparedSpectra(NamedTuple):
@@ -164,7 +168,7 @@ def prepare_observed(
     paths, not_drawn = _draw(inputs.paths, options)
     require_folder(cache, n_bytes=3 * 4 * fitter.grid.n_pix * len(paths))
     window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
-    n_row = min(options.chunk_size, -(-max(len(paths), 1) // 32) * 32)
+    n_row = count_rows(paths, options.chunk_size)
     fitter.settings = replace(
         fitter.settings, batch_size=min(choose_batch_size(fitter.settings), n_row)
     )
@@ -183,7 +187,7 @@ def prepare_observed(
             progress=progress,
             processes=processes,
         )
-        return _join(run, [*inputs.rejects, *not_drawn], fitter, inputs.n_in, rejects_file)
+        return _join(run, [*inputs.rejects, *not_drawn], fitter, rejects_file)
 
 
 def _draw(paths: Sequence[str], options: ObservedConfig) -> tuple[list[str], list[Reject]]:
@@ -206,18 +210,34 @@ def _prepare_chunk(
 ) -> Chunk:
     import pandas as pd
 
-    kept: list[int] = []
-    rows = pd.DataFrame()
     raws, rejects = build_spectra(items, fitter.require)
-    if raws:
-        fitted = fitter.fit(raws, pad_to=n_row)
-        rows = tabulate_fit(raws, fitted, measure=False)
-        for row, raw in enumerate(raws):
-            reason = _refuse(fitted, row, options)
-            if reason is None:
-                kept.append(row)
-            else:
-                rejects.append(Reject(raw.meta.path, *reason))
+    parts = [_prepare_rows(part, fitter, options, n_row) for part in split_rows(raws, n_row)]
+    if not parts:
+        return Chunk(empty_rows(fitter.model.label_space.names), rejects, {})
+    arrays = [part.arrays for part in parts if part.arrays]
+    return Chunk(
+        pd.concat([part.rows for part in parts], ignore_index=True),
+        rejects + [reject for part in parts for reject in part.rejects],
+        {name: np.concatenate([part[name] for part in arrays]) for name in _ARRAYS}
+        if arrays
+        else {},
+    )
+
+
+def _prepare_rows(
+    raws: Sequence[RawSpectrum], fitter: SpectrumFitter, options: ObservedConfig, n_row: int
+) -> Chunk:
+    """Spectra at rest, at most `n_row`."""
+    kept: list[int] = []
+    rejects: list[Reject] = []
+    fitted = fitter.fit(raws, pad_to=n_row)
+    rows = tabulate_fit(raws, fitted, measure=False)
+    for row, raw in enumerate(raws):
+        reason = _refuse(fitted, row, options)
+        if reason is None:
+            kept.append(row)
+        else:
+            rejects.append(Reject(raw.meta.path, *reason, raw.meta.index))
     if not kept:
         return Chunk(rows.iloc[:0], rejects, {})
     batch = preprocess_batch(
@@ -229,8 +249,7 @@ def _prepare_chunk(
         pad_to=n_row,
         min_overlap=0.0,
     )
-    names = ("flux", "ivar", "information")
-    arrays = {name: np.asarray(getattr(batch, name))[: len(kept)] for name in names}
+    arrays = {name: np.asarray(getattr(batch, name))[: len(kept)] for name in _ARRAYS}
     wild = np.abs(arrays["flux"] - 1.0) > LARGEST_DEVIATION
     arrays = {
         name: np.where(wild, np.float32(name == "flux"), values) for name, values in arrays.items()
@@ -258,15 +277,15 @@ def _join(
     run: Run,
     not_read: list[Reject],
     fitter: SpectrumFitter,
-    n_in: int,
     rejects_file: str | os.PathLike[str] | None,
 ) -> PreparedSpectra:
     """The domain of all chunks."""
     table, rejects = run.collect(empty_rows())
     rejects = [*not_read, *rejects]
+    n_in = len(not_read) + run.n_in
     settle_accounts(run, rejects, n_in=n_in, n_out=len(table), rejects_file=rejects_file)
     shape = (len(table), fitter.grid.n_pix)
-    arrays = {name: np.empty(shape, np.float32) for name in ("flux", "ivar", "information")}
+    arrays = {name: np.empty(shape, np.float32) for name in _ARRAYS}
     first_row = 0
     for part in run.read_all():
         # Chunk by chunk, each let go once it is copied: the domain is in memory only once.
@@ -279,6 +298,6 @@ def _join(
         grid=fitter.grid,
         frame_kms=table["RV"].to_numpy(np.float64),
         snr=table["SNRr"].to_numpy(np.float64),
-        names=tuple(table["path"]),
+        names=tuple(map(name_place, table["path"], table["spectrum"])),
     )
     return PreparedSpectra(domain, table, rejects)

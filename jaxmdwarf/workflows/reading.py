@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.records import SpectrumRecord, build_spectrum
 from jaxmdwarf.spectra import RawSpectrum
+
+T = TypeVar("T")
+
+SPECTRUM_BYTES = 400_000
+"""Size of one spectrum in a file of many (DESI's, with their resolution matrices)."""
 
 
 def build_spectra(
@@ -28,7 +36,31 @@ def build_spectra(
             raw = build_spectrum(record)
             require(raw)
         except RejectedInput as error:
-            rejects.append(Reject.from_error(path, error))
+            rejects.append(Reject.from_error(path, error, int(record.meta["index"])))
         else:
             raws.append(raw)
     return raws, rejects
+
+
+def count_rows(paths: Sequence[str], chunk_size: int) -> int:
+    """Rows of every compiled call: one shape for a run, no larger than its spectra need.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Inputs; what a file of many spectra holds is judged by its size.
+    chunk_size : int
+        Most rows.
+    """
+    n_byte = 0
+    for path in paths[:chunk_size]:
+        with contextlib.suppress(OSError):
+            n_byte += os.stat(path).st_size
+    n_spectrum = max(len(paths), n_byte // SPECTRUM_BYTES, 1)
+    return min(chunk_size, -(-n_spectrum // 32) * 32)
+
+
+def split_rows(spectra: Sequence[T], n_row: int) -> Iterator[Sequence[T]]:
+    """Parts of at most `n_row`: a chunk of files may hold more spectra than files."""
+    for first in range(0, len(spectra), n_row):
+        yield spectra[first : first + n_row]

@@ -40,13 +40,16 @@ from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.locks import hold_lock
 from jaxmdwarf.io.rejects import Reject, check_accounts, write_rejects
-from jaxmdwarf.io.spectra.readers import DuplicateFinder
+from jaxmdwarf.io.spectra.readers import DuplicateFinder, name_place
 from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.workflows.outputs import OVERWRITE, require_folder, require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CHUNK_BYTES = 512 * 1024**2
+"""Size of the files of a chunk: a thousand single spectra, or a few files of many."""
 
 _RECORD, _LOCK, _CHECKPOINTS = "run.json", "lock", "checkpoints"
 
@@ -62,13 +65,28 @@ class Chunk(NamedTuple):
     arrays : dict of str to ndarray, optional
         Numbers that belong to the rows.
     hashes : list of (str, int)
-        Path and content of all inputs that could be read, to know their copies by.
+        Place and content of all spectra that could be read, to know their copies by.
+    n_path : int
+        Files of the chunk.
+    n_in : int
+        Spectra that they hold; a file that cannot be read counts as one.
     """
 
     rows: pd.DataFrame
     rejects: list[Reject]
     arrays: dict[str, np.ndarray] | None = None
     hashes: Sequence[tuple[str, int]] = ()
+    n_path: int = 0
+    n_in: int = 0
+
+
+class _Note(NamedTuple):
+    """What stands beside the rows and arrays of a finished chunk, see `Chunk`."""
+
+    rejects: list[Reject]
+    hashes: Sequence[tuple[str, int]]
+    n_path: int
+    n_in: int
 
 
 @dataclass(frozen=True)
@@ -148,7 +166,8 @@ class Run:
                 np.savez(file, **chunk.arrays)  # type: ignore[arg-type]
         with write_atomically(self._path(number, "parquet")) as temporary:
             chunk.rows.to_parquet(temporary, index=False)
-        note = {"rejects": [list(reject) for reject in chunk.rejects], "hashes": chunk.hashes}
+        note = chunk._asdict() | {"rejects": [list(reject) for reject in chunk.rejects]}
+        note = {name: note[name] for name in _Note._fields}
         with write_atomically(self._path(number, "json")) as temporary:
             # Names that are not UTF-8 survive as escapes.
             temporary.write_text(json.dumps(note), encoding="ascii")
@@ -157,13 +176,18 @@ class Run:
         """A chunk that was kept."""
         import pandas as pd
 
-        rejects, hashes = self._read_note(number)
+        note = self._read_note(number)
         arrays = None
         if self._path(number, "npz").is_file():
             with np.load(self._path(number, "npz"), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         rows = pd.read_parquet(self._path(number, "parquet"))
-        return Chunk(rows, rejects, arrays, hashes)
+        return Chunk(rows, note.rejects, arrays, note.hashes, note.n_path, note.n_in)
+
+    @property
+    def n_in(self) -> int:
+        """Spectra that the files of all chunks hold; a file that cannot be read counts as one."""
+        return sum(self._read_note(number).n_in for number in range(self.n_done))
 
     def read_all(self) -> Iterator[Chunk]:
         """All chunks in the order of their inputs, one at a time in memory."""
@@ -173,7 +197,7 @@ class Run:
     def map_files(
         self,
         paths: Sequence[str],
-        task: Callable[[str], tuple[Any, int | None]],
+        task: Callable[[str], tuple[Any, int | None] | list[Any]],
         work: Callable[[list[tuple[str, Any]]], Chunk],
         *,
         chunk_size: int,
@@ -190,11 +214,12 @@ class Run:
             Inputs, in the order of the rows to be.
         task : callable
             What a reader process does with a path (see `jaxmdwarf.io.stream`); returns the payload
-            and a hash of its content, by which copies of it are rejected, or None.
+            and a hash of its content, by which copies of it are rejected, or None. Files that hold
+            several spectra give a list of such pairs, and of rejects.
         work : callable
             Takes the (path, payload) of a chunk; returns its rows, its rejects and its arrays.
         chunk_size : int
-            Inputs of a chunk: what a killed run loses at most.
+            Inputs of a chunk, fewer where files are large: what a killed run loses at most.
         title : str
             Of the stage in the progress.
         progress : Progress, optional
@@ -207,31 +232,34 @@ class Run:
         -------
         Worked
         """
-        n_done, n_chunk = self.n_done, -(-len(paths) // chunk_size)
         progress = progress or Silent()
-        if n_done:
-            progress.say(f"resuming: {n_done} of {n_chunk} chunks are done.")
         duplicates = DuplicateFinder()
-        for number in range(n_done):
-            for path, content_hash in self._read_note(number)[1]:
+        begin = 0
+        for number in range(self.n_done):
+            kept = self._read_note(number)
+            begin += kept.n_path
+            for path, content_hash in kept.hashes:
                 duplicates.find(content_hash, path)
-        rest = paths[n_done * chunk_size :]
+        if begin:
+            progress.say(f"resuming: {begin} of {len(paths)} files are done.")
+        rest = paths[begin:]
         results = stream_results(task, rest, processes=processes, chunk_size=n_together)
         done = Worked(0, 0.0)
-        skipped = float(len(paths) - len(rest))
+        skipped = float(begin)
         with progress.stage(title, float(len(paths)), unit="files", done=skipped) as stage:
-            for number in range(n_done, n_chunk):
-                own = paths[number * chunk_size : (number + 1) * chunk_size]
-                items, rejects, hashes = _gather(results, len(own), duplicates)
+            for number, own in enumerate(_chunked(rest, chunk_size), self.n_done):
+                items, rejects, hashes, n_in = _gather(results, len(own), duplicates)
                 began = time.perf_counter()
                 made = work(items)
                 seconds = done.seconds + time.perf_counter() - began
                 done = Worked(done.n_row + len(made.rows), seconds)
                 place = {path: row for row, path in enumerate(own)}
                 rejects = sorted(
-                    [*rejects, *made.rejects], key=lambda one: place.get(one.path, len(own))
+                    [*rejects, *made.rejects],
+                    key=lambda one: (place.get(one.path, len(own)), one.spectrum or 0),
                 )
-                self.keep(number, made._replace(rejects=rejects, hashes=hashes))
+                made = made._replace(rejects=rejects, hashes=hashes, n_path=len(own), n_in=n_in)
+                self.keep(number, made)
                 stage.advance(float(len(own)))
         return done
 
@@ -243,7 +271,7 @@ class Run:
         for number in range(self.n_done):
             rows = pd.read_parquet(self._path(number, "parquet"))
             frames += [rows] if len(rows) else []
-            rejects += self._read_note(number)[0]
+            rejects += self._read_note(number).rejects
         return pd.concat(frames or [empty], ignore_index=True), rejects
 
     # Trainings
@@ -262,11 +290,13 @@ class Run:
     def _save(self) -> None:
         write_json(self.folder / _RECORD, self._record)
 
-    def _read_note(self, number: int) -> tuple[list[Reject], list[tuple[str, int]]]:
+    def _read_note(self, number: int) -> _Note:
         note = json.loads(self._path(number, "json").read_text(encoding="ascii"))
-        return (
+        return _Note(
             [Reject(*reject) for reject in note["rejects"]],
             [(path, int(value)) for path, value in note["hashes"]],
+            int(note["n_path"]),
+            int(note["n_in"]),
         )
 
     def _path(self, number: int, suffix: str) -> Path:
@@ -436,25 +466,46 @@ def settle_accounts(
 
 def _gather(
     results: Iterator[tuple[str, Any]], n_path: int, duplicates: DuplicateFinder
-) -> tuple[list[tuple[str, Any]], list[Reject], list[tuple[str, int]]]:
-    """What the next `n_path` inputs hold, which are rejected, and what to know their copies by."""
+) -> tuple[list[tuple[str, Any]], list[Reject], list[tuple[str, int]], int]:
+    """What the next files hold: items, rejects, what to know copies by, and how many in all."""
     items: list[tuple[str, Any]] = []
     rejects: list[Reject] = []
     hashes: list[tuple[str, int]] = []
+    n_in = 0
     for _ in range(n_path):
         path, result = next(results)
-        if isinstance(result, Reject):
-            rejects.append(result)
-            continue
-        payload, content_hash = result
-        if content_hash is not None:
-            repeated = duplicates.find(content_hash, path)
-            if repeated is not None:
-                rejects.append(repeated)
+        for index, one in enumerate(result if isinstance(result, list) else [result]):
+            n_in += 1
+            if isinstance(one, Reject):
+                rejects.append(one)
                 continue
-            hashes.append((path, content_hash))
-        items.append((path, payload))
-    return items, rejects, hashes
+            payload, content_hash = one
+            if content_hash is not None:
+                repeated = duplicates.find(content_hash, path, index)
+                if repeated is not None:
+                    rejects.append(repeated)
+                    continue
+                hashes.append((name_place(path, index), content_hash))
+            items.append((path, payload))
+    return items, rejects, hashes, n_in
+
+
+def _chunked(paths: Sequence[str], size: int) -> Iterator[list[str]]:
+    """Files in chunks of at most `size` and about `CHUNK_BYTES`, for memory holds their spectra."""
+    chunk: list[str] = []
+    n_byte = 0
+    for path in paths:
+        try:
+            own = os.stat(path).st_size
+        except (OSError, ValueError):
+            own = 0  # its reader says what is wrong with it
+        if chunk and (len(chunk) >= size or n_byte + own > CHUNK_BYTES):
+            yield chunk
+            chunk, n_byte = [], 0
+        chunk.append(path)
+        n_byte += own
+    if chunk:
+        yield chunk
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows.fitting import fit_files
+from tests.io.spectra.conftest import write_desi
 
 GRID = PixelGrid.linear(6000.0, 6900.0, 1.0)
 MASKS = ((6546.0, 6586.0),)
@@ -402,3 +403,26 @@ def test_faint_spectra_can_be_left_out_and_nothing_usable_is_an_error(survey, mo
     with pytest.raises(WorkFailed, match="none of 1 inputs"):
         fit_files(paths[1:], model_dir, tmp_path / "U.fits", options=options, processes=1)
     assert len(read_rejects(tmp_path / "U_rejects.csv")) == 1
+
+
+def test_a_file_may_hold_more_spectra_than_a_batch(tmp_path, model_dir):
+    folder = tmp_path / "night"
+    folder.mkdir()
+    arms = {"R": (5760.0, 7000.0)}
+    write_desi(folder / "coadd.fits", 40, arms=arms, objtype=["TGT"] * 39 + ["SKY"])
+    (folder / "text.fits").write_text("no spectrum")
+    out = tmp_path / "T.csv"
+    summary = fit_files([folder], model_dir, out, options=OPTIONS, processes=1)
+    assert (summary["inputs"], summary["catalogue"], summary["rejected"]) == (41, 39, 2)
+    rows = read_table(out)
+    assert rows["spectrum"].tolist() == list(range(39))
+    assert set(rows["path"]) == {str(folder / "coadd.fits")}
+    rejects = read_rejects(tmp_path / "T_rejects.csv")
+    assert [reject.spectrum for reject in rejects] == [39, None]
+    # A spectrum's fit does not hang on the others in its file.
+    alone = tmp_path / "alone.csv"
+    write_desi(tmp_path / "one.fits", 1, arms=arms)
+    fit_files([tmp_path / "one.fits"], model_dir, alone, options=OPTIONS, processes=1)
+    first, same = rows.iloc[0], read_table(alone).iloc[0]
+    assert first["Teff"] == pytest.approx(same["Teff"], abs=1.0)
+    assert first["RV"] == pytest.approx(same["RV"], abs=0.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -21,6 +21,8 @@ from jaxmdwarf.io.spectra.registry import READERS
 from jaxmdwarf.io.stream import stream_results
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from jaxmdwarf.spectra import RawSpectrum
 
 T = TypeVar("T")
@@ -94,7 +96,7 @@ def read_spectra(
     RejectedInput
         If the file cannot be read.
     """
-    return list(_build(os.fspath(path), ReadFileTask(requirements)(os.fspath(path)), None))
+    return list(_build(os.fspath(path), ReadTask(requirements)(os.fspath(path)), None))
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Found]:
@@ -155,18 +157,6 @@ class ReadSpectrum(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadTask:
-    """Read and check a file of one spectrum: what a reader process does."""
-
-    requirements: Requirements | None = None
-
-    def __call__(self, path: str) -> tuple[SpectrumRecord, int]:
-        record = read_record(path)
-        check_record(record, self.requirements)
-        return record, record.content_hash()
-
-
-@dataclass(frozen=True)
-class ReadFileTask:
     """Read and check the spectra of one file: what a reader process does.
 
     Parameters
@@ -182,17 +172,14 @@ class ReadFileTask:
     Raises
     ------
     RejectedInput
-        If the file cannot be read, or its only spectrum not be used.
+        If the file cannot be read.
     """
 
     requirements: Requirements | None = None
 
     def __call__(self, path: str) -> list[ReadSpectrum | Reject]:
         found = read_records(path)
-        return [
-            take_spectrum(path, one, index if len(found) > 1 else None, self._take)
-            for index, one in enumerate(found)
-        ]
+        return [take_spectrum(path, one, index, self._take) for index, one in enumerate(found)]
 
     def _take(self, record: SpectrumRecord) -> ReadSpectrum:
         check_record(record, self.requirements)
@@ -200,7 +187,7 @@ class ReadFileTask:
 
 
 def take_spectrum(
-    path: str, found: Found, index: int | None, work: Callable[[SpectrumRecord], T]
+    path: str, found: Found, index: int, work: Callable[[SpectrumRecord], T]
 ) -> T | Reject:
     """What `work` makes of one spectrum of a file, or the reject that says why not.
 
@@ -209,8 +196,8 @@ def take_spectrum(
     path : str
     found : SpectrumRecord or RejectedInput
         As a reader gave it.
-    index : int or None
-        Which spectrum of the file; None where it is the only one.
+    index : int
+        Which spectrum of the file.
     work : callable
         Raises `RejectedInput` for spectra that are of no use.
     """
@@ -222,16 +209,55 @@ def take_spectrum(
         return Reject.from_error(path, error, index)
 
 
+def name_place(path: str, index: int) -> str:
+    """A spectrum by its file, and its number unless it is the first: ``coadd.fits[12]``."""
+    return f"{path}[{index}]" if index else path
+
+
+def read_rows(
+    paths: Sequence[str], indices: Sequence[int] | np.ndarray | None = None
+) -> list[RawSpectrum]:
+    """The spectra of rows of a catalogue; a file that neighbouring rows name is read once.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Column ``path``.
+    indices : sequence of int, optional
+        Column ``spectrum``; the first spectrum of each file by default.
+
+    Raises
+    ------
+    RejectedInput
+        If a file or spectrum is not there any more.
+    """
+    spectra: list[RawSpectrum] = []
+    last, found = None, []
+    for row, path in enumerate(paths):
+        index = 0 if indices is None else int(indices[row])
+        if path != last:
+            last, found = path, read_records(path)
+        one = found[index] if index < len(found) else None
+        if not isinstance(one, SpectrumRecord):
+            raise RejectedInput(
+                f"{name_place(path, index)} holds no spectrum any more.",
+                "the file has changed since the catalogue was made: put it back.",
+            )
+        check_record(one)
+        spectra.append(build_spectrum(one))
+    return spectra
+
+
 class DuplicateFinder:
     """Remembers spectra by identifier and content, 64 bits each, and names the first holder."""
 
     def __init__(self) -> None:
         self._first: dict[int, str] = {}
 
-    def find(self, content_hash: int, path: str, index: int | None = None) -> Reject | None:
+    def find(self, content_hash: int, path: str, index: int = 0) -> Reject | None:
         """A reject if a spectrum with `content_hash` was met before, else None."""
         if content_hash not in self._first:
-            self._first[content_hash] = path if not index else f"{path}[{index}]"
+            self._first[content_hash] = name_place(path, index)
             return None
         first = self._first[content_hash]
         return Reject(
@@ -269,7 +295,7 @@ def stream_spectra(
         One for each spectrum of each file in the order of `paths`, one for each file that cannot
         be read.
     """
-    task = ReadFileTask(requirements or Requirements())
+    task = ReadTask(requirements or Requirements())
     duplicates = DuplicateFinder() if reject_duplicates else None
     for path, result in stream_results(task, paths, processes=processes, chunk_size=chunk_size):
         yield from _build(path, result, duplicates)
@@ -282,12 +308,11 @@ def _build(
         yield result
         return
     for index, one in enumerate(result):
-        place = index if len(result) > 1 else None
         if isinstance(one, Reject):
             yield one
             continue
-        duplicate = duplicates.find(one.content_hash, path, place) if duplicates else None
+        duplicate = duplicates.find(one.content_hash, path, index) if duplicates else None
         if duplicate is not None:
             yield duplicate
             continue
-        yield take_spectrum(path, one.record, place, build_spectrum)
+        yield take_spectrum(path, one.record, index, build_spectrum)

@@ -86,7 +86,7 @@ def test_workers_know_registered_readers_and_accounts_hold(tmp_path, mine, proce
     rejects = [one for one in found if isinstance(one, Reject)]
     # Five files of four spectra and one that cannot be read.
     assert len(found) == 5 * 4 + 1
-    assert [(r.path, r.index_in_file) for r in rejects] == [
+    assert [(r.path, r.spectrum) for r in rejects] == [
         (paths[1], 1),
         (paths[3], None),
         (paths[5], 1),
@@ -101,7 +101,7 @@ def test_copies_within_and_across_files_are_found(tmp_path, mine):
         (tmp_path / name).write_text("MINE 2 0")
     paths = [str(tmp_path / name) for name in "ab"]
     rejects = [r for r in stream_spectra(paths, processes=1) if isinstance(r, Reject)]
-    assert [(r.path, r.index_in_file) for r in rejects] == [(paths[1], 0), (paths[1], 1)]
+    assert [(r.path, r.spectrum) for r in rejects] == [(paths[1], 0), (paths[1], 1)]
     assert rejects[1].reason == f"the same spectrum as {paths[0]}[1]"
 
 

@@ -110,7 +110,7 @@ def test_rows_of_a_desi_file_that_cannot_serve_are_named(tmp_path):
     path = write_desi(tmp_path / "a.fits", 4, edit=edit, objtype=["SKY", "TGT", "TGT", "TGT"])
     found = list(stream_spectra([str(path)], processes=1))
     rejects = [one for one in found if isinstance(one, Reject)]
-    assert [r.index_in_file for r in rejects] == [0, 1, 3]
+    assert [r.spectrum for r in rejects] == [0, 1, 3]
     assert "sky fibre" in rejects[0].reason
     assert "in every pixel of every arm" in rejects[1].reason
     # What is left, the blue arm, is of no use.
