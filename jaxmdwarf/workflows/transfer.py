@@ -26,7 +26,7 @@ from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.labels.codistribution import check_overlap
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
 from jaxmdwarf.training.transfer.domain import split_domain
-from jaxmdwarf.training.transfer.matched import ReferenceSample
+from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.workflows.methods.base import LEAST_COMMON_STARS, TransferMethod
 from jaxmdwarf.workflows.methods.cyclestar import LOG_NAME
 from jaxmdwarf.workflows.methods.matched import Matched

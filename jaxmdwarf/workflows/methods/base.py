@@ -17,7 +17,7 @@ from jaxmdwarf.io.models import load_model, save_model
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain
-from jaxmdwarf.training.transfer.matched import ReferenceSample
+from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.workflows.progress import Progress
 
 LEAST_COMMON_STARS = 60

@@ -21,7 +21,7 @@ from jaxmdwarf.training.cyclestar.loop import TrainedTransfer, TransferRecord, t
 from jaxmdwarf.training.cyclestar.steps import TransferState
 from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain
-from jaxmdwarf.training.transfer.matched import ReferenceSample
+from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.workflows.methods.base import TransferMethod
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.progress import Progress, Silent

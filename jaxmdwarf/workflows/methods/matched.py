@@ -9,7 +9,8 @@ from typing import Any
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain
-from jaxmdwarf.training.transfer.matched import MatchedConfig, ReferenceSample, train_matched
+from jaxmdwarf.training.transfer.label_matching import ReferenceSample
+from jaxmdwarf.training.transfer.matched import MatchedConfig, train_matched
 from jaxmdwarf.workflows.methods.base import TransferMethod
 from jaxmdwarf.workflows.progress import Progress, Silent
 

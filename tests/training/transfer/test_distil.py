@@ -1,4 +1,4 @@
-"""What is distilled from a transfer: near the transfer, cheap, honest about its error."""
+"""What is distilled from a transfer: near the transfer, quick, honest about its error."""
 
 from dataclasses import replace
 
