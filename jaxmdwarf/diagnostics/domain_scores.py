@@ -37,6 +37,19 @@ def find_comparison_basis(
 
     Faint spectra would add directions of noise, and pixels hit by cosmic rays directions of their
     own, in which nothing can be compared: deviations count as five robust widths at most.
+
+    Parameters
+    ----------
+    flux, ivar : (n, n_pix)
+        Observed and normalised; ivar 0 marks bad pixels.
+    n_component : int
+    n_spec : int
+        Spectra at most.
+
+    Raises
+    ------
+    MismatchError
+        If no pixel is good.
     """
     good = ivar > 0
     if not good.any():
@@ -64,6 +77,10 @@ def marginal_distance(first: Float[np.ndarray, "n k"], second: Float[np.ndarray,
     0 for equal clouds, possibly below. Values beyond four widths count as four, so that single
     broken spectra do not rule. With the full covariances, that of a few hundred spectra in sixteen
     directions is lost in sampling noise.
+
+    Parameters
+    ----------
+    first, second : (n, k), (m, k)
 
     Examples
     --------
@@ -93,6 +110,11 @@ def discriminant_accuracy(
 
     Learned on every other row and applied to the rest, both ways, after projection on the strongest
     `n_component` principal components of both clouds together.
+
+    Parameters
+    ----------
+    first, second : (n, k), (m, k)
+    n_component : int
 
     Examples
     --------
@@ -127,6 +149,13 @@ def explained_fraction(
     Both are reduced to their strongest principal components; below 0 counts as 0. Of split and
     shared latents: how much of the physics the split latent has taken.
 
+    Parameters
+    ----------
+    given, wanted : (n, k), (n, m)
+        Row by row of the same spectra.
+    n_component : int
+        Of each.
+
     Examples
     --------
     >>> x = np.random.default_rng(0).normal(size=(300, 2))
@@ -149,6 +178,11 @@ def latent_change(before: Float[np.ndarray, "n k"], after: Float[np.ndarray, "n 
 
     The validation score of Cycle-StarNet (O'Briain et al. 2021): what a spectrum's latents lose
     when it is transferred and encoded again; 0 is perfect.
+
+    Parameters
+    ----------
+    before, after : (n, k)
+        Row by row of the same spectra.
 
     Examples
     --------

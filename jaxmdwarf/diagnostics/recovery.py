@@ -125,6 +125,13 @@ def measure_recovery(difference: Float[np.ndarray, " n"]) -> Recovery:
 def measure_pulls(difference: Float[np.ndarray, " n"], error: Float[np.ndarray, " n"]) -> Pulls:
     """Mean and width of ``difference / error``; errors must be positive to count.
 
+    Parameters
+    ----------
+    difference : (n,)
+        Measured minus reference.
+    error : (n,)
+        One sigma of the difference, in its unit.
+
     Examples
     --------
     >>> rng = np.random.default_rng(0)
@@ -152,7 +159,15 @@ def measure_pulls(difference: Float[np.ndarray, " n"], error: Float[np.ndarray, 
 def compute_pulls(
     difference: Float[np.ndarray, " n"], error: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
-    """``difference / error``, NaN where there is no positive error."""
+    """``difference / error``, NaN where there is no positive error.
+
+    Parameters
+    ----------
+    difference : (n,)
+        Measured minus reference.
+    error : (n,)
+        One sigma of the difference, in its unit.
+    """
     usable = np.isfinite(error) & (error > 0)
     return np.where(usable, difference, np.nan) / np.where(usable, error, 1.0)
 

@@ -51,7 +51,21 @@ def overlap_fraction(raw: RawSpectrum, grid: PixelGrid, *, rv_kms: float = 0.0) 
 def require_overlap(
     raw: RawSpectrum, grid: PixelGrid, *, rv_kms: float = 0.0, min_fraction: float = 0.5
 ) -> None:
-    """Raise `RejectedInput` where good pixels cover less than `min_fraction` of the grid."""
+    """Raise `RejectedInput` where good pixels cover less than `min_fraction` of the grid.
+
+    Parameters
+    ----------
+    raw : RawSpectrum
+    grid : PixelGrid
+    rv_kms : float
+        Velocity that resampling is to take out.
+    min_fraction : float
+
+    Raises
+    ------
+    RejectedInput
+        If they cover less.
+    """
     fraction = overlap_fraction(raw, grid, rv_kms=rv_kms)
     if fraction < min_fraction:
         raise refuse_overlap(raw, grid, fraction, min_fraction)
@@ -60,7 +74,15 @@ def require_overlap(
 def refuse_overlap(
     raw: RawSpectrum, grid: PixelGrid, fraction: float, min_fraction: float
 ) -> RejectedInput:
-    """The error that says that `raw` covers too little of `grid`."""
+    """The error that says that `raw` covers too little of `grid`.
+
+    Parameters
+    ----------
+    raw : RawSpectrum
+    grid : PixelGrid
+    fraction, min_fraction : float
+        What good pixels cover, and what they should.
+    """
     return RejectedInput(
         f"{raw.meta.path or 'the spectrum'}: good pixels cover {fraction:.0%} of "
         f"{grid.wave_aa[0]:.0f}-{grid.wave_aa[-1]:.0f} Angstrom, not {min_fraction:.0%}.",

@@ -140,6 +140,12 @@ def absolute_magnitude(g_mag: np.ndarray, parallax_mas: np.ndarray) -> np.ndarra
 
     NaN where the parallax is not positive: such a star has no distance of this kind.
 
+    Parameters
+    ----------
+    g_mag : (n,)
+        Apparent magnitude.
+    parallax_mas : (n,)
+
     Examples
     --------
     >>> absolute_magnitude(np.array([15.0]), np.array([10.0])).tolist()

@@ -81,6 +81,13 @@ def grey_temperature(tau, teff):
 
     The fit q = 0.7104 - 0.1331 exp(-3.4488 tau) (Mihalas 1978, Stellar Atmospheres, section 3.3, is
     the source of the two limits 0.5774 and 0.7104) is good to 1e-3.
+
+    Parameters
+    ----------
+    tau : array
+        Rosseland optical depth.
+    teff : array
+        Effective temperature, K; broadcast against `tau`.
     """
     hopf = 0.7104 - 0.1331 * jnp.exp(-3.4488 * tau)
     return teff * (0.75 * (tau + hopf)) ** 0.25

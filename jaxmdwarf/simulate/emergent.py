@@ -17,6 +17,13 @@ def planck_flux(
 ) -> Float[Array, ...]:
     """Flux pi B_lambda of a black body in erg s^-1 cm^-2 A^-1; arguments broadcast.
 
+    Parameters
+    ----------
+    temperature : array
+        K.
+    wave_aa : array
+        Angstrom.
+
     Examples
     --------
     >>> round(float(planck_flux(jnp.array(5772.0), jnp.array(5000.0)) / 1e6), 2)

@@ -102,7 +102,15 @@ class LsfSampler:
         )
 
     def mix(self, coarse: np.ndarray, width: np.ndarray | None) -> np.ndarray:
-        """Spectra (n_width, n, m) at relative widths `width` (n, m): (n, m)."""
+        """Spectra (n_width, n, m) at relative widths `width` (n, m): (n, m).
+
+        Parameters
+        ----------
+        coarse : (n_width, n, m)
+            From `convolve`.
+        width : (n, m) or None
+            Width of the line-spread function over the nominal one; None for the nominal one.
+        """
         if width is None or len(self.widths2) == 1:
             return coarse[0]
         nodes, target = self.widths2, width**2
@@ -116,7 +124,15 @@ class LsfSampler:
         return mixed
 
     def sample(self, coarse: np.ndarray, log_wave: np.ndarray) -> np.ndarray:
-        """Values of coarse spectra (n, m) at rest-frame ln(wavelength) (n, n_pix)."""
+        """Values of coarse spectra (n, m) at rest-frame ln(wavelength) (n, n_pix).
+
+        Parameters
+        ----------
+        coarse : (n, m)
+            From `mix`.
+        log_wave : (n, n_pix)
+            ln(wavelength) in the rest frame of each star.
+        """
         position = (log_wave - self._start) / self._coarse_step
         base = np.floor(position).astype(np.int32)
         offset = (position - base).astype(np.float32)

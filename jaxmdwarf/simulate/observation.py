@@ -11,16 +11,7 @@ from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.instrument import FLUX_UNIT, NATIVE_GRID, LsfSampler, electrons_per_flux
 from jaxmdwarf.simulate.sky import FIBRE_ARCSEC2, shift_template, sky_template
 from jaxmdwarf.simulate.streams import RandomStreams
-from jaxmdwarf.simulate.systematics import (
-    add_chromospheres,
-    add_cosmic_rays,
-    sample_dead_pixels,
-    sample_lsf_width,
-    sample_response,
-    sample_sky_residual,
-    sample_telluric_residual,
-    sample_wavelength_error,
-)
+from jaxmdwarf.simulate.systematics import Systematics, add_chromospheres
 from jaxmdwarf.simulate.visits import Visits
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, is_within
 
@@ -105,23 +96,24 @@ def observe(
         raise MismatchError(f"fluxes {flux.shape} and {np.size(wave_aa)} wavelengths disagree.")
     sampler = sampler or make_sampler(wave_aa, gap)
     streams = RandomStreams(seed)
-    clean = _collect_light(wave_aa, flux, visits, gap, streams, sampler, companion_flux)
+    errors = Systematics(visits, gap, streams)
+    clean = _collect_light(wave_aa, flux, errors, sampler, companion_flux)
     if gap.telluric_residuals > 0:
-        clean *= sample_telluric_residual(visits, gap, streams)
+        clean *= errors.telluric_residual()
     sigma = _noise_of(clean, visits)
     observed = clean + sigma * streams.normal("noise", visits.index, NATIVE_GRID.n_pix)
     if gap.sky_residuals > 0:
         entered = visits.transparency[:, None].astype(np.float32)
-        observed += sample_sky_residual(visits, gap, streams) / entered
+        observed += errors.sky_residual() / entered
     if gap.flux_calibration > 0:
-        response = sample_response(visits, gap, streams)
+        response = errors.response()
         observed, sigma, clean = observed * response, sigma * response, clean * response
     ivar = np.float32(gap.ivar_factor) / sigma**2
     mask = np.zeros(observed.shape, dtype=np.uint8)
     if gap.cosmic_rays > 0:
-        add_cosmic_rays(observed, sigma, mask, visits, gap, streams)
+        errors.add_cosmic_rays(observed, sigma, mask)
     if gap.dead_pixels > 0:
-        dead = sample_dead_pixels(visits, gap, streams)
+        dead = errors.dead_pixels()
         mask |= dead
         observed[dead > 0] = 0.0
     ivar[mask > 0] = 0.0
@@ -141,15 +133,14 @@ def observe(
 def _collect_light(
     wave_aa: np.ndarray,
     flux: np.ndarray,
-    visits: Visits,
-    gap: DomainGap,
-    streams: RandomStreams,
+    errors: Systematics,
     sampler: LsfSampler,
     companion_flux: np.ndarray | None,
 ) -> np.ndarray:
     """Light of stars and companions on native pixels, without noise or sky, (n, n_pix) float32."""
-    width = sample_lsf_width(visits, gap, streams, sampler.coarse_log_wave)
-    shift_kms = sample_wavelength_error(visits, gap, streams)
+    visits = errors.visits
+    width = errors.lsf_width(sampler.coarse_log_wave)
+    shift_kms = errors.wavelength_error()
     components = [(flux, visits.star, visits.rv_kms, visits.dilution, np.arange(len(visits)))]
     second = np.flatnonzero(visits.companion >= 0)
     if second.size:
@@ -167,7 +158,7 @@ def _collect_light(
     log_native = np.log(NATIVE_GRID.wave_aa)
     clean = np.zeros((len(visits), NATIVE_GRID.n_pix), dtype=np.float32)
     for spectra, star, rv_kms, dilution, rows in components:
-        lit = add_chromospheres(wave_aa, spectra, star, visits.halpha_ew_aa[rows], gap)
+        lit = add_chromospheres(wave_aa, spectra, star, visits.halpha_ew_aa[rows], errors.gap)
         coarse = sampler.convolve(lit)
         mixed = sampler.mix(coarse[:, star], None if width is None else width[rows])
         # The pipeline labels light of wavelength w (1 + z) with w (1 + z)(1 + error).

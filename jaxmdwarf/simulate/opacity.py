@@ -101,7 +101,15 @@ class CrossSections(eqx.Module):
         ln_particles: Float[Array, "n_species n_depth"],
         weights: Float[Array, "n_depth n_node"],
     ) -> Float[Array, "n_depth n_mode"]:
-        """What `modes` is to be multiplied with for the opacity of particles (g^-1, as ln)."""
+        """What `modes` is to be multiplied with for the opacity of particles (g^-1, as ln).
+
+        Parameters
+        ----------
+        ln_particles : (n_species, n_depth)
+            Natural log of number density over mass density, g^-1, in the order of `names`.
+        weights : (n_depth, n_node)
+            Of the nodes at each depth, see `cubic_weights`.
+        """
         particles = jnp.exp(ln_particles + np.log(CROSS_SECTION_UNIT_CM2))
         return particles[np.array(self.owners)].T * (weights @ self.nodes)
 
@@ -314,6 +322,12 @@ def perturb_atomic_lines(
     lines: AtomicLines, physics: LinePhysics
 ) -> tuple[Float[np.ndarray, " n_line"], Float[np.ndarray, " n_line"]]:
     """How nature's atomic lines differ: factors on gf (0 for a missing line) and displacements.
+
+    Parameters
+    ----------
+    lines : AtomicLines
+    physics : LinePhysics
+        Shares of missing and displaced lines, displacement, scatter, seed.
 
     Returns
     -------

@@ -382,6 +382,12 @@ class TheoryGrid:
 def simulate_survey(config: SurveyConfig, *, relation: Relation = empirical_relation) -> Survey:
     """Draw the stars and visits of a survey; spectra are made by `Survey.batches`.
 
+    Parameters
+    ----------
+    config : SurveyConfig
+    relation : callable
+        Main sequence; see `jaxmdwarf.simulate.main_sequence`.
+
     Examples
     --------
     >>> survey = simulate_survey(SurveyConfig(n_spectra=50, seed=1))
@@ -395,12 +401,34 @@ def simulate_survey(config: SurveyConfig, *, relation: Relation = empirical_rela
 
 
 def star_labels(stars: Columns, rows: np.ndarray) -> np.ndarray:
-    """Labels (n, 4) of stars at `rows`."""
+    """Labels (n, 4) of stars at `rows`.
+
+    Parameters
+    ----------
+    stars : Columns
+        One row a star.
+    rows : (n,) int
+
+    Returns
+    -------
+    (n, 4) Teff (K), log g (cgs), [M/H], [alpha/M]
+    """
     return np.stack([stars[name][rows] for name in ("teff", "logg", "mh", "alpha_m")], axis=1)
 
 
 def companion_labels(stars: Columns, rows: np.ndarray) -> np.ndarray:
-    """Labels (n, 4) of the companions of stars at `rows`; they share the primary's chemistry."""
+    """Labels (n, 4) of the companions of stars at `rows`; they share the primary's chemistry.
+
+    Parameters
+    ----------
+    stars : Columns
+        One row a star.
+    rows : (n,) int
+
+    Returns
+    -------
+    (n, 4) Teff (K), log g (cgs), [M/H], [alpha/M]
+    """
     names = ("companion_teff", "companion_logg", "mh", "alpha_m")
     return np.stack([stars[name][rows] for name in names], axis=1)
 
@@ -503,6 +531,14 @@ def effective_resolution(
 
     Averaging over a native pixel and taking the flux as constant over it when it is resampled each
     add a twelfth of its squared width to the variance of the line-spread function.
+
+    Parameters
+    ----------
+    grid : PixelGrid
+    resolution : float
+        Resolving power of the line-spread function.
+    native_pixels : bool
+        Whether spectra were resampled from the pixels of the survey.
     """
     wave = grid.wave_aa
     variance = (wave / (resolution * FWHM_OF_SIGMA)) ** 2

@@ -144,7 +144,14 @@ class Simulator(eqx.Module):
 
 
 def build_simulator(physics: Physics | None = None, settings: Synthesis | None = None) -> Simulator:
-    """Prepare a synthesis: line lists and cross-section tables (host, seconds)."""
+    """Prepare a synthesis: line lists and cross-section tables (host, seconds).
+
+    Parameters
+    ----------
+    physics : Physics, optional
+        Theory by default.
+    settings : Synthesis, optional
+    """
     physics, settings = physics or Physics(), settings or Synthesis()
     return Simulator(
         tables=build_opacity_tables(physics.lines(), settings.grid()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.polynomial import chebyshev
 
@@ -33,185 +35,116 @@ def _smooth(coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
     return coefficients.astype(np.float32) @ basis
 
 
-def sample_lsf_width(
-    visits: Visits, gap: DomainGap, streams: RandomStreams, log_wave: np.ndarray
-) -> np.ndarray | None:
-    """Width of the line-spread function of each fibre over the nominal one.
+@dataclass(frozen=True)
+class Systematics:
+    """Systematic errors of exposures, each from random streams of its own.
+
+    Arrays have a row for each of n visits and a column for each native pixel, unless said.
 
     Parameters
     ----------
     visits : Visits
     gap : DomainGap
-    streams : RandomStreams
-    log_wave : (m,)
-        ln(wavelength), Angstrom.
-
-    Returns
-    -------
-    (n, m), or None where all have the nominal width
-    """
-    if gap.lsf_variation == 0:
-        return None
-    fibre = streams.normal("lsf_variation", visits.fibre_of_instrument, 3)
-    amplitude = gap.lsf_variation * np.array([0.08, 0.03, 0.02])
-    coefficients = fibre * amplitude
-    # All spectrographs are sharpest in the middle of the arm.
-    coefficients[:, 2] += 0.06 * gap.lsf_variation
-    return np.clip(1.0 + _smooth(coefficients, _unit(log_wave)), 0.78, 1.35)
-
-
-def sample_wavelength_error(
-    visits: Visits, gap: DomainGap, streams: RandomStreams
-) -> np.ndarray | None:
-    """Errors of the wavelength solution: wiggles and a zero point of each plate.
-
-    Parameters
-    ----------
-    visits : Visits
-        n of them.
-    gap : DomainGap
-    streams : RandomStreams
-
-    Returns
-    -------
-    (n, n_pix) km/s on the native pixels, or None for no error
-    """
-    if gap.wavelength_solution == 0:
-        return None
-    normal = streams.normal("wavelength_solution", visits.place, 8)
-    # Orders 2-8 with equal weights have rms 4 km/s after averaging T_k^2 over the range.
-    coefficients = np.zeros((len(visits), 9))
-    coefficients[:, 0] = 2.0 * normal[:, 0]
-    coefficients[:, 2:] = 4.0 / np.sqrt(7 * 0.5) * normal[:, 1:]
-    return gap.wavelength_solution * _smooth(coefficients, _unit(np.log(NATIVE_GRID.wave_aa)))
-
-
-def sample_response(visits: Visits, gap: DomainGap, streams: RandomStreams) -> np.ndarray:
-    """What a wrong flux calibration leaves: smooth factors of each plate and fibre.
-
-    Parameters
-    ----------
-    visits : Visits
-        n of them.
-    gap : DomainGap
-    streams : RandomStreams
-
-    Returns
-    -------
-    (n, n_pix) factor on the flux
-    """
-    order = np.arange(1, 6)
-    place = streams.normal("flux_calibration", visits.place, 6)
-    # Fibres differ within a plate; the grey part is the light a badly placed fibre loses.
-    fibre = streams.normal("flux_calibration_fibre", visits.place * 250 + visits.fibre, 6)
-    coefficients = np.empty((len(visits), 6))
-    coefficients[:, 0] = 0.15 * fibre[:, 0]
-    coefficients[:, 1:] = (0.10 * place[:, 1:] + 0.04 * fibre[:, 1:]) / order
-    x = _unit(np.log(NATIVE_GRID.wave_aa))
-    return np.exp(gap.flux_calibration * _smooth(coefficients, x))
-
-
-def sample_telluric_residual(visits: Visits, gap: DomainGap, streams: RandomStreams) -> np.ndarray:
-    """What a wrong correction of telluric bands leaves.
-
-    Parameters
-    ----------
-    visits : Visits
-        n of them.
-    gap : DomainGap
-    streams : RandomStreams
-
-    Returns
-    -------
-    (n, n_pix) factor on the flux
-    """
-    normal = streams.normal("telluric_residuals", visits.place, 2)
-    oxygen, water = telluric_on_pixels()
-    log = np.zeros((len(visits), NATIVE_GRID.n_pix), dtype=np.float32)
-    for column, template in enumerate((oxygen, water)):
-        error = (0.2 * gap.telluric_residuals * normal[:, column]).astype(np.float32)
-        log -= error[:, None] * shift_template(template, visits.helio_kms)
-    return np.exp(log)
-
-
-def sample_sky_residual(visits: Visits, gap: DomainGap, streams: RandomStreams) -> np.ndarray:
-    """What is left of night-sky lines that were subtracted wrongly and out of place.
-
-    Parameters
-    ----------
-    visits : Visits
-        n of them.
-    gap : DomainGap
-    streams : RandomStreams
-
-    Returns
-    -------
-    (n, n_pix) in `FLUX_UNIT`, of light that entered the fibre
-    """
-    normal = streams.normal("sky_residuals", visits.index, 2)
-    strength = (0.03 * gap.sky_residuals * normal[:, 0]).astype(np.float32)
-    shift_aa = (0.05 * gap.sky_residuals * normal[:, 1]).astype(np.float32)
-    lines = shift_template(sky_template(), visits.helio_kms)
-    slope = np.gradient(lines, axis=1) / NATIVE_GRID.widths_aa.astype(np.float32)
-    return (strength[:, None] * lines + shift_aa[:, None] * slope) / np.float32(FLUX_UNIT)
-
-
-def add_cosmic_rays(
-    flux: np.ndarray,
-    sigma: np.ndarray,
-    mask: np.ndarray,
-    visits: Visits,
-    gap: DomainGap,
-    streams: RandomStreams,
-) -> None:
-    """Add cosmic rays in place; the pipeline masks those that it recognises.
-
-    Parameters
-    ----------
-    flux, sigma : (n, n_pix)
-        Flux, changed where there are hits, and its one-sigma noise.
-    mask : (n, n_pix) uint8
-        Gets 1 where a hit is recognised.
-    visits : Visits
-    gap : DomainGap
+        Strengths; a cause of strength 0 has no effect.
     streams : RandomStreams
     """
-    n_pix = flux.shape[1]
-    for row, index in enumerate(visits.index):
-        random = streams.generator("cosmic_rays", int(index))
-        for _ in range(random.poisson(COSMIC_RAYS_PER_SPECTRUM * gap.cosmic_rays)):
-            first = int(random.integers(0, n_pix - 3))
-            size = int(random.integers(1, 4))
-            height = 8.0 * np.exp(random.exponential(0.8))
-            recognised = random.random() > COSMIC_RAYS_UNFLAGGED
-            pixels = slice(first, first + size)
-            flux[row, pixels] += height * sigma[row, pixels]
-            if recognised:
-                mask[row, pixels] = 1
 
+    visits: Visits
+    gap: DomainGap
+    streams: RandomStreams
 
-def sample_dead_pixels(visits: Visits, gap: DomainGap, streams: RandomStreams) -> np.ndarray:
-    """Bad columns of the detector, the same for all spectra of a fibre.
+    def lsf_width(self, log_wave: np.ndarray) -> np.ndarray | None:
+        """Width of the line-spread function over the nominal one at ln(wavelength) (m,): (n, m).
 
-    Parameters
-    ----------
-    visits : Visits
-        n of them.
-    gap : DomainGap
-    streams : RandomStreams
+        None where all have the nominal width.
+        """
+        strength = self.gap.lsf_variation
+        if strength == 0:
+            return None
+        fibre = self.streams.normal("lsf_variation", self.visits.fibre_of_instrument, 3)
+        amplitude = strength * np.array([0.08, 0.03, 0.02])
+        coefficients = fibre * amplitude
+        # All spectrographs are sharpest in the middle of the arm.
+        coefficients[:, 2] += 0.06 * strength
+        return np.clip(1.0 + _smooth(coefficients, _unit(log_wave)), 0.78, 1.35)
 
-    Returns
-    -------
-    (n, n_pix) uint8, 1 where dead
-    """
-    unique, inverse = np.unique(visits.fibre_of_instrument, return_inverse=True)
-    dead = np.zeros((unique.size, NATIVE_GRID.n_pix), dtype=np.uint8)
-    for row, item in enumerate(unique):
-        random = streams.generator("dead_pixels", int(item))
-        for _ in range(random.poisson(DEAD_RUNS_PER_FIBRE * gap.dead_pixels)):
-            first = int(random.integers(0, NATIVE_GRID.n_pix))
-            dead[row, first : first + int(random.integers(1, 9))] = 1
-    return dead[inverse]
+    def wavelength_error(self) -> np.ndarray | None:
+        """Wiggles and a zero point of each plate's wavelength solution, km/s; None for none."""
+        strength = self.gap.wavelength_solution
+        if strength == 0:
+            return None
+        normal = self.streams.normal("wavelength_solution", self.visits.place, 8)
+        # Orders 2-8 with equal weights have rms 4 km/s after averaging T_k^2 over the range.
+        coefficients = np.zeros((len(self.visits), 9))
+        coefficients[:, 0] = 2.0 * normal[:, 0]
+        coefficients[:, 2:] = 4.0 / np.sqrt(7 * 0.5) * normal[:, 1:]
+        return strength * _smooth(coefficients, _unit(np.log(NATIVE_GRID.wave_aa)))
+
+    def response(self) -> np.ndarray:
+        """Smooth factors on the flux that a wrong calibration of plate and fibre leaves."""
+        order = np.arange(1, 6)
+        place = self.streams.normal("flux_calibration", self.visits.place, 6)
+        # Fibres differ within a plate; the grey part is the light a badly placed fibre loses.
+        number = self.visits.place * 250 + self.visits.fibre
+        fibre = self.streams.normal("flux_calibration_fibre", number, 6)
+        coefficients = np.empty((len(self.visits), 6))
+        coefficients[:, 0] = 0.15 * fibre[:, 0]
+        coefficients[:, 1:] = (0.10 * place[:, 1:] + 0.04 * fibre[:, 1:]) / order
+        x = _unit(np.log(NATIVE_GRID.wave_aa))
+        return np.exp(self.gap.flux_calibration * _smooth(coefficients, x))
+
+    def telluric_residual(self) -> np.ndarray:
+        """Factors on the flux that a wrong correction of telluric bands leaves."""
+        normal = self.streams.normal("telluric_residuals", self.visits.place, 2)
+        oxygen, water = telluric_on_pixels()
+        log = np.zeros((len(self.visits), NATIVE_GRID.n_pix), dtype=np.float32)
+        for column, template in enumerate((oxygen, water)):
+            error = (0.2 * self.gap.telluric_residuals * normal[:, column]).astype(np.float32)
+            log -= error[:, None] * shift_template(template, self.visits.helio_kms)
+        return np.exp(log)
+
+    def sky_residual(self) -> np.ndarray:
+        """Night-sky lines subtracted wrongly and out of place, `FLUX_UNIT` that entered a fibre."""
+        normal = self.streams.normal("sky_residuals", self.visits.index, 2)
+        strength = (0.03 * self.gap.sky_residuals * normal[:, 0]).astype(np.float32)
+        shift_aa = (0.05 * self.gap.sky_residuals * normal[:, 1]).astype(np.float32)
+        lines = shift_template(sky_template(), self.visits.helio_kms)
+        slope = np.gradient(lines, axis=1) / NATIVE_GRID.widths_aa.astype(np.float32)
+        return (strength[:, None] * lines + shift_aa[:, None] * slope) / np.float32(FLUX_UNIT)
+
+    def add_cosmic_rays(self, flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray) -> None:
+        """Add cosmic rays in place; the pipeline masks those that it recognises.
+
+        Parameters
+        ----------
+        flux, sigma : (n, n_pix)
+            Flux, changed where there are hits, and its one-sigma noise.
+        mask : (n, n_pix) uint8
+            Gets 1 where a hit is recognised.
+        """
+        n_pix = flux.shape[1]
+        for row, index in enumerate(self.visits.index):
+            random = self.streams.generator("cosmic_rays", int(index))
+            for _ in range(random.poisson(COSMIC_RAYS_PER_SPECTRUM * self.gap.cosmic_rays)):
+                first = int(random.integers(0, n_pix - 3))
+                size = int(random.integers(1, 4))
+                height = 8.0 * np.exp(random.exponential(0.8))
+                recognised = random.random() > COSMIC_RAYS_UNFLAGGED
+                pixels = slice(first, first + size)
+                flux[row, pixels] += height * sigma[row, pixels]
+                if recognised:
+                    mask[row, pixels] = 1
+
+    def dead_pixels(self) -> np.ndarray:
+        """Bad columns of the detector, the same for all spectra of a fibre: uint8, 1 where dead."""
+        unique, inverse = np.unique(self.visits.fibre_of_instrument, return_inverse=True)
+        dead = np.zeros((unique.size, NATIVE_GRID.n_pix), dtype=np.uint8)
+        for row, item in enumerate(unique):
+            random = self.streams.generator("dead_pixels", int(item))
+            for _ in range(random.poisson(DEAD_RUNS_PER_FIBRE * self.gap.dead_pixels)):
+                first = int(random.integers(0, NATIVE_GRID.n_pix))
+                dead[row, first : first + int(random.integers(1, 9))] = 1
+        return dead[inverse]
 
 
 def add_chromospheres(

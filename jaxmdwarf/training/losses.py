@@ -47,6 +47,12 @@ def mean_square_error(
 
     On coefficients of an orthonormal basis this equals the squared distance in pixels, less the
     constant part that the basis cannot express.
+
+    Parameters
+    ----------
+    target, output : (n_row, n_out)
+    weight : (n_row,), optional
+        Of each row; all alike by default.
     """
     distance = jnp.sum((output - target) ** 2, axis=-1)
     if weight is None:
@@ -61,5 +67,9 @@ def mean_distance(
 
     Close to what eq. 1 measures, and unlike the squared distance not ruled by the one or two rows
     at the edge of a grid that fare worst.
+
+    Parameters
+    ----------
+    target, output : (n_row, n_out)
     """
     return jnp.mean(jnp.linalg.norm(output - target, axis=-1))

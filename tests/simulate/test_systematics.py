@@ -8,7 +8,7 @@ from jaxmdwarf.simulate.instrument import NATIVE_GRID
 from jaxmdwarf.simulate.observation import observe
 from jaxmdwarf.simulate.sky import TELLURIC_BANDS
 from jaxmdwarf.simulate.streams import RandomStreams
-from jaxmdwarf.simulate.systematics import CALCIUM_TRIPLET_AA, HALPHA_AA, sample_wavelength_error
+from jaxmdwarf.simulate.systematics import CALCIUM_TRIPLET_AA, HALPHA_AA, Systematics
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
 
 WAVE = NATIVE_GRID.wave_aa
@@ -61,7 +61,7 @@ def test_wavelength_errors_move_lines_and_nothing_else(wave_aa, make_visits):
     moved = observe(wave_aa, flat, make_visits(3), gap=gap, seed=1)
     np.testing.assert_allclose(moved.noiseless, moved.noiseless.mean(), rtol=1e-5)
     n = 80
-    shift = sample_wavelength_error(make_visits(n), gap, RandomStreams(3))
+    shift = Systematics(make_visits(n), gap, RandomStreams(3)).wavelength_error()
     wiggle = shift - shift.mean(axis=1, keepdims=True)
     assert 3.0 < wiggle.std() < 5.0
     assert 1.0 < shift.mean(axis=1).std() < 3.5

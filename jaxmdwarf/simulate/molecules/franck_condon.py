@@ -62,6 +62,15 @@ def curve_from_constants(
 
     Matches the Dunham expansion V = a0 xi^2 (1 + a1 xi + a2 xi^2), a0 = we^2/4B,
     alphae = -6 B^2/we (1 + a1), wexe = 3/2 B (5/4 a1^2 - a2) (Dunham 1932, Phys. Rev. 41, 721).
+
+    Parameters
+    ----------
+    we, wexe : float
+        Harmonic frequency and anharmonicity, cm^-1.
+    be, alphae : float
+        Rotational constant at the minimum and its fall with v, cm^-1.
+    mu : float
+        Reduced mass, u.
     """
     re = np.sqrt(HBAR2_2MU / (mu * be))
     depth = we**2 / (4.0 * wexe) if wexe > 0 else 60_000.0
@@ -98,6 +107,19 @@ def radial_grid(re_min: float, re_max: float, mu: float, energy_cm: float = 3.0e
 
     The spacing resolves waves of kinetic energy `energy_cm` for the reduced mass `mu` (u) with half
     a step to spare; light molecules reach further out.
+
+    Parameters
+    ----------
+    re_min, re_max : float
+        Smallest and largest equilibrium distance, A.
+    mu : float
+        Reduced mass, u.
+    energy_cm : float
+        Kinetic energy that is resolved, cm^-1.
+
+    Returns
+    -------
+    (n_grid,) distances, A
     """
     step = np.pi / (1.5 * np.sqrt(energy_cm * mu / HBAR2_2MU))
     inner, outer = (0.5, 2.6) if mu < 3.0 else (0.68, 1.9)
@@ -110,6 +132,16 @@ def solve_vibration(curve: PotentialCurve, mu: float, r: np.ndarray, n_v: int) -
 
     D_v and H_v follow from perturbation theory in the rotational energy (Hutson 1981, J. Phys. B
     14, 851), with all other levels of the grid as the complete set.
+
+    Parameters
+    ----------
+    curve : PotentialCurve
+    mu : float
+        Reduced mass, u.
+    r : (n_grid,)
+        Distances, A, equidistant; see `radial_grid`.
+    n_v : int
+        Levels from v = 0.
     """
     n = len(r)
     step = r[1] - r[0]
@@ -138,5 +170,13 @@ def solve_vibration(curve: PotentialCurve, mu: float, r: np.ndarray, n_v: int) -
 def moment_matrix(
     upper: VibrationalLevels, lower: VibrationalLevels, moment: np.ndarray
 ) -> np.ndarray:
-    """<v'| mu(r) |v''>, shape (n_v_upper, n_v_lower), in the unit of `moment` on the grid."""
+    """<v'| mu(r) |v''>, shape (n_v_upper, n_v_lower), in the unit of `moment` on the grid.
+
+    Parameters
+    ----------
+    upper, lower : VibrationalLevels
+        On one grid.
+    moment : (n_grid,)
+        mu(r) on that grid.
+    """
     return np.asarray(upper.psi.T @ (moment[:, None] * lower.psi))

@@ -68,6 +68,7 @@ class Basis:
 
     @property
     def signed_lambda(self) -> np.ndarray:
+        """Lambda of each function, (n_basis,)."""
         n = self.two_s + 1
         if self.lambda_qn == 0:
             return np.zeros(n)
@@ -75,11 +76,13 @@ class Basis:
 
     @property
     def sigma(self) -> np.ndarray:
+        """Sigma of each function, (n_basis,)."""
         one = np.arange(-self.two_s, self.two_s + 1, 2) / 2.0
         return one if self.lambda_qn == 0 else np.tile(one, 2)
 
     @property
     def omega(self) -> np.ndarray:
+        """Omega of each function, (n_basis,)."""
         return self.signed_lambda + self.sigma
 
     def parity_vectors(self) -> tuple[np.ndarray, np.ndarray]:

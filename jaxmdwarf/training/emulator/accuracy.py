@@ -72,7 +72,14 @@ class TrainedEmulator(NamedTuple):
 def reconstruct(
     emulator: PayneEmulator, labels: Float[np.ndarray, "n n_label"]
 ) -> Float[np.ndarray, "n n_pix"]:
-    """Spectra at rows of physical labels, on the host; a few hundred rows at a time."""
+    """Spectra at rows of physical labels, on the host; a few hundred rows at a time.
+
+    Parameters
+    ----------
+    emulator : PayneEmulator
+    labels : (n, n_label)
+        Physical.
+    """
     scaled = emulator.label_space.scale(np.asarray(labels, dtype=np.float64))
     scaled = scaled.astype(emulator.mean.dtype)
     chunks = np.array_split(scaled, max(1, math.ceil(len(scaled) / _EVALUATION_ROWS)))
@@ -87,6 +94,16 @@ def accuracy_over_labels(
     n_bin: int = 5,
 ) -> list[dict[str, str | float | int]]:
     """Eq. 1 in equal slices of each label: one row a slice, with label, low, high, n, median, p95.
+
+    Parameters
+    ----------
+    labels : (n, n_label)
+    error : (n,)
+        Eq. 1 of each spectrum.
+    names : sequence of str
+        Of the labels.
+    n_bin : int
+        Slices of each label.
 
     Examples
     --------
@@ -129,6 +146,18 @@ def measure_accuracy(
 
     The error of a pixel is the 68.3th percentile of its absolute fractional residuals over the
     held-out spectra: a one-sigma error that a few spectra at the corners of the grid do not rule.
+
+    Parameters
+    ----------
+    emulator : PayneEmulator
+        Of the parameters that were kept.
+    training_set : TrainingSet
+    config : EmulatorConfig
+    state : TrainingState
+    labels, flux : (n, n_label), (n, n_pix)
+        The whole grid, normalised.
+    good : (n_pix,) bool, optional
+        Pixels that count in eq. 1; all by default.
     """
     recon = reconstruct(emulator, labels)
     held_out = np.zeros(len(flux), dtype=bool)

@@ -63,6 +63,17 @@ def prepare_training_set(
 ) -> TrainingSet:
     """Split the grid, find the principal components of its training part, project both parts.
 
+    Parameters
+    ----------
+    labels : (n, n_label)
+        Physical.
+    flux : (n, n_pix)
+        Normalised, positive.
+    label_space, grid
+        What these are on.
+    config : EmulatorConfig
+        Decides the split and the number of components.
+
     Raises
     ------
     MismatchError
@@ -93,6 +104,15 @@ def project_vectors(
     """Vectors on their principal components, as functions of whatever inputs of order one.
 
     Components are those of at most 3,000 rows: more tell no more of a few dozen.
+
+    Parameters
+    ----------
+    scaled : (n, n_input)
+        Inputs of order one.
+    vectors : (n, n_pix)
+        What is to be learned.
+    config : EmulatorConfig
+        Decides the split and the number of components.
 
     Raises
     ------
@@ -128,6 +148,17 @@ def split_rows(
     n_row: int, held_fraction: float, *, seed: int
 ) -> tuple[Int[np.ndarray, "n_train"], Int[np.ndarray, "n_held"]]:
     """Rows to learn from and rows held out, both sorted; at least one of each.
+
+    Parameters
+    ----------
+    n_row : int
+    held_fraction : float
+    seed : int
+
+    Raises
+    ------
+    MismatchError
+        If there are fewer than three rows.
 
     Examples
     --------

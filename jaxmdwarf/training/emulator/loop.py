@@ -55,7 +55,13 @@ class TrainingRecord:
 
 
 def start_training(training_set: TrainingSet, config: EmulatorConfig) -> TrainingState:
-    """The state before the first step."""
+    """The state before the first step.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    config : EmulatorConfig
+    """
     network = _training_network(training_set, config)
     n_label = training_set.scaled.shape[1]
     params = init_payne(network, jax.random.key(config.seed), n_label)
@@ -80,6 +86,12 @@ def continue_training(
 ) -> Iterator[tuple[TrainingState, TrainingRecord]]:
     """Train from `state` to the end, yielding after every ``config.schedule.report_every`` steps.
 
+    Parameters
+    ----------
+    training_set : TrainingSet
+    config : EmulatorConfig
+    state : TrainingState
+
     Raises
     ------
     WorkFailed
@@ -100,7 +112,13 @@ def continue_training(
 
 
 def training_records(state: TrainingState, config: EmulatorConfig) -> list[TrainingRecord]:
-    """The course of training up to `state`."""
+    """The course of training up to `state`.
+
+    Parameters
+    ----------
+    state : TrainingState
+    config : EmulatorConfig
+    """
     step = int(state.step)
     losses = np.asarray(state.history)[: math.ceil(step / config.schedule.report_every)]
     return [
@@ -112,7 +130,13 @@ def training_records(state: TrainingState, config: EmulatorConfig) -> list[Train
 
 
 def stopped_early(state: TrainingState, config: EmulatorConfig) -> bool:
-    """Whether the validation loss has not improved for ``config.schedule.patience`` late steps."""
+    """Whether the validation loss has not improved for ``config.schedule.patience`` late steps.
+
+    Parameters
+    ----------
+    state : TrainingState
+    config : EmulatorConfig
+    """
     return (
         int(state.step) - max(int(state.best_step), config.schedule.steps // 2)
         >= config.schedule.patience
@@ -122,7 +146,14 @@ def stopped_early(state: TrainingState, config: EmulatorConfig) -> bool:
 def fold_head(
     training_set: TrainingSet, config: EmulatorConfig, state: TrainingState
 ) -> tuple[PayneNetwork, dict[str, Any], Float[Array, "k n_pix"], Float[Array, "n_pix"]]:
-    """Network, best parameters, basis and mean: ``mean + network(scaled) @ basis``, no scales."""
+    """Network, best parameters, basis and mean: ``mean + network(scaled) @ basis``, no scales.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    config : EmulatorConfig
+    state : TrainingState
+    """
     network = _training_network(training_set, config)
     params = dict(state.best_params)
     basis, mean = training_set.basis, training_set.mean

@@ -109,7 +109,18 @@ def build_emulator(
     grid: PixelGrid,
     preprocessing: Preprocessing | None = None,
 ) -> PayneEmulator:
-    """The forward model of the best parameters; its `model_error` is still zero."""
+    """The forward model of the best parameters; its `model_error` is still zero.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    config : EmulatorConfig
+    state : TrainingState
+    label_space, grid
+        What the training set was prepared from.
+    preprocessing : Preprocessing, optional
+        How the spectra were normalised; recorded in the emulator.
+    """
     network, params, basis, mean = fold_head(training_set, config, state)
     return PayneEmulator(
         params=params,

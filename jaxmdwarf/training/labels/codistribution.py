@@ -256,6 +256,13 @@ def measure_distance(
 ) -> DistributionDistance:
     """How far two samples are apart in Teff and [M/H]; rows with NaN are left out.
 
+    Parameters
+    ----------
+    first, second : (n, 2, 3 or 4), (m, 2, 3 or 4)
+        See `sample_codistributed` for the columns.
+    seed : int
+        Of the thinning of large samples.
+
     Examples
     --------
     >>> rng = np.random.default_rng(1)
@@ -339,6 +346,14 @@ def perturb_reference(
 
     For the sensitivity of a transfer to the reference it was given.
 
+    Parameters
+    ----------
+    labels : (n, 2, 3 or 4)
+    shift_teff, shift_mh : float
+        K and dex.
+    widen : float
+        Factor on the distance from the median.
+
     Examples
     --------
     >>> perturb_reference(np.array([[3400.0, 0.0], [3500.0, 0.0], [3600.0, 0.2]])).round(2).tolist()
@@ -367,7 +382,19 @@ def compute_effective_size(weights: Float[np.ndarray, " n"]) -> float:
 def select_teff_mh(
     sample: Float[np.ndarray, "n n_column"], name: str = "the sample"
 ) -> Float[np.ndarray, "m 2"]:
-    """Teff and [M/H] of a sample in any of the layouts of this module, rows with NaN left out."""
+    """Teff and [M/H] of a sample in any of the layouts of this module, rows with NaN left out.
+
+    Parameters
+    ----------
+    sample : (n, 2, 3 or 4)
+    name : str
+        What errors call it.
+
+    Raises
+    ------
+    UsageError
+        If no row is finite, or Teff is not in K.
+    """
     sample = np.asarray(sample, dtype=np.float64)
     at = sample[:, _columns_of(sample.shape, name)]
     at = at[np.isfinite(at).all(axis=1)]

@@ -52,7 +52,15 @@ class LabelCutsConfig:
             raise UsageError(f"an age of {self.age_gyr} Gyr makes no sense.")
 
     def widen(self, *, teff: float, mh: float) -> LabelCutsConfig:
-        """Cuts that reach further by so many K and dex on each side."""
+        """Cuts that reach further by so many K and dex on each side.
+
+        Parameters
+        ----------
+        teff : float
+            K.
+        mh : float
+            dex.
+        """
         return LabelCutsConfig(
             teff=(self.teff[0] - teff, self.teff[1] + teff),
             logg=self.logg,

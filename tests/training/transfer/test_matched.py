@@ -70,7 +70,7 @@ def test_common_stars_are_matched_where_the_reference_is_a_special_sample(univer
         trained.model.nuisance,
         trained.model.model_error,
         trained.model.features,
-        trained.model.priors[1:],
+        trained.model.priors()[1:],
     )
     after = fit_at_rest(free, domain) - labels
     # Half a Gaussian is no Gaussian: the match is less good. Taken for all stars, it would be off
@@ -89,7 +89,7 @@ def test_training_twice_gives_the_same_model_and_it_survives_the_disk(
     np.testing.assert_array_equal(
         again.predict_scaled_batch(scaled), first.predict_scaled_batch(scaled)
     )
-    assert again.priors == first.priors
+    assert again.priors() == first.priors()
     assert again.noise_scale == first.noise_scale
 
 
