@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from jaxmdwarf import __version__
 
+    if argv is None:
+        _stop_when_terminated()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments in (["--version"], ["-V"], ["version"]):
         print(f"jaxmdwarf {__version__}")
@@ -58,6 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments, "compiled programs are not kept.")
     folder = use_compile_cache()
     return _run(arguments, f"compiled programs are kept in {folder}." if folder else "")
+
+
+def _stop_when_terminated() -> None:
+    """Let SIGTERM, as batch systems send it, end work as Ctrl-C does."""
+    import signal
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def _run(arguments: Sequence[str], detail: str) -> int:

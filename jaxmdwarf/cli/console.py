@@ -109,13 +109,15 @@ class Meter:
 
     def conclude(self) -> str:
         """One line after the end: counts, time, and the rate end to end."""
-        counts = f"{self.count:.0f}"
+        counts = f"{self.count - self._done:.0f}"
         if self.total and self.count < self.total:
-            counts += f" of {self.total:.0f}"
+            counts += f" of {self.total - self._done:.0f}"
         rate = self.describe_rate(self.overall_rate)
         return (
             f"{self.title}: {counts}{f' {self.unit}' if self.unit else ''} in "
-            f"{format_seconds(self.elapsed_s)}" + (f", {rate} end to end" if rate else "")
+            f"{format_seconds(self.elapsed_s)}"
+            + (f", {rate} end to end" if rate else "")
+            + (f"; {self._done:.0f} were done before" if self._done else "")
         )
 
 

@@ -49,6 +49,9 @@ def test_what_an_earlier_run_did_counts_as_done_and_not_for_the_rate(clock):
     assert meter.count == 60
     assert meter.rate == pytest.approx(1.0)
     assert meter.eta_s == pytest.approx(40.0)
+    assert meter.conclude() == (
+        "fitting: 10 of 50 spectra in 0:00:10, 1.0 spectra/s end to end; 50 were done before"
+    )
 
 
 def test_slow_work_is_counted_by_the_minute(clock):

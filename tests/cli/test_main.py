@@ -146,6 +146,28 @@ def test_what_ends_a_run_from_outside_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_a_batch_system_stops_a_run_as_ctrl_c_does(tmp_path):
+    program = (
+        "import sys, time\n"
+        "from jaxmdwarf.cli import main\n"
+        "from jaxmdwarf.cli.measure import Command\n"
+        "def run(self, terminal):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "Command.run = run\n"
+        "sys.argv = ['jaxmdwarf', 'measure', 'x', '--out', 't.fits']\n"
+        "sys.exit(main())\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], text=True, stdout=-1, stderr=-1, cwd=tmp_path
+    ) as running:
+        assert running.stdout.readline() == "ready\n"
+        running.terminate()
+        error = running.stderr.read()
+        assert running.wait(timeout=30) == 130
+    assert "resumes with the same command" in error
+
+
 def test_a_fault_of_the_package_is_not_hidden(monkeypatch, tmp_path):
     from jaxmdwarf.cli.measure import Command
 
