@@ -44,8 +44,6 @@ LONG_FUNCTIONS = {
     "inference/solvers/lbfgs.py: minimise_lbfgs",
     "inference/solvers/lm.py: minimise_lm",
     "inference/solvers/surrogate.py: minimise_with_surrogate",
-    "plots/landscape.py: _plot_map",
-    "workflows/validating.py: validate_tables",
 }
 CIRCULAR = {("jaxmdwarf.quickstart.report", "jaxmdwarf.quickstart.run")}
 

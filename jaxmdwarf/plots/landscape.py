@@ -254,12 +254,7 @@ def _plot_map(axis: Axes, landscape, row, covariance, marks, minima, samples) ->
         axis.plot(*inside, ".", color=RED, markersize=1.6, alpha=0.35, zorder=3)
         handles.append(Line2D([], [], marker=".", linestyle="", color=RED, label="posterior draws"))
     if covariance is not None and np.isfinite(covariance).all():
-        angle = np.linspace(0, 2 * np.pi, 181)
-        circle = np.linalg.cholesky(np.asarray(covariance, float)) @ [np.cos(angle), np.sin(angle)]
-        for level in PAIR_LEVELS:
-            shape = landscape.point[row][:, None] + np.sqrt(level) * circle
-            axis.plot(*shape, "--", color=ORANGE, linewidth=1.1)
-        handles.append(Line2D([], [], color=ORANGE, linestyle="--", label="covariance of the fit"))
+        handles.append(_plot_ellipses(axis, landscape.point[row], covariance))
     (dot,) = axis.plot(
         *landscape.point[row],
         "o",
@@ -284,22 +279,7 @@ def _plot_map(axis: Axes, landscape, row, covariance, marks, minima, samples) ->
         )
         handles.append(dot)
     if minima is not None:
-        for number, where in enumerate(_of_star(minima, int(landscape.stars[row])), start=1):
-            first, second = (minima.column(name)[where] for name in landscape.names)
-            at = (float(first), float(second))
-            axis.plot(*at, "v", color=RED, markeredgecolor="k", markersize=7, zorder=6)
-            axis.annotate(
-                str(number),
-                at,
-                xytext=(6, 4),
-                textcoords="offset points",
-                color=RED,
-                fontsize=9,
-                fontweight="bold",
-            )
-        handles.append(
-            Line2D([], [], marker="v", color=RED, markeredgecolor="k", linestyle="", label="minima")
-        )
+        handles.append(_number_minima(axis, minima, landscape, row))
     axis.set(
         xlabel=describe_quantity(landscape.names[0]).axis,
         ylabel=describe_quantity(landscape.names[1]).axis,
@@ -309,6 +289,34 @@ def _plot_map(axis: Axes, landscape, row, covariance, marks, minima, samples) ->
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.tick_params(labelsize=8.5)
     return mesh, handles
+
+
+def _plot_ellipses(axis: Axes, centre: np.ndarray, covariance: np.ndarray) -> Line2D:
+    """Contours that a Gaussian of this covariance would have; returns a handle for the legend."""
+    angle = np.linspace(0, 2 * np.pi, 181)
+    circle = np.linalg.cholesky(np.asarray(covariance, float)) @ [np.cos(angle), np.sin(angle)]
+    for level in PAIR_LEVELS:
+        shape = centre[:, None] + np.sqrt(level) * circle
+        axis.plot(*shape, "--", color=ORANGE, linewidth=1.1)
+    return Line2D([], [], color=ORANGE, linestyle="--", label="covariance of the fit")
+
+
+def _number_minima(axis: Axes, minima, landscape, row: int) -> Line2D:
+    """Mark the minima of a star, the deepest as 1; returns a handle for the legend."""
+    for number, where in enumerate(_of_star(minima, int(landscape.stars[row])), start=1):
+        first, second = (minima.column(name)[where] for name in landscape.names)
+        at = (float(first), float(second))
+        axis.plot(*at, "v", color=RED, markeredgecolor="k", markersize=7, zorder=6)
+        axis.annotate(
+            str(number),
+            at,
+            xytext=(6, 4),
+            textcoords="offset points",
+            color=RED,
+            fontsize=9,
+            fontweight="bold",
+        )
+    return Line2D([], [], marker="v", color=RED, markeredgecolor="k", linestyle="", label="minima")
 
 
 def _put_legend(figure: Figure, handles: list[Any], n_column: int) -> None:

@@ -162,33 +162,8 @@ def validate_tables(
         + (", which is not the same quantity" if name == "mh" and "fe" in known.lower() else "")
         for name, (measured, known) in pairs.items()
     ]
-    counts = {
-        "catalogue": len(catalogue),
-        "reference": len(reference),
-        "matched": int(matches.rows.size),
-        "flagged": 0,
-        "not_single": 0,
-    }
-    kept = np.ones(matches.rows.size, bool)
-    single = _single_stars(reference)
-    if single is not None:
-        alone = single[matches.reference_rows]
-        counts["not_single"] = int((~alone).sum())
-        kept &= alone
-        notes.append(
-            f"{counts['not_single']} rows are binaries, contaminants or failed spectra by truth, "
-            "and left out"
-        )
-    if "flags" in catalogue and not options.keep_flagged:
-        flags = catalogue["flags"].to_numpy()[matches.rows].astype(np.int64)
-        doubtful = (flags & int(HARMFUL_FLAGS)) != 0
-        counts["flagged"] = int((doubtful & kept).sum())
-        notes.append(
-            f"{counts['flagged']} of the remaining {int(kept.sum())} rows carry a flag that says "
-            "not to trust them (S/N below 5, a label at a bound, no convergence, ...), and are "
-            "left out"
-        )
-        kept &= ~doubtful
+    kept, counts, left_out = _select_matches(catalogue, reference, matches, options)
+    notes += left_out
     rows, reference_rows = matches.rows[kept], matches.reference_rows[kept]
     counts["compared"] = int(rows.size)
     if not rows.size:
@@ -205,15 +180,7 @@ def validate_tables(
             read_quantity(table, column, name)
             for table, column in ((catalogue, measured), (reference, known))
         )
-        notes += [
-            f"{one.n_sentinel} of {one.values.size} numbers of {where} in {column} are those of no "
-            f"star (-9999, 99999, ...), and count as missing"
-            for one, where, column in (
-                (ours, "the catalogue", measured),
-                (theirs, "the reference", known),
-            )
-            if one.n_sentinel
-        ]
+        notes += _note_sentinels(ours, theirs, measured, known)
         sample = Sample(
             ours.values[rows],
             theirs.values[reference_rows],
@@ -241,6 +208,57 @@ def validate_tables(
         notes=tuple(notes),
         snr_name=snr_name,
     )
+
+
+def _select_matches(
+    catalogue: pd.DataFrame,
+    reference: pd.DataFrame,
+    matches: Matches,
+    options: ValidationConfig,
+) -> tuple[np.ndarray, dict[str, int], list[str]]:
+    """Which matches count, how many were left out, and notes that say why."""
+    notes: list[str] = []
+    counts = {
+        "catalogue": len(catalogue),
+        "reference": len(reference),
+        "matched": int(matches.rows.size),
+        "flagged": 0,
+        "not_single": 0,
+    }
+    kept = np.ones(matches.rows.size, bool)
+    single = _single_stars(reference)
+    if single is not None:
+        alone = single[matches.reference_rows]
+        counts["not_single"] = int((~alone).sum())
+        kept &= alone
+        notes.append(
+            f"{counts['not_single']} rows are binaries, contaminants or failed spectra by truth, "
+            "and left out"
+        )
+    if "flags" in catalogue and not options.keep_flagged:
+        flags = catalogue["flags"].to_numpy()[matches.rows].astype(np.int64)
+        doubtful = (flags & int(HARMFUL_FLAGS)) != 0
+        counts["flagged"] = int((doubtful & kept).sum())
+        notes.append(
+            f"{counts['flagged']} of the remaining {int(kept.sum())} rows carry a flag that says "
+            "not to trust them (S/N below 5, a label at a bound, no convergence, ...), and are "
+            "left out"
+        )
+        kept &= ~doubtful
+    return kept, counts, notes
+
+
+def _note_sentinels(ours: Any, theirs: Any, measured: str, known: str) -> list[str]:
+    """What is to be said of numbers that stand for no number, in either table."""
+    return [
+        f"{one.n_sentinel} of {one.values.size} numbers of {where} in {column} are those of no "
+        f"star (-9999, 99999, ...), and count as missing"
+        for one, where, column in (
+            (ours, "the catalogue", measured),
+            (theirs, "the reference", known),
+        )
+        if one.n_sentinel
+    ]
 
 
 def validate_files(
