@@ -17,8 +17,8 @@ training
     `CycleStarConfig.paper()` at the original sizes on a survey simulated and observed here, for
     as long as the budget allows; curves go to cyclestar_paper_curves.json.
 
-All that is timed is compiled first, many programs at a time on the host's cores, so that "first
-call" times are those of a busy host; times are medians of rounds that end with the device's answer.
+Fits are compiled first, many programs at a time on the host's cores, so that their "first call"
+times are those of a busy host; times are medians of rounds that end with the device's answer.
 A section that fails is recorded with its reason, the next goes on, and the exit code is 1. Only
 jax, flax, equinox, optax, optimistix, numpy, scipy and scikit-learn are needed, and torch for the
 peer.
@@ -325,9 +325,14 @@ def compare_gradients(here, there, precision):
 
 
 def time_transfer(run):
-    """Iterations a second of training, ours in all forms and PyTorch's."""
+    """Iterations a second of training, ours in all forms and PyTorch's.
+
+    Each program takes ten seconds to compile, one after another: what an earlier run has measured
+    is left as it is, so that several short runs fill the table.
+    """
     import jax
     from bench_transfer import make_data
+    from results_io import read_result
 
     from jaxmdwarf.training.cyclestar.steps import continue_transfer, start_transfer
 
@@ -336,51 +341,54 @@ def time_transfer(run):
     steps = {8: 40, 32: 40, 128: 20, 256: 10, 16: 2}
     if run.small:
         steps = dict.fromkeys(batches, 2)
+    known = {} if run.options.again else read_result("gpu", out=run.options.out)
+    summary = {"ours": {}, "torch": {}, **known.get("transfer", {})}
+    summary["steps_a_dispatch"] = {str(batch): steps[batch] for batch in batches}
     wanted = list_transfers(run, batches)
-    states, cases = {}, {}
     # Batch, precision and form change nothing about where a training starts.
     fresh = {
         sizes: start_transfer(data, configure_transfer(sizes, 8, "float32", "product"))
         for sizes in dict.fromkeys(key[0] for key in wanted)
     }
 
-    def start(key):
-        states[key] = [configure_transfer(*key), fresh[key[0]]]
-        advance(key)
+    def time_one(key):
+        config, state, n_step = configure_transfer(*key), fresh[key[0]], steps[key[1]]
 
-    def advance(key):
-        config, state = states[key]
-        state, losses = continue_transfer(state, data, config, steps[key[1]])
-        states[key][1] = state
-        jax.block_until_ready(losses)
-        if not all(math.isfinite(float(value)) for value in losses.values()):
+        def advance():
+            nonlocal state
+            state, losses = continue_transfer(state, data, config, n_step)
+            jax.block_until_ready(losses)
+            return losses
+
+        first_s, _ = measure(advance, 1)
+        seconds, spread = measure(advance, 2 if run.small else 5)
+        if not all(math.isfinite(float(value)) for value in advance().values()):
             raise FloatingPointError(f"losses of {key} are not finite")
-
-    for key in wanted:
-        cases[key] = lambda key=key: start(key)
-    first_s = run.warm_up("transfer", cases, reserve=0.5)
-    rounds = 2 if run.small else 5
-    summary = {
-        "steps_a_dispatch": {str(batch): steps[batch] for batch in batches},
-        "ours": {},
-        "torch": {},
-    }
-    for key in wanted:
-        if key not in first_s or run.left("transfer") < (0 if run.options.no_peer else 25):
-            continue
-        seconds, spread = measure(lambda key=key: advance(key), rounds)
-        summary["ours"]["/".join(map(str, key))] = {
-            "iterations_per_s": round(steps[key[1]] / seconds, 2),
-            "spectra_per_s": round(2 * key[1] * steps[key[1]] / seconds, 1),
+        return {
+            "iterations_per_s": round(n_step / seconds, 2),
+            "spectra_per_s": round(2 * key[1] * n_step / seconds, 1),
             "spread": spread,
-            "first_call_s": first_s[key],
+            "first_call_s": round(first_s, 2),
         }
+
+    if not run.options.no_peer:
+        time_peers(run, data, batches[:2], fresh, summary)
+    for key in wanted:
+        name = "/".join(map(str, key))
+        if name in summary["ours"] or run.left("transfer") < 0:
+            continue
+        try:
+            summary["ours"][name] = time_one(key)
+        except Exception as error:
+            run.failed[f"transfer {name}"] = f"{type(error).__name__}: {error}"[:500]
+        rank_transfers(summary)
         run.keep("transfer", summary)
+        print(f"  {name}: {summary['ours'].get(name)}", flush=True)
     if not run.options.no_peer:
         time_peers(run, data, batches, fresh, summary)
     rank_transfers(summary)
     run.keep("transfer", summary)
-    for name in ("ours", "torch", "ratio", "fastest"):
+    for name in ("torch", "ratio", "fastest"):
         print(f"  {name}: {json.dumps(summary.get(name))}", flush=True)
 
 
@@ -388,12 +396,20 @@ def list_transfers(run, batches):
     """(sizes, batch, precision, form) in the order of interest."""
     if run.small:
         return [("compact", 8, p, f) for p, f in (("float32", "product"), ("bf16", "library"))]
-    precisions, forms = ("float32", "tf32", "bf16"), ("product", "library")
-    first = [("original", b, p, f) for b in batches[:2] for p in precisions for f in forms]
-    fewer = ("float32", "bf16")
-    later = [("original", b, p, f) for b in batches[2:] for p in fewer for f in forms]
-    compact = [("compact", b, p, f) for b in (8, 128) for p in fewer for f in forms]
-    return first + compact + later
+    forms = ("product", "library")
+    return [
+        (sizes, batch, precision, form)
+        for sizes, some, precisions in (
+            ("original", batches[:2], ("float32",)),
+            ("original", batches[:2], ("bf16", "tf32")),
+            ("compact", batches[:2], ("float32",)),
+            ("original", batches[2:], ("float32", "bf16")),
+            ("compact", batches[:2], ("bf16",)),
+        )
+        for batch in some
+        for precision in precisions
+        for form in forms
+    ]
 
 
 def configure_transfer(sizes, batch, precision, form):
@@ -430,8 +446,9 @@ def time_peers(run, data, batches, fresh, summary):
             config = configure_transfer(sizes, batch, "float32", "product")
             take, _ = make_peer(jax.device_get(fresh[sizes]), config, first_batch(data, config))
             for precision in ("float32", "tf32", "bf16")[: 1 if run.small else 3]:
-                if run.left("transfer") < 3:
-                    return
+                name = f"{sizes}/{batch}/{precision}"
+                if name in summary["torch"] or run.left("transfer") < 0:
+                    continue
                 torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
                 torch.backends.cudnn.allow_tf32 = precision != "float32"
                 kind = "cuda" if cuda else "cpu"
@@ -440,7 +457,7 @@ def time_peers(run, data, batches, fresh, summary):
                 with narrow:
                     take(2)
                     seconds, spread = measure(lambda take=take, n=n_step: take(n), 3)
-                summary["torch"][f"{sizes}/{batch}/{precision}"] = {
+                summary["torch"][name] = {
                     "iterations_per_s": round(n_step / seconds, 2),
                     "spread": spread,
                 }
@@ -621,6 +638,7 @@ def main():
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--small", action="store_true", help="a dry run of minutes on a CPU")
     parser.add_argument("--no-peer", action="store_true", help="leave PyTorch out")
+    parser.add_argument("--again", action="store_true", help="time what was timed before too")
     parser.add_argument("--n-spectra", type=int, help="of the simulated survey")
     options = parser.parse_args()
     if options.small:

@@ -142,7 +142,7 @@ class CycleStarSizes:
         a product, everything between products and the weights are float32 in all three.
     convolution : {"auto", "product", "library"}
         Whether convolutions are slices and one matrix product, or XLA's own (cuDNN's on a GPU).
-        "auto" takes what was measured to be faster on the device at hand.
+        "auto" is the product, until the other has been measured to be faster on some device.
 
     Raises
     ------
