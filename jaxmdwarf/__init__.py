@@ -1,29 +1,33 @@
 """jaxmdwarf: raw low-resolution spectra of M dwarfs in, a catalogue out.
 
->>> import jaxmdwarf as jm
-
-Spectra are read from arrays, lists, astropy quantities, specutils objects and files:
+Spectra come as arrays, lists, astropy quantities, specutils objects, files or folders:
 
 >>> import numpy as np
+>>> import jaxmdwarf as jm
 >>> wave = np.linspace(600.0, 890.0, 2901)
->>> jm.read((wave, np.ones(2901), 400.0), wave_unit="nm")
-1 spectrum, 0 rejects
-  spectrum 0: 2901 pixels, 6000-8900 Angstrom
+>>> flux = np.where((wave > 712.0) & (wave < 720.0), 0.6, 1.0)
+>>> table = jm.measure((wave, flux, 900.0), velocity=0.0, wave_unit="nm")
+>>> print(f"M{table['SpT'][0]:.1f}, TiO5 {table['TiO5'][0]:.2f} +- {table['e_TiO5'][0]:.2f}")
+M1.7, TiO5 0.60 +- 0.01
 
-Everything below is imported when it is first used; importing the package itself imports neither JAX
-nor any room of the package, and touches no device.
+=====================  =================================================================
+`measure`              S/N, Halpha, TiO5, CaH and spectral types, without a model
+`read`, `Spectrum`     spectra from whatever holds them
+`load_model`           a model directory
+`train_emulator`       a model of a grid of theoretical spectra
+`train_transfer`       that model, taught by unlabelled spectra what theory lacks
+`simulate`             a survey whose truth is known
+=====================  =================================================================
 
-===================  ===================================================================
-`read`               spectra from whatever holds them
-`load_model`         a model directory
-`Spectrum`           one spectrum; ``Spectrum.from_arrays`` knows units, air and masks
-===================  ===================================================================
+Everything above is imported when it is first used; ``import jaxmdwarf`` imports neither JAX nor
+any room of the package, and touches no device. Errors are those of `jaxmdwarf.errors`: one line,
+with a remedy.
 
 The package is a house of rooms with a one-way flow of data; each room imports only rooms above it:
 ``errors labels arrays spectra quality wavelengths lsf`` -> ``simulate`` -> ``measure`` ->
 ``preprocess`` -> ``networks`` -> ``models`` -> ``inference`` -> ``diagnostics`` -> ``training`` ->
 ``catalogue`` -> ``io`` -> ``plots`` -> ``report`` -> ``workflows`` -> ``quickstart`` -> ``api`` ->
-``cli``. What is imported from a room may change; what this page names stays.
+``cli``. What rooms hold may change; what this page names stays.
 """
 
 from __future__ import annotations
@@ -31,19 +35,42 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# Two rooms have the names of functions. A package that has been imported is never bound to its
+# name again, so after this the names are free for what `__getattr__` finds; from the rooms one
+# imports as ever: ``from jaxmdwarf.simulate.gap import DomainGap``.
+for _room in ("measure", "simulate"):
+    importlib.import_module(f"jaxmdwarf.{_room}")
+    del globals()[_room]
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jaxmdwarf.api.inputs import read
+    from jaxmdwarf.api.measuring import measure
+    from jaxmdwarf.api.simulation import simulate
+    from jaxmdwarf.api.training import train_emulator, train_transfer
     from jaxmdwarf.io.models import load_model
     from jaxmdwarf.spectra import RawSpectrum as Spectrum
 
-__all__ = ["Spectrum", "__version__", "load_model", "read"]
+__all__ = [
+    "Spectrum",
+    "__version__",
+    "load_model",
+    "measure",
+    "read",
+    "simulate",
+    "train_emulator",
+    "train_transfer",
+]
 
 _HOMES = {
     "Spectrum": "jaxmdwarf.spectra:RawSpectrum",
     "load_model": "jaxmdwarf.io.models:load_model",
+    "measure": "jaxmdwarf.api.measuring:measure",
     "read": "jaxmdwarf.api.inputs:read",
+    "simulate": "jaxmdwarf.api.simulation:simulate",
+    "train_emulator": "jaxmdwarf.api.training:train_emulator",
+    "train_transfer": "jaxmdwarf.api.training:train_transfer",
 }
 
 

@@ -38,7 +38,7 @@ class Spectra(list[RawSpectrum]):
     Attributes
     ----------
     rejects : tuple of Reject
-        ``(path, reason, remedy)`` of each input that was set aside.
+        ``(path, reason, remedy, spectrum)`` of each input that was set aside.
     """
 
     def __init__(self, spectra: Iterable[RawSpectrum] = (), rejects: Iterable[Reject] = ()) -> None:
@@ -165,7 +165,9 @@ def keep_usable(
         except RejectedInput as error:
             if single:
                 raise
-            rejects.append(Reject.from_error(_place(spectrum, number), error))
+            meta = spectrum.meta
+            name = meta.path or meta.obsid or f"spectrum {number}"
+            rejects.append(Reject.from_error(name, error, meta.index if meta.path else None))
         else:
             kept.append(spectrum)
     usable = Spectra(kept, rejects)
@@ -202,7 +204,7 @@ def _read_list(items: list[Any], how: _How) -> Spectra:
             paths.clear()
 
     for number, item in enumerate(items):
-        if _is_path(item):
+        if is_path(item):
             paths.append(item)
             continue
         read_paths()
@@ -233,7 +235,7 @@ def _require_some(found: Spectra) -> None:
 
 def _read_one(item: Any, how: _How) -> Spectra:
     """One input that is no list; it may hold several spectra."""
-    if _is_path(item):
+    if is_path(item):
         return _read_paths([item], how)
     if isinstance(item, RawSpectrum):
         return Spectra([item])
@@ -338,11 +340,8 @@ def _shape(values: Any) -> tuple[int, ...]:
         ) from None
 
 
-def _place(spectrum: RawSpectrum, number: int) -> str:
-    return spectrum.meta.place or spectrum.meta.obsid or f"spectrum {number}"
-
-
-def _is_path(item: Any) -> bool:
+def is_path(item: Any) -> bool:
+    """Whether `item` names files."""
     return isinstance(item, str | os.PathLike)
 
 
@@ -356,7 +355,7 @@ def _is_numeric(item: Any) -> bool:
 
 def _is_list(x: Any) -> bool:
     """Whether `x` is several inputs, and not the arrays of one."""
-    if _is_path(x) or isinstance(x, RawSpectrum | np.ndarray | dict) or is_specutils(x):
+    if is_path(x) or isinstance(x, RawSpectrum | np.ndarray | dict) or is_specutils(x):
         return False
     if isinstance(x, list | tuple):
         arrays = len(x) in (2, 3) and _is_numeric(x[0])

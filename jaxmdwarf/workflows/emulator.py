@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -156,17 +156,10 @@ def train_grid_emulator(
     start = time.perf_counter()
     config, progress, out = config or EmulatorConfig(), progress or Silent(), Path(out)
     require_output(out, overwrite=overwrite, mark="model.json")
-    labels, label_space = _varying_labels(model_grid, progress)
-    preprocessing = Preprocessing(
-        sigma_aa=sigma_aa,
-        masks_aa=tuple((float(low), float(high)) for low, high in masks_aa),
-        resolving_power=float(model_grid.resolution),
-        simulated=model_grid.kind == "simulated",
-    )
-    masked = mask_for(model_grid.grid, preprocessing.masks_aa)
+    plan = _plan(model_grid, sigma_aa, masks_aa, progress)
     about = {
         "config": config,
-        "preprocessing": preprocessing,
+        "preprocessing": plan.preprocessing,
         "data": hash_values(model_grid.labels, model_grid.flux),
     }
     with open_output(
@@ -177,27 +170,8 @@ def train_grid_emulator(
         overwrite=overwrite,
         resume=resume,
     ) as run:
-        flux = normalise_grid(model_grid, sigma_aa=sigma_aa, masked=masked)
-        training_set = prepare_training_set(
-            labels, flux, label_space=label_space, grid=model_grid.grid, config=config
-        )
-        state = _train(training_set, config, Checkpoints(run.checkpoints), progress)
-        emulator = build_emulator(
-            training_set,
-            config,
-            state,
-            label_space=label_space,
-            grid=model_grid.grid,
-            preprocessing=preprocessing,
-        )
-        trained = measure_accuracy(
-            emulator, training_set, config, state, labels=labels, flux=flux, good=~masked
-        )
-        metrics = {
-            "wall_s": round(time.perf_counter() - start, 3),
-            "counts": {"input": model_grid.n_spec},
-            "emulator": trained.report.metrics(),
-        }
+        trained, state = _learn(model_grid, plan, config, Checkpoints(run.checkpoints), progress)
+        metrics = _gather_metrics(model_grid, trained, start)
         save_model(
             trained.emulator,
             out,
@@ -210,11 +184,101 @@ def train_grid_emulator(
             extras={
                 "metrics.json": to_json(metrics).encode(),
                 _LOG_NAME: _log_text(state, config).encode(),
-                **_tables(trained, labels),
-                **(_figures(trained, labels, masked) if figures else {}),
+                **_tables(trained, plan.labels),
+                **(_figures(trained, plan.labels, plan.masked) if figures else {}),
             },
         )
     return trained, metrics
+
+
+def learn_emulator(
+    model_grid: ModelGrid,
+    *,
+    config: EmulatorConfig | None = None,
+    sigma_aa: float | None = PAPER_SIGMA_AA,
+    masks_aa: Sequence[tuple[float, float]] = PAPER_MASKS_AA,
+    progress: Progress | None = None,
+) -> tuple[TrainedEmulator, dict[str, Any]]:
+    """Train an emulator on a grid in memory; nothing is written.
+
+    Parameters
+    ----------
+    model_grid, config, sigma_aa, masks_aa, progress
+        As in `train_grid_emulator`, whose emulator this is.
+
+    Returns
+    -------
+    tuple
+        The emulator with its report, and numbers under stable names.
+    """
+    start = time.perf_counter()
+    config, progress = config or EmulatorConfig(), progress or Silent()
+    plan = _plan(model_grid, sigma_aa, masks_aa, progress)
+    trained, _ = _learn(model_grid, plan, config, None, progress)
+    return trained, _gather_metrics(model_grid, trained, start)
+
+
+class _Plan(NamedTuple):
+    """What is learned of a grid: labels that vary, and what is done to its spectra."""
+
+    labels: np.ndarray
+    label_space: LabelSpace
+    preprocessing: Preprocessing
+    masked: np.ndarray
+
+
+def _plan(
+    model_grid: ModelGrid,
+    sigma_aa: float | None,
+    masks_aa: Sequence[tuple[float, float]],
+    progress: Progress,
+) -> _Plan:
+    labels, label_space = _varying_labels(model_grid, progress)
+    preprocessing = Preprocessing(
+        sigma_aa=sigma_aa,
+        masks_aa=tuple((float(low), float(high)) for low, high in masks_aa),
+        resolving_power=float(model_grid.resolution),
+        simulated=model_grid.kind == "simulated",
+    )
+    masked = mask_for(model_grid.grid, preprocessing.masks_aa)
+    return _Plan(labels, label_space, preprocessing, masked)
+
+
+def _learn(
+    model_grid: ModelGrid,
+    plan: _Plan,
+    config: EmulatorConfig,
+    checkpoints: Checkpoints | None,
+    progress: Progress,
+) -> tuple[TrainedEmulator, TrainingState]:
+    """Normalise, train, judge."""
+    flux = normalise_grid(model_grid, sigma_aa=plan.preprocessing.sigma_aa, masked=plan.masked)
+    training_set = prepare_training_set(
+        plan.labels, flux, label_space=plan.label_space, grid=model_grid.grid, config=config
+    )
+    state = _train(training_set, config, checkpoints, progress)
+    emulator = build_emulator(
+        training_set,
+        config,
+        state,
+        label_space=plan.label_space,
+        grid=model_grid.grid,
+        preprocessing=plan.preprocessing,
+    )
+    trained = measure_accuracy(
+        emulator, training_set, config, state, labels=plan.labels, flux=flux, good=~plan.masked
+    )
+    return trained, state
+
+
+def _gather_metrics(
+    model_grid: ModelGrid, trained: TrainedEmulator, start: float
+) -> dict[str, Any]:
+    return {
+        "wall_s": round(time.perf_counter() - start, 3),
+        "counts": {"input": model_grid.n_spec},
+        "emulator": trained.report.metrics(),
+    }
 
 
 def normalise_grid(
@@ -260,12 +324,12 @@ def normalise_grid(
 def _train(
     training_set: TrainingSet,
     config: EmulatorConfig,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     progress: Progress,
 ) -> TrainingState:
     """Train to the end, from the last checkpoint if there is one; leave one if interrupted."""
     state = start_training(training_set, config)
-    restored = checkpoints.restore(like=state)
+    restored = None if checkpoints is None else checkpoints.restore(like=state)
     if restored is not None:
         state = restored
         progress.say(f"resuming after step {int(state.step)} of {config.schedule.steps}")
@@ -278,11 +342,13 @@ def _train(
                 note = f"held-out {100.0 * record.held_loss:.2f} % of the variation"
                 task.advance(float(record.step - done), note=note)
                 done = record.step
-                if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+                if checkpoints is not None and due:
                     _keep(checkpoints, state, config)
                     saved_at = time.monotonic()
         except KeyboardInterrupt:
-            _keep(checkpoints, state, config)
+            if checkpoints is not None:
+                _keep(checkpoints, state, config)
             raise
     return state
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from jaxmdwarf.catalogue.rows import (
     describe_measurements,
     empty_rows,
     finish_rows,
+    settle_identifiers,
 )
 from jaxmdwarf.diagnostics.matching import as_text
 from jaxmdwarf.errors import UsageError
@@ -35,6 +36,9 @@ from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.run import Chunk, name_work_folder, open_output, settle_accounts
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxmdwarf.spectra import RawSpectrum
     from jaxmdwarf.workflows.progress import Progress
 
 CHUNK_SIZE = 4096
@@ -75,22 +79,8 @@ class MeasureTask:
     def _measure(self, record: SpectrumRecord) -> MeasuredRow:
         check_record(record, self.requirements)
         meta = record.meta
-        rv_kms, flags = choose_velocity(
-            float(meta["z"]), self._find_velocity(str(meta["path"]), str(meta["obsid"]))
-        )
-        measured = measure_spectrum(
-            record.wave_aa,
-            record.flux,
-            record.ivar,
-            rv_kms=rv_kms,
-            snr_r=float(meta["snr_r"]),
-            snr_i=float(meta["snr_i"]),
-        )
-        if meta["had_nonfinite"]:
-            flags |= QualityFlag.INPUT_NAN
-        values = {**describe_header(meta), **describe_measurements(measured)}
-        values["SNRr"], values["SNRi"] = measured.snr_r, measured.snr_i
-        values["RV_used"], values["flags"] = rv_kms, int(measured.flags | flags)
+        given_kms = self._find_velocity(str(meta["path"]), str(meta["obsid"]))
+        values = measure_row(record.wave_aa, record.flux, record.ivar, meta, given_kms)
         return MeasuredRow(values, record.content_hash())
 
     def _find_velocity(self, path: str, obsid: str) -> float | None:
@@ -100,6 +90,69 @@ class MeasureTask:
             if key and key in self.velocities:
                 return self.velocities[key]
         return float("nan")
+
+
+def measure_row(
+    wave_aa: np.ndarray,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    meta: Mapping[str, Any],
+    given_kms: float | None = None,
+) -> dict[str, object]:
+    """One row of measurements, with the names of the columns.
+
+    Parameters
+    ----------
+    wave_aa, flux, ivar : (n,)
+        As `jaxmdwarf.spectra.RawSpectrum` has them.
+    meta : mapping
+        The fields of `jaxmdwarf.spectra.SpectrumMeta`.
+    given_kms : float, optional
+        See `choose_velocity`.
+    """
+    rv_kms, flags = choose_velocity(float(meta["z"]), given_kms)
+    measured = measure_spectrum(
+        wave_aa,
+        flux,
+        ivar,
+        rv_kms=rv_kms,
+        snr_r=float(meta["snr_r"]),
+        snr_i=float(meta["snr_i"]),
+    )
+    if meta["had_nonfinite"]:
+        flags |= QualityFlag.INPUT_NAN
+    values = {**describe_header(meta), **describe_measurements(measured)}
+    values["SNRr"], values["SNRi"] = measured.snr_r, measured.snr_i
+    values["RV_used"], values["flags"] = rv_kms, int(measured.flags | flags)
+    return values
+
+
+def tabulate_measurements(
+    spectra: Sequence[RawSpectrum], velocities_kms: Sequence[float] | np.ndarray | None = None
+) -> pd.DataFrame:
+    """Measure spectra in memory, one row each.
+
+    Parameters
+    ----------
+    spectra : sequence of RawSpectrum
+    velocities_kms : (n,), optional
+        What brings each to rest; None takes the velocities of the headers.
+
+    Returns
+    -------
+    DataFrame
+        The columns of ``jaxmdwarf measure``.
+    """
+    import pandas as pd
+
+    if not len(spectra):
+        return empty_rows(kind="measure")
+    given = [None] * len(spectra) if velocities_kms is None else list(map(float, velocities_kms))
+    rows = [
+        measure_row(one.wave_aa, one.flux, one.ivar, vars(one.meta), given_kms)
+        for one, given_kms in zip(spectra, given, strict=True)
+    ]
+    return settle_identifiers(finish_rows(pd.DataFrame.from_records(rows)))
 
 
 def choose_velocity(z: float, given_kms: float | None) -> tuple[float, QualityFlag]:

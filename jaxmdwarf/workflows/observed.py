@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
-from jaxmdwarf.errors import UsageError
+from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
 from jaxmdwarf.inference.fitter import FittedSpectra, FittingOptions, SpectrumFitter
 from jaxmdwarf.inference.schedule import FitSettings, choose_batch_size
 from jaxmdwarf.io.inputs import expand_inputs
@@ -26,10 +26,12 @@ from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.workflows.outputs import require_folder
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.reading import build_spectra, count_rows, split_rows
-from jaxmdwarf.workflows.run import Chunk, Run, open_run, settle_accounts
+from jaxmdwarf.workflows.run import Chunk, open_run, settle_accounts
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 PAPER_SPECTRA = 110_000
 """Spectra of the paper's observed domain (section 3.3.1)."""
@@ -155,23 +157,13 @@ def prepare_observed(
         If no spectrum is usable.
     """
     options, progress = options or ObservedConfig(), progress or Silent()
-    fitter = SpectrumFitter(
-        model,
-        FittingOptions(
-            velocity=options.velocity,
-            min_snr=options.min_snr,
-            chunk_size=options.chunk_size,
-            settings=options.settings,
-        ),
-    )
+    fitter = _build_fitter(model, options)
     inputs = expand_inputs(files, leave_out=(*leave_out, cache))
-    paths, not_drawn = _draw(inputs.paths, options)
+    paths, not_drawn = _draw(inputs.paths, inputs.paths, options)
     require_folder(cache, n_bytes=3 * 4 * fitter.grid.n_pix * len(paths))
     window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
     n_row = count_rows(paths, options.chunk_size)
-    fitter.settings = replace(
-        fitter.settings, batch_size=min(choose_batch_size(fitter.settings), n_row)
-    )
+    _limit_batches(fitter, n_row)
     with open_run(
         cache,
         kind="spectra at rest",
@@ -187,22 +179,119 @@ def prepare_observed(
             progress=progress,
             processes=processes,
         )
-        return _join(run, [*inputs.rejects, *not_drawn], fitter, rejects_file)
+        table, rejects = run.collect(empty_rows())
+        not_read = [*inputs.rejects, *not_drawn]
+        rejects = [*not_read, *rejects]
+        n_in = len(not_read) + run.n_in
+        settle_accounts(run, rejects, n_in=n_in, n_out=len(table), rejects_file=rejects_file)
+        return _join(run.read_all(), table, rejects, fitter)
 
 
-def _draw(paths: Sequence[str], options: ObservedConfig) -> tuple[list[str], list[Reject]]:
-    """Files to use in random order where there are too many, and rejects for the others."""
-    if options.max_spectra is None or len(paths) <= options.max_spectra:
-        return list(paths), []
-    order = np.random.default_rng(options.seed).permutation(len(paths))
+def prepare_spectra(
+    raws: Sequence[RawSpectrum],
+    model: ForwardModel,
+    options: ObservedConfig | None = None,
+    progress: Progress | None = None,
+    *,
+    not_read: Sequence[Reject] = (),
+) -> PreparedSpectra:
+    """Bring spectra in memory to rest on the pixels of an emulator, normalised.
+
+    Parameters
+    ----------
+    raws : sequence of RawSpectrum
+    model, options, progress
+        As in `prepare_observed`.
+    not_read : sequence of Reject
+        Inputs that are no spectra, for the account.
+
+    Returns
+    -------
+    PreparedSpectra
+
+    Raises
+    ------
+    UsageError
+        If the model was trained on spectra that were not normalised.
+    WorkFailed
+        If no spectrum is usable.
+    """
+    import pandas as pd
+
+    options, progress = options or ObservedConfig(), progress or Silent()
+    fitter = _build_fitter(model, options)
+    named = [_name_spectrum(raw, number) for number, raw in enumerate(raws)]
+    chosen, rejects = _draw(named, [raw.meta.path for raw in named], options)
+    n_row = min(options.chunk_size, -(-max(len(chosen), 1) // 32) * 32)
+    _limit_batches(fitter, n_row)
+    parts: list[Chunk] = []
+    with progress.stage("bringing spectra to rest", total=float(len(chosen))) as stage:
+        for some in split_rows(chosen, n_row):
+            usable = []
+            for raw in some:
+                try:
+                    fitter.require(raw)
+                except RejectedInput as error:
+                    rejects.append(Reject.from_error(raw.meta.path, error, raw.meta.index))
+                else:
+                    usable.append(raw)
+            if usable:
+                parts.append(_prepare_rows(usable, fitter, options, n_row))
+            stage.advance(float(len(some)))
+    rejects = [*not_read, *rejects, *(one for part in parts for one in part.rejects)]
+    kept = [part.rows for part in parts if len(part.rows)]
+    if not kept:
+        first = rejects[0]
+        raise WorkFailed(
+            f"none of {len(raws) + len(not_read)} inputs is usable. The first, {first.path}: "
+            f"{first.reason}.",
+            f"{first.remedy}.",
+        )
+    return _join(parts, pd.concat(kept, ignore_index=True), rejects, fitter)
+
+
+def _name_spectrum(raw: RawSpectrum, number: int) -> RawSpectrum:
+    """The spectrum, called by its identifier or its number if it is of no file."""
+    if raw.meta.path:
+        return raw
+    name = raw.meta.obsid or f"spectrum {number}"
+    return replace(raw, meta=replace(raw.meta, path=name))
+
+
+def _build_fitter(model: ForwardModel, options: ObservedConfig) -> SpectrumFitter:
+    return SpectrumFitter(
+        model,
+        FittingOptions(
+            velocity=options.velocity,
+            min_snr=options.min_snr,
+            chunk_size=options.chunk_size,
+            settings=options.settings,
+        ),
+    )
+
+
+def _limit_batches(fitter: SpectrumFitter, n_row: int) -> None:
+    """No larger batches than there are rows."""
+    fitter.settings = replace(
+        fitter.settings, batch_size=min(choose_batch_size(fitter.settings), n_row)
+    )
+
+
+def _draw(
+    items: Sequence[T], names: Sequence[str], options: ObservedConfig
+) -> tuple[list[T], list[Reject]]:
+    """Inputs to use in random order where there are too many, and rejects for the others."""
+    if options.max_spectra is None or len(items) <= options.max_spectra:
+        return list(items), []
+    order = np.random.default_rng(options.seed).permutation(len(items))
     drawn = set(order[: options.max_spectra].tolist())
     reason = f"not among the {options.max_spectra} spectra that were drawn for training"
     left = [
-        Reject(path, reason, "raise the number of spectra")
-        for row, path in enumerate(paths)
+        Reject(name, reason, "raise the number of spectra")
+        for row, name in enumerate(names)
         if row not in drawn
     ]
-    return [path for row, path in enumerate(paths) if row in drawn], left
+    return [item for row, item in enumerate(items) if row in drawn], left
 
 
 def _prepare_chunk(
@@ -274,20 +363,13 @@ def _refuse(fitted: FittedSpectra, row: int, options: ObservedConfig) -> tuple[s
 
 
 def _join(
-    run: Run,
-    not_read: list[Reject],
-    fitter: SpectrumFitter,
-    rejects_file: str | os.PathLike[str] | None,
+    parts: Iterable[Chunk], table: pd.DataFrame, rejects: list[Reject], fitter: SpectrumFitter
 ) -> PreparedSpectra:
-    """The domain of all chunks."""
-    table, rejects = run.collect(empty_rows())
-    rejects = [*not_read, *rejects]
-    n_in = len(not_read) + run.n_in
-    settle_accounts(run, rejects, n_in=n_in, n_out=len(table), rejects_file=rejects_file)
+    """The domain of all parts, whose rows are `table`."""
     shape = (len(table), fitter.grid.n_pix)
     arrays = {name: np.empty(shape, np.float32) for name in _ARRAYS}
     first_row = 0
-    for part in run.read_all():
+    for part in parts:
         # Chunk by chunk, each let go once it is copied: the domain is in memory only once.
         last_row = first_row + len(part.rows)
         for name, values in (part.arrays or {}).items():

@@ -1,25 +1,27 @@
-"""A simulated survey on disk: files in the survey's layout, catalogues, the truth beside them."""
+"""A simulated survey: spectra in memory or as files, catalogues, the truth beside them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxmdwarf.catalogue.columns import Column
-from jaxmdwarf.errors import UsageError
+from jaxmdwarf.errors import RejectedInput, UsageError
 from jaxmdwarf.io.atomic import move_folder
 from jaxmdwarf.io.grids.table import ModelGrid, write_grid
 from jaxmdwarf.io.json_files import write_json
+from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.lamost_writer import LAYOUTS, LamostHeader, write_lamost_files
 from jaxmdwarf.io.tables import write_table
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.simulate.gap import DomainGap
-from jaxmdwarf.simulate.instrument import LOG10_START, LOG10_STEP, RESOLUTION
+from jaxmdwarf.simulate.instrument import LOG10_START, LOG10_STEP, NATIVE_GRID, RESOLUTION
 from jaxmdwarf.simulate.survey import (
     THEORY_GRID,
     Survey,
@@ -30,6 +32,7 @@ from jaxmdwarf.simulate.survey import (
     simulate_survey,
     theory_grid,
 )
+from jaxmdwarf.spectra import RawSpectrum
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.run import Chunk, Run, open_output
 
@@ -41,6 +44,8 @@ FILE_BYTES = 30_000
 
 SYNTHESIS_BATCH = 16
 """Stars per compiled call; more gain nothing on a CPU."""
+
+_SNR_COLUMNS = ("snr_r", "snr_i", "true_snr_r", "true_snr_i")
 
 _UNITS = {
     "ra_deg": "deg",
@@ -99,7 +104,7 @@ def nature_source(gap: DomainGap, *, seed: int) -> FluxSource:
 
 
 def simulate_files(
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
     config: SurveyConfig,
     n_grid: int = 0,
@@ -166,13 +171,7 @@ def simulate_files(
             source = nature or nature_source(config.gap, seed=config.seed)
             task.advance()
         snr = _write_spectra(run, survey, source, target / "spectra", layouts, progress)
-        tables = {
-            "truth": {**survey.truth(), **snr},
-            "gaia": survey.gaia(),
-            "reference": survey.references(),
-            "pairs": survey.wide_pairs(),
-        }
-        for name, columns in tables.items():
+        for name, columns in _list_tables(survey, snr).items():
             _write_columns(columns, target / f"{name}.parquet", csv=csv)
         if n_grid > 0:
             source = theory or nature_source(DomainGap.none(), seed=config.seed)
@@ -182,6 +181,96 @@ def simulate_files(
         write_json(target / RECIPE_NAME, {**recipe, "complete": True, "counts": summary}, indent=1)
         move_folder(target, out)
     return {"out": str(out), **summary, "grid": n_grid, "gap": recipe["gap_in_words"]}
+
+
+class MadeSurvey(NamedTuple):
+    """A survey in memory.
+
+    Parameters
+    ----------
+    spectra : list of RawSpectrum
+    rejects : list of Reject
+        Exposures that failed, by file name.
+    rows : (n_spectra,) int
+        Rows of the truth that are those of `spectra`.
+    tables : dict of str to dict of str to ndarray
+        Columns of ``truth``, ``gaia``, ``reference``, ``pairs``, as `simulate_files` writes them.
+    """
+
+    spectra: list[RawSpectrum]
+    rejects: list[Reject]
+    rows: np.ndarray
+    tables: dict[str, dict[str, np.ndarray]]
+
+
+def make_survey(
+    config: SurveyConfig, *, nature: FluxSource | None = None, progress: Progress | None = None
+) -> MadeSurvey:
+    """Simulate a survey in memory: the spectra that `simulate_files` would write.
+
+    Parameters
+    ----------
+    config : SurveyConfig
+    nature : FluxSource, optional
+        Where fluxes come from; the simulated physics by default.
+    progress : Progress, optional
+    """
+    progress = progress or Silent()
+    survey = simulate_survey(config)
+    with progress.stage("opacities of nature", 1.0) as task:
+        source = nature or nature_source(config.gap, seed=config.seed)
+        task.advance()
+    truth = survey.truth()
+    snr = {name: np.full(survey.n_spectra, np.nan) for name in _SNR_COLUMNS}
+    made: dict[int, RawSpectrum] = {}
+    failed: dict[int, Reject] = {}
+    with progress.stage("spectra", float(survey.n_spectra)) as task:
+        for batch in survey.batches(source.synthesize, source.wave_aa):
+            for name in _SNR_COLUMNS:
+                snr[name][batch.rows] = getattr(batch, name)
+            for i, row in enumerate(batch.rows):
+                try:
+                    made[int(row)] = _build_spectrum(truth, int(row), batch, i)
+                except RejectedInput as error:
+                    failed[int(row)] = Reject.from_error(str(truth["file"][row]), error)
+            task.advance(float(batch.rows.size))
+    rows = sorted(made)
+    return MadeSurvey(
+        [made[row] for row in rows],
+        [failed[row] for row in sorted(failed)],
+        np.array(rows, dtype=int),
+        _list_tables(survey, snr),
+    )
+
+
+def _build_spectrum(
+    truth: Mapping[str, np.ndarray], row: int, batch: SurveyBatch, i: int
+) -> RawSpectrum:
+    """What a reader makes of the file of a visit."""
+    return RawSpectrum.from_arrays(
+        NATIVE_GRID.wave_aa,
+        batch.flux[i],
+        batch.ivar[i],
+        obsid=str(truth["obsid"][row]),
+        survey="simulated",
+        ra_deg=float(truth["ra_deg"][row]),
+        dec_deg=float(truth["dec_deg"][row]),
+        z=float(truth["header_z"][row]),
+        snr_r=float(batch.snr_r[i]),
+        snr_i=float(batch.snr_i[i]),
+        subclass=str(truth["subclass"][row]),
+        object_class="STAR",
+    )
+
+
+def _list_tables(survey: Survey, snr: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """What is known of a survey beside its spectra."""
+    return {
+        "truth": {**survey.truth(), **snr},
+        "gaia": survey.gaia(),
+        "reference": survey.references(),
+        "pairs": survey.wide_pairs(),
+    }
 
 
 def _recipe(config: SurveyConfig, layouts: Sequence[str], n_grid: int) -> dict[str, object]:
@@ -211,12 +300,11 @@ def _write_spectra(
 
     folder.mkdir(parents=True, exist_ok=True)
     write = _writer(survey, folder, layouts)
-    names = ("snr_r", "snr_i", "true_snr_r", "true_snr_i")
     n_done = run.n_done
 
     def finish(number: int, batch: SurveyBatch) -> None:
         write(batch)
-        columns = {name: getattr(batch, name) for name in names}
+        columns = {name: getattr(batch, name) for name in _SNR_COLUMNS}
         run.keep(number, Chunk(pd.DataFrame({"row": batch.rows, **columns}), []))
 
     with (
@@ -235,9 +323,9 @@ def _write_spectra(
             task.advance(float(batch.rows.size))
         if pending is not None:
             pending.result()
-    columns = {name: np.full(survey.n_spectra, np.nan) for name in names}
+    columns = {name: np.full(survey.n_spectra, np.nan) for name in _SNR_COLUMNS}
     for chunk in run.read_all():
-        for name in names:
+        for name in _SNR_COLUMNS:
             columns[name][chunk.rows["row"]] = chunk.rows[name]
     return columns
 
@@ -308,6 +396,26 @@ def simulate_grid(
     ----------
     path : path
         Parquet file to write.
+    n_grid, source, seed, physics, progress
+        As in `make_grid`.
+    """
+    grid = make_grid(n_grid, source, seed=seed, physics=physics, progress=progress)
+    write_grid(grid, path)
+    return grid
+
+
+def make_grid(
+    n_grid: int,
+    source: FluxSource,
+    *,
+    seed: int,
+    physics: str = "theory",
+    progress: Progress | None = None,
+) -> ModelGrid:
+    """Synthesise the training grid of an emulator.
+
+    Parameters
+    ----------
     n_grid : int
         Spectra.
     source : FluxSource
@@ -327,7 +435,7 @@ def simulate_grid(
             return flux
 
         made = theory_grid(labels, counted, source.wave_aa)
-    grid = ModelGrid(
+    return ModelGrid(
         labels=made.labels,
         label_space=LabelSpace.mdwarf(),
         flux=made.flux,
@@ -336,8 +444,6 @@ def simulate_grid(
         kind="simulated",
         provenance={"made_by": "jaxmdwarf", "physics": physics, "seed": seed},
     )
-    write_grid(grid, path)
-    return grid
 
 
 def _summarise(survey: Survey, snr: dict[str, np.ndarray]) -> dict[str, object]:

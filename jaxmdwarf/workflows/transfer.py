@@ -196,7 +196,7 @@ def train_transfer_files(
         config.method.save(
             learned.trained,
             out,
-            training={"config": _describe_config(config), **everything},
+            training={"config": describe_transfer(config), **everything},
             provenance=_name_sources(command, emulator_dir, reference, isochrones),
             extras={
                 "metrics.json": to_json(everything).encode(),
@@ -395,8 +395,8 @@ def _name_parts(prepared: PreparedSpectra, method: TransferMethod) -> np.ndarray
     return parts
 
 
-def _describe_config(config: TransferConfig) -> dict[str, Any]:
-    """The settings in words and numbers; those of the method as it tells them."""
+def describe_transfer(config: TransferConfig) -> dict[str, Any]:
+    """The configuration, for the record of a model; settings of the method as it tells them."""
     about = {
         "observed": asdict(config.observed),
         "labels": asdict(config.labels),

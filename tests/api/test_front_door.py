@@ -48,3 +48,21 @@ def test_every_name_is_there_documented_and_listed():
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'fitt'"):
         jm.fitt  # noqa: B018
+
+
+def test_rooms_and_functions_of_one_name_do_not_get_in_each_others_way():
+    code = (
+        "import jaxmdwarf as jm\n"
+        "from jaxmdwarf.simulate.gap import DomainGap\n"
+        "from jaxmdwarf.measure import snr\n"
+        "import jaxmdwarf.measure.halpha\n"
+        "from jaxmdwarf import simulate\n"
+        "print(callable(jm.simulate), callable(jm.measure), simulate is jm.simulate)\n"
+    )
+    assert run(code).split() == ["True", "True", "True"]
+
+
+def test_help_begins_with_an_example():
+    head = jm.__doc__.split("====")[0]
+    assert ">>> import jaxmdwarf as jm" in head
+    assert "jm.measure(" in head

@@ -11,7 +11,7 @@ from jaxmdwarf.io.spectra.lamost import read_lamost
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.population import PopulationConfig
 from jaxmdwarf.simulate.survey import SurveyConfig
-from jaxmdwarf.workflows.simulation import FluxSource, simulate_files
+from jaxmdwarf.workflows.simulation import FluxSource, make_survey, simulate_files
 
 WAVE_AA = np.exp(np.arange(np.log(5850.0), np.log(9150.0), 2.7e-5))
 
@@ -49,6 +49,18 @@ def test_files_and_tables_belong_together(survey):
     for name in ("reference", "pairs"):
         assert (folder / f"{name}.parquet").exists()
     assert (folder / "truth.csv").exists()
+
+
+def test_a_survey_in_memory_has_the_spectra_of_the_files(survey):
+    folder, _ = survey
+    made = make_survey(CONFIG, nature=SOURCE)
+    truth = pd.DataFrame(made.tables["truth"])
+    pd.testing.assert_frame_equal(truth, pd.read_parquet(folder / "truth.parquet"))
+    assert len(made.spectra) + len(made.rejects) == 30
+    for row, spectrum in zip(made.rows, made.spectra, strict=True):
+        back = read_lamost(folder / "spectra" / truth["file"][row])
+        assert np.array_equal(back.ivar > 0, spectrum.ivar > 0)
+        assert np.array_equal(back.flux[back.ivar > 0], spectrum.flux[back.ivar > 0])
 
 
 def test_headers_repeat_what_the_truth_table_says(survey):
