@@ -187,8 +187,8 @@ def read_specutils(spectrum: Any, *, medium: Medium | None = None) -> PixelArray
     spectrum : specutils.Spectrum or Spectrum1D
         Of one dimension, with an uncertainty.
     medium : {"vacuum", "air"}, optional
-        None believes the WCS (``AWAV``) or the keywords VACUUM and AIRORVAC of the header that came
-        with it, and takes vacuum otherwise.
+        None takes the word of the WCS (``AWAV``), or of the keywords VACUUM and AIRORVAC of the
+        header that came with it, and takes vacuum otherwise.
 
     Raises
     ------

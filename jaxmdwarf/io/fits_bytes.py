@@ -111,7 +111,7 @@ def next_hdu(data: Data, offset: int, *, first: bool = False) -> LeanHdu | None:
 
 
 def require_sane_cards(data: Data) -> None:
-    """Hold the numbers that astropy believes against the file, before it works or waits on them.
+    """Hold the numbers that astropy relies on against the file, before it works or waits on them.
 
     A damaged card may ask for 2^31 axes or columns, or for sizes below zero.
 
@@ -131,11 +131,7 @@ def require_sane_cards(data: Data) -> None:
             length = count(f"NAXIS{axis}", _LONGEST)
             size *= 1 if axis == 1 and length == 0 and "GROUPS" in header else length
         n_group, n_extra = count("GCOUNT", len(data), 1), count("PCOUNT", len(data))
-        try:
-            n_bits = abs(int(header.get("BITPIX", 8)))
-        except (UnusualFits, TypeError, ValueError):
-            n_bits = 8
-        size = n_group * (size + n_extra) * n_bits // 8
+        size = n_group * (size + n_extra) * _bits(header, number) // 8
         if start + size > len(data):
             raise RejectedInput(
                 f"the file is truncated: {start + size - len(data)} bytes are missing.",
@@ -155,6 +151,19 @@ def _count(header: LeanHeader, number: int, keyword: str, most: int, default: in
             f"damaged header: {keyword} = {value} in HDU {number}.", "download the file again."
         )
     return value
+
+
+def _bits(header: LeanHeader, number: int) -> int:
+    """Bits of a value in unit `number`."""
+    try:
+        value = header.get("BITPIX")
+    except UnusualFits:
+        value = None
+    if type(value) is not int or value not in _IMAGE_TYPES:
+        raise RejectedInput(
+            f"damaged header: BITPIX = {value} in HDU {number}.", "download the file again."
+        )
+    return abs(value)
 
 
 def image_of(data: Data, hdu: LeanHdu) -> np.ndarray | None:

@@ -292,7 +292,7 @@ class BorrowedPattern(ForwardModel):
     model_error: Float[Array, "n_pix"]
     label_space: LabelSpace = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
-    preprocessing: Preprocessing = eqx.field(static=True)
+    preprocessing: Preprocessing = eqx.field(static=True, default=Preprocessing())
     label_priors: tuple = eqx.field(static=True, default=())
 
     def priors(self):

@@ -53,12 +53,14 @@ def read(
                 f"{wave.size} wavelengths for {flux.size} fluxes.", "fetch the file again."
             )
         to_aa = _wave_factor(columns["wavelength"].unit, wave)
-        to_flam = _flux_factor(columns["flux"].unit)
-        headers = [hdus[0].header, table.header]
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            flux = flux * _flux_factor(columns["flux"].unit)
+        # Within the block, which turns whatever astropy says of damaged cards into a reason.
+        labels = labels_from_header([hdus[0].header, table.header], name)
     return finish(
         wave * to_aa,
-        flux * to_flam,
-        labels_from_header(headers, name),
+        flux,
+        labels,
         layout=LAYOUT,
         air=bool(air),
         wanted=wanted,

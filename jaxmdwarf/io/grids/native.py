@@ -26,6 +26,7 @@ _PLAUSIBLE = {
     "alpha_m": (-3.0, 3.0),
 }
 _BLACK_BODY_FROM_AA = 4_000.0
+_BLACK_BODY_FROM_K = 1_500.0
 _GAP_STEPS = 50.0
 _GAP_AA = 2.0
 
@@ -165,10 +166,10 @@ def _require_flux_scale(
     wave: np.ndarray, flux: np.ndarray, labels: GridLabels, flux_name: str
 ) -> None:
     """Hold the flux against the black body of the same temperature, over the same range."""
-    # Ultraviolet and X-rays are not those of a black body.
+    # Ultraviolet and X-rays are not those of a black body, nor is the red of brown dwarfs.
     red = wave >= _BLACK_BODY_FROM_AA
     wave, flux = wave[red], flux[red]
-    if wave.size < 10:
+    if wave.size < 10 or labels.teff < _BLACK_BODY_FROM_K:
         return
     thermal = black_body_flux(wave, labels.teff)
     ratio = float(np.trapezoid(flux, wave) / np.trapezoid(thermal, wave))

@@ -53,14 +53,15 @@ def read(
         If there is no image, no wavelengths, or their numbers differ.
     """
     with open_fits(data) as hdus:
-        header, image = hdus[0].header.copy(), hdus[0].data
+        header, image = hdus[0].header, hdus[0].data
+        labels = labels_from_header([header], name)
+        stated = None
+        if "CRVAL1" in header and "CDELT1" in header and image is not None:
+            stated = _wave_from_header(header, image.size)
     if image is None or image.ndim != 1:
         raise RejectedInput("the primary image is not one spectrum.", "use the HiRes files.")
     flux = np.asarray(image, dtype=np.float64)
-    if "CRVAL1" in header and "CDELT1" in header:
-        wave, in_air = _wave_from_header(header, flux.size)
-    else:
-        wave, in_air = _wave_beside(name), False
+    wave, in_air = stated or (_wave_beside(name), False)
     if wave.size != flux.size:
         raise RejectedInput(
             f"{flux.size} fluxes but {wave.size} wavelengths.",
@@ -69,7 +70,7 @@ def read(
     return finish(
         wave,
         flux * _PER_CM,
-        labels_from_header([header], name),
+        labels,
         layout=LAYOUT,
         air=in_air if air is None else air,
         wanted=wanted,

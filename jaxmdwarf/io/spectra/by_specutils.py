@@ -64,8 +64,8 @@ def read_with_specutils(
     format : str, optional
         Name of the specutils loader; None lets specutils find it.
     air : bool, optional
-        Whether the file's wavelengths are in air; None believes its WCS (``AWAV``) or its VACUUM
-        or AIRORVAC keyword, and takes vacuum otherwise.
+        Whether the file's wavelengths are in air; None takes the word of its WCS (``AWAV``), or of
+        its VACUUM or AIRORVAC keyword, and takes vacuum otherwise.
 
     Returns
     -------

@@ -40,6 +40,7 @@ from jaxmdwarf.io.spectra.records import (
     expand_log_grid,
     number_or_nan,
     text_or_empty,
+    whole_or_none,
 )
 from jaxmdwarf.wavelengths import air_to_vacuum
 
@@ -121,7 +122,8 @@ def _decode_lean(file: SpectrumFile) -> SpectrumRecord:
     if image is not None:
         return _decode_image(primary.header, image, file.path)
     table = file.hdu(1)
-    assert table is not None
+    if table is None:
+        raise RejectedInput("damaged header: the image has no pixels.", "download the file again.")
     columns = columns_of(table)
     vectors = [vector_of(file.data, table, columns[name]) for name in COADD_COLUMNS]
     return _decode_coadd(primary.header, vectors, file.path)
@@ -132,7 +134,9 @@ def _decode_with_astropy(file: SpectrumFile) -> SpectrumRecord:
         header = hdus[0].header
         if hdus[0].data is not None:
             return _decode_image(header, np.asarray(hdus[0].data), file.path)
-        table = hdus[1].data
+        table = hdus[1].data if len(hdus) > 1 else None
+        if table is None:
+            raise RejectedInput("the file holds no pixels.", "download the file again.")
         names = {name.upper(): name for name in table.dtype.names}
         vectors = [np.ravel(table[names[name]][0]) for name in COADD_COLUMNS]
         return _decode_coadd(header, vectors, file.path)
@@ -257,10 +261,11 @@ def _identifier(header: Any) -> str:
     obsid = header.get("OBSID")
     if obsid is not None and text_or_empty(obsid):
         if isinstance(obsid, float):
-            return str(int(obsid)) if np.isfinite(obsid) else ""
+            number = whole_or_none(obsid)
+            return "" if number is None else str(number)
         return text_or_empty(obsid)
     date, plan = header.get("LMJD", header.get("MJD")), text_or_empty(header.get("PLANID"))
-    spectrograph, fibre = header.get("SPID"), header.get("FIBERID")
-    if date is None or not plan or spectrograph is None or fibre is None:
+    day, spectrograph, fibre = map(whole_or_none, (date, header.get("SPID"), header.get("FIBERID")))
+    if day is None or not plan or spectrograph is None or fibre is None:
         return ""
-    return f"{int(date)}-{plan}_sp{int(spectrograph):02d}-{int(fibre):03d}"
+    return f"{day}-{plan}_sp{spectrograph:02d}-{fibre:03d}"

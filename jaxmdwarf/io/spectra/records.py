@@ -1,4 +1,4 @@
-"""What a reader hands over: plain arrays and header values, cheap to send between processes.
+"""What a reader hands over: plain arrays and header values, light to send between processes.
 
 Reader processes must start fast, so nothing here imports JAX; `build_spectrum` makes the
 `RawSpectrum` in the process that wants one.
@@ -254,6 +254,21 @@ def number_or_nan(value: object) -> float:
     except (TypeError, ValueError, OverflowError):
         return math.nan
     return number if math.isfinite(number) and number > SENTINEL_CEILING else math.nan
+
+
+def whole_or_none(value: object) -> int | None:
+    """`value` as an integer; None where it is missing or no whole number.
+
+    Examples
+    --------
+    >>> [whole_or_none(value) for value in (12, 12.0, " 12 ", "12a", 1.5, float("inf"), None)]
+    [12, 12, 12, None, None, None, None]
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]
+        return int(number) if number == int(number) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def text_or_empty(value: object) -> str:

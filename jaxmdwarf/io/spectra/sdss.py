@@ -31,6 +31,7 @@ from jaxmdwarf.io.spectra.records import (
     expand_log_grid,
     number_or_nan,
     text_or_empty,
+    whole_or_none,
 )
 from jaxmdwarf.wavelengths import air_to_vacuum
 
@@ -165,11 +166,12 @@ def _identifier(header: Any, first: Any) -> str:
     identifier = text_or_empty(first("SPECOBJID", "SPECOBJ_ID"))
     if identifier not in ("", "0", "-9999"):
         return identifier
-    plate = header.get("PLATEID", first("PLATE", "FIELD"))
-    date, fibre = header.get("MJD", first("MJD")), header.get("FIBERID", first("FIBERID"))
+    plate = whole_or_none(header.get("PLATEID", first("PLATE", "FIELD")))
+    date = whole_or_none(header.get("MJD", first("MJD")))
+    fibre = whole_or_none(header.get("FIBERID", first("FIBERID")))
     if plate is None or date is None or fibre is None:
         return text_or_empty(first("SDSS_ID", "CATALOGID"))
-    return f"{int(plate):04d}-{int(date)}-{int(fibre):04d}"
+    return f"{plate:04d}-{date}-{fibre:04d}"
 
 
 def _first_finite(*values: float) -> float:

@@ -176,7 +176,7 @@ def test_every_optical_visit_is_a_spectrum(tmp_path):
     shifted = BOSS_WAVE / (1 + 80.0 / LIGHT_KMS)
     np.testing.assert_allclose(spectra[0].wave_aa, shifted, rtol=1e-9)
     np.testing.assert_allclose(spectra[2].wave_aa, shifted, rtol=1e-9)
-    # A visit that is in no stack was not shifted, and its velocity is not to be believed.
+    # A visit that is in no stack was not shifted, and its velocity is not relied on.
     np.testing.assert_allclose(spectra[1].wave_aa, BOSS_WAVE, rtol=1e-9)
     assert np.isnan(spectra[1].meta.z)
     assert spectra[0].meta.z * LIGHT_KMS == pytest.approx(-80.0)
