@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxmdwarf.quickstart.run import QuickstartConfig, run_quickstart
+from jaxmdwarf.quickstart.products import QuickstartConfig
+from jaxmdwarf.quickstart.run import run_quickstart
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.workflows.progress import Progress, Silent
 
@@ -62,7 +63,9 @@ class NoGapConfig:
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Pulls by quantity, and whether all are within the limits."""
-        metrics = run_quickstart(self.out, self.pipeline, progress=progress or Silent())
+        metrics = run_quickstart(
+            self.out, self.pipeline, finished="return", progress=progress or Silent()
+        )
         honest = {name: self.limits.allow(pull) for name, pull in metrics["pulls"].items()}
         return {
             "pulls": metrics["pulls"],

@@ -12,7 +12,8 @@ from jaxmdwarf.inference.schedule import FitSettings
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.tables import read_table, write_table
-from jaxmdwarf.quickstart.run import Products, QuickstartConfig, keep_paths, run_quickstart
+from jaxmdwarf.quickstart.products import Products, QuickstartConfig, keep_paths
+from jaxmdwarf.quickstart.run import run_quickstart
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.labels.codistribution import perturb_reference
 from jaxmdwarf.training.transfer.matched import MatchedConfig
@@ -84,7 +85,7 @@ class SimulatedSurveyConfig:
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Labels, residuals and classifier of every method; also in metrics.json."""
         progress = progress or Silent()
-        metrics = run_quickstart(self.out, self.pipeline, progress=progress)
+        metrics = run_quickstart(self.out, self.pipeline, finished="return", progress=progress)
         products = Products(Path(self.out))
         observed = read_table(products.transfer / "observed.parquet")
         tested = set(observed["path"][observed["part"] == "test"])

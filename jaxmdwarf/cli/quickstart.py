@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jaxmdwarf.cli.options import SHOW_ALL, ReaderProcesses, TerminalOptions
+from jaxmdwarf.cli.options import SHOW_ALL, Overwrite, ReaderProcesses, TerminalOptions
 from jaxmdwarf.workflows.methods.registry import list_transfer_methods
 
 if TYPE_CHECKING:
@@ -66,11 +66,14 @@ class Command:
 
     processes: ReaderProcesses = None
 
+    overwrite: Overwrite = False
+
     terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Run everything; returns the metrics, or the lines that a person wants to see."""
-        from jaxmdwarf.quickstart.run import QuickstartConfig, run_quickstart, summarise
+        from jaxmdwarf.quickstart.products import QuickstartConfig
+        from jaxmdwarf.quickstart.run import run_quickstart, summarise
         from jaxmdwarf.simulate.gap import DomainGap
 
         metrics = run_quickstart(
@@ -84,6 +87,7 @@ class Command:
                 oracle=self.oracle,
             ),
             processes=self.processes,
+            overwrite=self.overwrite,
             progress=terminal,
         )
         return metrics if self.terminal.json else summarise(metrics, self.out)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxmdwarf.quickstart.run import QuickstartConfig, run_quickstart
+from jaxmdwarf.quickstart.products import QuickstartConfig
+from jaxmdwarf.quickstart.run import run_quickstart
 from jaxmdwarf.workflows.progress import Progress, Silent
 
 
@@ -30,7 +31,9 @@ class QuickstartExperimentConfig:
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Labels of all variants, pulls and counts."""
-        metrics = run_quickstart(self.out, self.pipeline, progress=progress or Silent())
+        metrics = run_quickstart(
+            self.out, self.pipeline, finished="return", progress=progress or Silent()
+        )
         return {name: metrics[name] for name in _SHOWN if name in metrics}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,14 +14,24 @@ from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.plots.domains import plot_domains
 from jaxmdwarf.plots.kiel import KielSample, plot_kiel
 from jaxmdwarf.plots.snr import plot_snr
 from jaxmdwarf.plots.style import describe_quantity, render_png
-from jaxmdwarf.plots.transfer import plot_transferred_fit
+from jaxmdwarf.plots.transfer import plot_residuals, plot_training, plot_transferred_fit
 from jaxmdwarf.preprocess.masks import mask_for
 from jaxmdwarf.quality import FLAG_TABLE, HARMFUL_FLAGS
+from jaxmdwarf.quickstart.products import (
+    TRANSFER,
+    Outcome,
+    Products,
+    QuickstartConfig,
+    keep_paths,
+    list_variants,
+)
 from jaxmdwarf.report.page import Bars, Picture, Report, Section, Table, Text, write_report
 from jaxmdwarf.workflows.judging import predict_fitted
+from jaxmdwarf.workflows.methods.cyclestar import LOG_NAME
 from jaxmdwarf.workflows.validating import (
     Validation,
     plot_validation,
@@ -34,8 +45,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from jaxmdwarf.quickstart.run import Products, QuickstartConfig
-
 Variants: TypeAlias = "dict[str, tuple[Path, pd.DataFrame]]"
 """By name: the model directory, and the rows of its fit that are compared."""
 
@@ -46,42 +55,18 @@ _VARIANT_NAMES = {
 }
 
 N_REJECTS_SHOWN = 12
+NOISE_ALONE = float(np.sqrt(2 / np.pi))
+"""Mean size of a residual in stated errors where these are right and nothing else is wrong."""
+
 WANTED_SNR, WANTED_TEFF = 40.0, 3450.0
 """The spectrum on show: a typical M dwarf, bright enough to see its bands."""
 
 
-def write_quickstart_report(
-    products: Products,
-    config: QuickstartConfig,
-    metrics: dict[str, Any],
-    validations: dict[str, Validation],
-    held_out: set[str] | None,
-    truth: pd.DataFrame,
-) -> None:
-    """Draw the figures of a finished run and write its report.
-
-    Parameters
-    ----------
-    products : Products
-    config : QuickstartConfig
-    metrics : dict
-        As gathered; the time of the report itself is not in it yet.
-    validations : dict
-        By variant; that of the catalogue is shown in full.
-    held_out : set of str, optional
-        Paths of the spectra that the validations are of.
-    truth : DataFrame
-    """
-    from jaxmdwarf.quickstart.run import THEORY, TRANSFER, keep_paths, list_variants
-
-    catalogue = read_table(products.catalogue)
-    final = TRANSFER if TRANSFER in validations else THEORY
-    shown = validations[final]
-    variants = {
-        name: (variant.model, keep_paths(read_table(variant.fit), held_out))
-        for name, variant in list_variants(products, config).items()
-    }
-    pictures = _draw(products, catalogue, variants, final, truth, shown)
+def write_quickstart_report(outcome: Outcome) -> None:
+    """Draw the figures of a run whose stages are done, and write its report."""
+    products, config, metrics = outcome.products, outcome.config, outcome.metrics
+    catalogue, shown = read_table(products.catalogue), outcome.shown
+    pictures = _draw(outcome, catalogue)
     timing = metrics["timing_s"]
     provenance = gather_provenance()
     emulator, counts = metrics["emulator"], metrics["counts"]
@@ -108,8 +93,8 @@ def write_quickstart_report(
             _run_section(config, metrics, gap),
             _emulator_section(emulator, pictures),
             Section("A spectrum and its fit", [pictures["spectrum"]]),
-            _recovery_section(shown, validations, pictures, config),
-            _gap_section(metrics["transfer"]),
+            _recovery_section(outcome, pictures),
+            _gap_section(metrics["transfer"], pictures),
             Section(
                 "Are the errors honest?",
                 [
@@ -133,17 +118,15 @@ def write_quickstart_report(
     write_report(report, products.report)
 
 
-def _draw(
-    products: Products,
-    catalogue: pd.DataFrame,
-    variants: Variants,
-    final: str,
-    truth: pd.DataFrame,
-    shown: Validation,
-) -> dict[str, Picture]:
-    compared = variants[final][1]
+def _draw(outcome: Outcome, catalogue: pd.DataFrame) -> dict[str, Picture]:
+    products, shown, truth = outcome.products, outcome.shown, outcome.truth
+    variants: Variants = {
+        name: (variant.model, keep_paths(read_table(variant.fit), outcome.held_out))
+        for name, variant in list_variants(products, outcome.config).items()
+    }
+    compared = variants[outcome.final][1]
     drawn: dict[str, tuple[Figure, str]] = {
-        "spectrum": _plot_example(variants, final, truth, shown),
+        "spectrum": _plot_example(variants, outcome.final, truth, shown),
         "kiel": (
             _plot_kiel(compared, truth, shown),
             "Gravity against temperature, as measured and as simulated, for the compared spectra "
@@ -155,6 +138,7 @@ def _draw(
             "faint in r.",
         ),
         **plot_validation(shown),
+        **_plot_transfer(outcome),
     }
     pictures = {
         name: Picture(render_png(figure), caption, name)
@@ -168,6 +152,44 @@ def _draw(
         with write_atomically(products.figures / f"{name}.png") as temporary:
             temporary.write_bytes(picture.png)
     return pictures
+
+
+def _plot_transfer(outcome: Outcome) -> dict[str, tuple[Figure, str]]:
+    """Figures 6 to 8 of the paper, as far as there is something to show."""
+    judged, products = outcome.judgements, outcome.products
+    titles = {name: _VARIANT_NAMES.get(name, name) for name in judged}
+    figures = {
+        "residuals": (
+            plot_residuals(
+                next(iter(judged.values())).grid.wave_aa,
+                {titles[name]: one.residual.per_star for name, one in judged.items()},
+                {titles[name]: one.residual.per_pixel for name, one in judged.items()},
+                noise_level=NOISE_ALONE,
+            ),
+            "Residuals of the best fits of the same stars (figure 8 of the paper), by star and by "
+            "pixel.",
+        )
+    }
+    if outcome.maps:
+        figures["domains"] = (
+            plot_domains({titles[name]: one for name, one in outcome.maps.items()}),
+            "t-SNE of the brightest compared spectra and of the models that were fitted to them, "
+            "with the same noise and gaps (figure 7 of the paper).",
+        )
+    records = _read_log(products.transfer / LOG_NAME) if TRANSFER in judged else []
+    if records:
+        figures["training"] = (
+            plot_training(records),
+            "Training of the networks (figure 6 of the paper).",
+        )
+    return figures
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """Records of a training; none where the method keeps none."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 _EMULATOR_CAPTIONS = {
@@ -300,13 +322,9 @@ def _emulator_section(emulator: dict[str, Any], pictures: dict[str, Picture]) ->
     )
 
 
-def _recovery_section(
-    shown: Validation,
-    validations: dict[str, Validation],
-    pictures: dict[str, Picture],
-    config: QuickstartConfig,
-) -> Section:
-    notes = "; ".join(note for note in shown.notes if " against " not in note)
+def _recovery_section(outcome: Outcome, pictures: dict[str, Picture]) -> Section:
+    config, validations = outcome.config, outcome.validations
+    notes = "; ".join(note for note in outcome.shown.notes if " against " not in note)
     blocks: list[Any] = [Text(f"Compared: {notes}.")]
     if config.transfer != "none":
         blocks.append(
@@ -331,7 +349,7 @@ def _recovery_section(
     return Section("Labels against the truth", [*blocks, pictures["recovery"], pictures["by_snr"]])
 
 
-def _gap_section(transfer: dict[str, Any]) -> Section:
+def _gap_section(transfer: dict[str, Any], pictures: dict[str, Picture]) -> Section:
     """How far the models are from the spectra, before and after."""
     measures = (
         ("residual_sigma", "mean residual, in stated errors", ".3f"),
@@ -347,11 +365,12 @@ def _gap_section(transfer: dict[str, Any]) -> Section:
         "The gap between models and spectra",
         [
             Text(
-                "Noise alone leaves a residual of 0.80 stated errors (0.91 where inverse "
-                "variances are stated 1.3 times too large, as here); a classifier that cannot "
-                "tell noisy models from spectra is right half of the time."
+                f"Noise alone leaves a residual of {NOISE_ALONE:.2f} stated errors (0.91 where "
+                "inverse variances are stated 1.3 times too large, as here); a classifier that "
+                "cannot tell noisy models from spectra is right half of the time."
             ),
             Table(("", *(_VARIANT_NAMES.get(name, name) for name in names)), rows),
+            *(pictures[name] for name in ("residuals", "domains", "training") if name in pictures),
         ],
     )
 

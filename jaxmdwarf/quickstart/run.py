@@ -6,32 +6,50 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxmdwarf.catalogue.merging import join_gaia
+from jaxmdwarf.diagnostics.embedding import PairMap
 from jaxmdwarf.diagnostics.residuals import gap_closed
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import check_accounts, name_rejects_file, read_rejects
 from jaxmdwarf.io.tables import read_table, write_table
+from jaxmdwarf.quickstart.products import (
+    ORACLE,
+    THEORY,
+    TRANSFER,
+    Outcome,
+    Products,
+    QuickstartConfig,
+    find_held_out,
+    keep_paths,
+    list_variants,
+)
+from jaxmdwarf.quickstart.report import write_quickstart_report
 from jaxmdwarf.simulate.gap import DomainGap
-from jaxmdwarf.simulate.survey import SurveyConfig
-from jaxmdwarf.training.emulator.config import EmulatorConfig
+from jaxmdwarf.simulate.survey import THEORY_GRID, SurveyConfig
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
-from jaxmdwarf.workflows.judging import Judgement, judge_fitted, predict_fitted
-from jaxmdwarf.workflows.methods.registry import build_transfer_method, list_transfer_methods
-from jaxmdwarf.workflows.outputs import require_folder
-from jaxmdwarf.workflows.progress import Silent
-from jaxmdwarf.workflows.simulation import FluxSource, nature_source, simulate_files, simulate_grid
-from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
+from jaxmdwarf.workflows.judging import Judgement, judge_fitted, map_domains, predict_fitted
+from jaxmdwarf.workflows.methods.registry import build_transfer_method
+from jaxmdwarf.workflows.outputs import OVERWRITE, require_output
+from jaxmdwarf.workflows.progress import Progress, Silent
+from jaxmdwarf.workflows.run import Run, open_run
+from jaxmdwarf.workflows.simulation import (
+    FILE_BYTES,
+    FluxSource,
+    nature_source,
+    simulate_files,
+    simulate_grid,
+)
+from jaxmdwarf.workflows.transfer import train_transfer_files
 from jaxmdwarf.workflows.validating import (
     Validation,
     pull_metrics,
@@ -42,101 +60,8 @@ from jaxmdwarf.workflows.validating import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxmdwarf.workflows.progress import Progress
-
-THEORY, TRANSFER, ORACLE = "none", "transfer", "oracle"
-"""Variants of the fit: no transfer; the transfer; a model that knows nature's physics."""
-
 N_REFERENCE = 450
 """Stars, about, that have labels in the literature, in a small survey."""
-
-LEAST_FOR_TRANSFER = 200
-"""Spectra of a survey that a transfer can be learned from."""
-
-_STATE_NAME = "quickstart.json"
-
-
-@dataclass(frozen=True)
-class QuickstartConfig:
-    """One run of the whole pipeline.
-
-    Parameters
-    ----------
-    n_spectra : int
-        Spectra of the simulated survey.
-    n_grid : int
-        Theoretical spectra that the emulator learns from.
-    seed : int
-        Of everything random.
-    gap : DomainGap
-        How nature differs from theory.
-    transfer : str
-        How theory is carried into the observed domain, by the name of a transfer method, or
-        "none"; the catalogue is fitted with the result.
-    oracle : bool
-        Also train and fit with a model of nature's own physics: the best that any transfer from
-        theory could reach. Adds about as much time as the emulator and the fit take.
-    training : EmulatorConfig
-    options : TransferConfig
-        Of the transfer; its method, with its settings, counts where it is the one of that name.
-    fitting : FittingOptions
-    """
-
-    n_spectra: int = 1500
-    n_grid: int = 1152
-    seed: int = 0
-    gap: DomainGap = field(default_factory=DomainGap.full)
-    transfer: str = "matched"
-    oracle: bool = False
-    training: EmulatorConfig = field(default_factory=EmulatorConfig)
-    options: TransferConfig = field(default_factory=TransferConfig)
-    fitting: FittingOptions = field(default_factory=FittingOptions)
-
-    def __post_init__(self) -> None:
-        methods = (*list_transfer_methods(), "none")
-        if self.transfer not in methods:
-            raise UsageError(
-                f"transfer {self.transfer!r} is unknown.", f"use one of {', '.join(methods)}."
-            )
-        if self.transfer != "none" and self.n_spectra < LEAST_FOR_TRANSFER:
-            raise UsageError(
-                f"a transfer cannot be learned from {self.n_spectra} spectra.",
-                f"simulate {LEAST_FOR_TRANSFER} or more (--n), or leave the transfer out "
-                "(--transfer none).",
-            )
-        if self.n_spectra < 20 or self.n_grid < 20 or self.seed < 0:
-            raise UsageError(
-                f"{self.n_spectra} spectra, {self.n_grid} grid nodes or seed {self.seed} make no "
-                "quickstart.",
-                "give at least 20 spectra (--n) and 20 nodes (--grid), and a --seed from 0 on.",
-            )
-
-
-@dataclass(frozen=True)
-class Products:
-    """Where a quickstart keeps what it makes.
-
-    Parameters
-    ----------
-    root : Path
-    """
-
-    root: Path
-
-    survey = property(lambda self: self.root / "survey")
-    theory_grid = property(lambda self: self.root / "theory_grid.parquet")
-    emulator = property(lambda self: self.root / "emulator")
-    fit = property(lambda self: self.root / "work" / "fit.parquet")
-    transfer = property(lambda self: self.root / "transfer")
-    transfer_fit = property(lambda self: self.root / "work" / "transfer_fit.parquet")
-    oracle_grid = property(lambda self: self.root / "work" / "oracle_grid.parquet")
-    oracle_emulator = property(lambda self: self.root / "oracle")
-    oracle_fit = property(lambda self: self.root / "work" / "oracle_fit.parquet")
-    catalogue = property(lambda self: self.root / "catalogue.fits")
-    rejects = property(lambda self: name_rejects_file(self.catalogue))
-    figures = property(lambda self: self.root / "figures")
-    metrics = property(lambda self: self.root / "metrics.json")
-    report = property(lambda self: self.root / "report.html")
 
 
 def run_quickstart(
@@ -145,6 +70,8 @@ def run_quickstart(
     *,
     processes: int | None = None,
     command: Sequence[str] | None = None,
+    overwrite: bool = False,
+    finished: Literal["refuse", "return"] = "refuse",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Simulate, train, fit and measure, judge and report.
@@ -159,6 +86,10 @@ def run_quickstart(
         Reader processes; None takes all cores.
     command : sequence of str, optional
         Command line for the provenance.
+    overwrite : bool
+        Whether a run that is finished, or of another configuration, may be replaced.
+    finished : {"refuse", "return"}
+        What to do where the run is finished: raise, or return its metrics.
     progress : Progress, optional
 
     Returns
@@ -169,66 +100,221 @@ def run_quickstart(
     Raises
     ------
     UsageError
-        If the folder holds a run with another configuration, or cannot be written to.
+        Before any work: if the folder holds a finished run, one of another configuration, or
+        something else; another process works there; or it cannot be written to.
 
     Notes
     -----
-    Each step is left out if an earlier run of the same configuration finished it, so a run that
-    was stopped goes on where it was.
+    Each stage is left out if an earlier run of the same configuration finished it, so a run that
+    was stopped goes on where it was. A finished run may get an oracle.
     """
-    from jaxmdwarf.quickstart.report import write_quickstart_report
-
     config, progress = config or QuickstartConfig(), progress or Silent()
     products = Products(Path(out))
-    steps = _Steps(products.root, config, progress)
-    sources = _Sources(config, progress)
-    spectra = products.survey / "spectra"
+    require_output(out, overwrite=True, mark="work/run.json", n_bytes=_estimate_bytes(config))
+    with open_run(
+        products.work, kind="a quickstart", about=_describe(config), overwrite=overwrite, out=out
+    ) as run:
+        done = [name for name in _list_reports(config) if run.finished(name)]
+        if done and finished == "return" and not overwrite:
+            return run.result(done[0])
+        if done and not overwrite:
+            raise UsageError(
+                f"{out} holds a finished quickstart.",
+                f"{OVERWRITE} to do it again, or give another folder with --out.",
+            )
+        if done:
+            run.discard()
+        if not run.seconds:
+            products.remove()
+        stages = _Stages(run, products, config, processes, command, progress)
+        fitted = stages.make_catalogue()
+        return run.step(_list_reports(config)[-1], lambda: _report(run, stages, fitted))
 
-    def fit_all(model: Path, table: Path) -> dict[str, Any]:
+
+def _list_reports(config: QuickstartConfig) -> tuple[str, ...]:
+    """Steps that end a run: that with an oracle, and without one if none is asked for."""
+    return ("report with oracle",) if config.oracle else ("report with oracle", "report")
+
+
+def _describe(config: QuickstartConfig) -> dict[str, Any]:
+    """What a run depends on; an oracle only adds stages."""
+    about = plain_json(config)
+    about["options"]["method"] = config.options.method.describe()
+    del about["oracle"]
+    return about
+
+
+def _estimate_bytes(config: QuickstartConfig) -> int:
+    """Of the files of the survey, the spectra at rest while a transfer is trained, the grid."""
+    at_rest = 3 * 4 * THEORY_GRID.n_pix
+    n_grid = 2 * config.n_grid if config.oracle else config.n_grid
+    return (FILE_BYTES + at_rest) * config.n_spectra + 2 * 4 * THEORY_GRID.n_pix * n_grid
+
+
+@dataclass
+class _Stages:
+    """The stages up to the catalogue, each done once; they know their order."""
+
+    run: Run
+    products: Products
+    config: QuickstartConfig
+    processes: int | None
+    command: Sequence[str] | None
+    progress: Progress
+
+    # What an earlier run of the same configuration left without noting it is replaced.
+
+    def make_catalogue(self) -> dict[str, Any]:
+        """Everything before the report; what the fit of the catalogue says of itself."""
+        products, config = self.products, self.config
+        self._step("survey", self._simulate)
+        self._step("theory grid", lambda: self._grid(products.theory_grid, self.theory, "theory"))
+        self._step("emulator", lambda: self._train(products.theory_grid, products.emulator))
+        fitted = self._step("fit", lambda: self._fit(products.emulator, products.fit))
+        if config.transfer != "none":
+            self._step("transfer", self._train_transfer)
+            fitted = self._step(
+                "transfer fit", lambda: self._fit(products.transfer, products.transfer_fit)
+            )
+        if config.oracle:
+            grid, model = products.oracle_grid, products.oracle_emulator
+            self._step("oracle grid", lambda: self._grid(grid, self.nature, "nature"))
+            self._step("oracle emulator", lambda: self._train(grid, model))
+            self._step("oracle fit", lambda: self._fit(model, products.oracle_fit))
+        self._step("catalogue", self._merge)
+        return fitted
+
+    def _step(self, name: str, make: Any) -> dict[str, Any]:
+        return self.run.step(name, make, self.progress)
+
+    # Simulated physics is built when first asked for: tables of lines take a while.
+
+    @cached_property
+    def theory(self) -> FluxSource:
+        """Surface fluxes as theory has them."""
+        return self._build("line tables of theory", DomainGap.none())
+
+    @cached_property
+    def nature(self) -> FluxSource:
+        """Surface fluxes of the stars that are observed."""
+        if not self.config.gap.physics_differs:
+            return self.theory
+        return self._build("line tables of nature", self.config.gap)
+
+    def _build(self, title: str, gap: DomainGap) -> FluxSource:
+        with self.progress.stage(title, 1.0) as task:
+            source = nature_source(gap, seed=self.config.seed)
+            task.advance()
+        return source
+
+    def _simulate(self) -> dict[str, Any]:
+        n_spectra = self.config.n_spectra
+        # A literature of some hundreds of stars, however small the survey.
+        share = min(0.6, max(SurveyConfig.reference_share, N_REFERENCE / n_spectra))
+        survey = SurveyConfig(
+            n_spectra=n_spectra,
+            seed=self.config.seed,
+            gap=self.config.gap,
+            reference_share=share,
+        )
+        return simulate_files(
+            self.products.survey,
+            config=survey,
+            nature=self.nature,
+            overwrite=True,
+            progress=self.progress,
+        )
+
+    def _grid(self, path: Path, source: FluxSource, physics: str) -> dict[str, Any]:
+        config = self.config
+        grid = simulate_grid(
+            path,
+            config.n_grid,
+            source,
+            seed=config.seed,
+            physics=physics,
+            progress=self.progress,
+        )
+        return {"spectra": grid.n_spec}
+
+    def _train(self, grid: Path, model: Path) -> dict[str, Any]:
+        training = replace(self.config.training, seed=self.config.seed)
+        return train_emulator_files(
+            grid, model, config=training, overwrite=True, progress=self.progress
+        )
+
+    def _train_transfer(self) -> dict[str, Any]:
+        config, products = self.config, self.products
+        method = config.options.method
+        if method.name != config.transfer:
+            method = build_transfer_method(config.transfer)
+        return train_transfer_files(
+            [products.survey / "spectra"],
+            products.emulator,
+            products.survey / "reference.parquet",
+            products.transfer,
+            replace(config.options, method=method),
+            processes=self.processes,
+            command=self.command,
+            overwrite=True,
+            progress=self.progress,
+        )
+
+    def _fit(self, model: Path, table: Path) -> dict[str, Any]:
         return fit_files(
-            [spectra],
+            [self.products.survey / "spectra"],
             model,
             table,
-            options=config.fitting,
-            processes=processes,
-            command=command,
+            options=self.config.fitting,
+            processes=self.processes,
+            command=self.command,
             overwrite=True,
-            progress=progress,
+            progress=self.progress,
         )
 
-    def train(grid: Path, model: Path) -> dict[str, Any]:
-        training = replace(config.training, seed=config.seed)
-        return train_emulator_files(grid, model, config=training, overwrite=True, progress=progress)
-
-    steps.run("survey", lambda: _simulate(products, config, sources, progress))
-    steps.run("theory grid", lambda: _grid(products.theory_grid, config, sources, progress))
-    steps.run("emulator", lambda: train(products.theory_grid, products.emulator))
-    fitted = steps.run("fit", lambda: fit_all(products.emulator, products.fit))
-    if config.transfer != "none":
-        steps.run(
-            "transfer", lambda: _train_transfer(products, config, processes, command, progress)
+    def _merge(self) -> dict[str, Any]:
+        """Labels, measurements and photometry of the same spectra: the paper's Table 1."""
+        products, config = self.products, self.config
+        final = list(list_variants(products, replace(config, oracle=False)).values())[-1]
+        catalogue = join_gaia(read_table(final.fit), read_table(products.survey / "gaia.parquet"))
+        write_table(
+            catalogue,
+            products.catalogue,
+            provenance=gather_provenance(
+                command=self.command,
+                model=final.model,
+                notes={
+                    "model_trained_on": "a simulation",
+                    "survey": f"simulated, seed {config.seed}",
+                },
+            ),
         )
-        fitted = steps.run(
-            "transfer fit", lambda: fit_all(products.transfer, products.transfer_fit)
-        )
-    if config.oracle:
-        _train_oracle(steps, products, config, sources, progress)
-        steps.run("oracle fit", lambda: fit_all(products.oracle_emulator, products.oracle_fit))
-    counts = steps.run("catalogue", lambda: _merge(products, config, command))
+        shutil.copyfile(name_rejects_file(final.fit), products.rejects)
+        rejects = read_rejects(products.rejects)
+        n_input = len(list((products.survey / "spectra").iterdir()))
+        check_accounts(n_input, len(catalogue), len(rejects))
+        return {"input": n_input, "catalogue": len(catalogue), "rejected": len(rejects)}
 
+
+def _report(run: Run, stages: _Stages, fitted: dict[str, Any]) -> dict[str, Any]:
+    """Judge all variants against the truth, write the report and ``metrics.json``."""
     began = time.perf_counter()
+    products, config = stages.products, stages.config
     truth = read_table(products.survey / "truth.parquet")
-    variants = list_variants(products, config)
-    held_out = find_held_out(products)
-    validations = {
-        name: validate_tables(keep_paths(read_table(variant.fit), held_out), truth)
-        for name, variant in variants.items()
+    held_out = find_held_out(products, config)
+    tables = {
+        name: keep_paths(read_table(one.fit), held_out)
+        for name, one in list_variants(products, config).items()
     }
-    metrics = _gather_metrics(products, config, counts, fitted, validations)
-    judgements = _judge(variants, held_out, validations, progress)
+    validations = {name: validate_tables(table, truth) for name, table in tables.items()}
+    judgements, maps = _judge(products, config, tables, validations, stages.progress)
+    metrics = _gather_metrics(products, config, run.result("catalogue"), fitted, validations)
     metrics["transfer"] = _transfer_metrics(products, judgements)
-    metrics["timing_s"] = {**steps.seconds, "report": 0.0}
-    write_quickstart_report(products, config, metrics, validations, held_out, truth)
+    seconds = {name: took for name, took in run.seconds.items() if not name.startswith("report")}
+    metrics["timing_s"] = {**seconds, "report": 0.0}
+    write_quickstart_report(
+        Outcome(products, config, metrics, truth, held_out, validations, judgements, maps)
+    )
     metrics["timing_s"]["report"] = round(time.perf_counter() - began, 2)
     metrics["wall_s"] = round(sum(metrics["timing_s"].values()), 2)
     metrics = plain_json(metrics)
@@ -261,184 +347,31 @@ def summarise(metrics: dict[str, Any], out: str | os.PathLike[str]) -> dict[str,
     return lines
 
 
-class Variant(NamedTuple):
-    """A model directory and the table that was fitted with it."""
-
-    model: Path
-    fit: Path
-
-
-def list_variants(products: Products, config: QuickstartConfig) -> dict[str, Variant]:
-    """What was fitted in a run: no transfer, the transfer, the oracle."""
-    variants = {THEORY: Variant(products.emulator, products.fit)}
-    if config.transfer != "none":
-        variants[TRANSFER] = Variant(products.transfer, products.transfer_fit)
-    if config.oracle:
-        variants[ORACLE] = Variant(products.oracle_emulator, products.oracle_fit)
-    return variants
-
-
-def find_held_out(products: Products) -> set[str] | None:
-    """Paths of the spectra that no transfer was trained on; None: there was no training."""
-    table = products.transfer / "observed.parquet"
-    if not table.is_file():
-        return None
-    observed = read_table(table)
-    trained = set(observed["path"][observed["part"] == "train"])
-    return set(read_table(products.fit)["path"]) - trained
-
-
-def keep_paths(table: pd.DataFrame, paths: set[str] | None) -> pd.DataFrame:
-    """Rows of a catalogue with these paths; all of them if None."""
-    return table if paths is None else table[table["path"].isin(paths)].reset_index(drop=True)
-
-
-class _Steps:
-    """Steps of a run, each done once; what they took and returned is kept on disk."""
-
-    def __init__(self, root: Path, config: QuickstartConfig, progress: Progress) -> None:
-        self._path, self._progress = root / _STATE_NAME, progress
-        # An oracle only adds steps: a finished run may get one.
-        self._recipe = json.loads(json.dumps(asdict(config)))
-        del self._recipe["oracle"]
-        self._done: dict[str, dict[str, Any]] = {}
-        if self._path.exists():
-            try:
-                state = json.loads(self._path.read_text(encoding="utf-8"))
-                found, self._done = state["config"], state["steps"]
-            except (ValueError, KeyError):
-                found = None
-            if found != self._recipe:
-                raise UsageError(
-                    f"{root} holds a quickstart with other options.",
-                    "choose another folder with --out, or delete this one.",
-                )
-        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise UsageError(
-                f"{root} exists and holds no quickstart.", "choose an empty folder with --out."
-            )
-        require_folder(root)
-        self._save()
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """What each step took when it was done, in order."""
-        return {name: step["seconds"] for name, step in self._done.items()}
-
-    def run(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do a step unless it is done; returns what it returned then or now."""
-        if name in self._done:
-            self._progress.say(f"{name}: done before")
-            return self._done[name]["result"]
-        began = time.perf_counter()
-        result = plain_json(make())
-        self._done[name] = {"seconds": round(time.perf_counter() - began, 2), "result": result}
-        self._save()
-        return result
-
-    def _save(self) -> None:
-        write_json(self._path, {"config": self._recipe, "steps": self._done}, indent=1)
-
-
-class _Sources:
-    """Simulated physics, built when first asked for: tables of lines take a while."""
-
-    def __init__(self, config: QuickstartConfig, progress: Progress) -> None:
-        self._config, self._progress = config, progress
-
-    @cached_property
-    def theory(self) -> FluxSource:
-        return self._build("line tables of theory", DomainGap.none())
-
-    @cached_property
-    def nature(self) -> FluxSource:
-        if not self._config.gap.physics_differs:
-            return self.theory
-        return self._build("line tables of nature", self._config.gap)
-
-    def _build(self, title: str, gap: DomainGap) -> FluxSource:
-        with self._progress.stage(title, 1.0) as task:
-            source = nature_source(gap, seed=self._config.seed)
-            task.advance()
-        return source
-
-
-def _simulate(
-    products: Products, config: QuickstartConfig, sources: _Sources, progress: Progress
-) -> dict[str, Any]:
-    # Files of a survey that was not finished are written again, the same byte for byte.
-    survey = SurveyConfig(
-        n_spectra=config.n_spectra,
-        seed=config.seed,
-        gap=config.gap,
-        # A literature of some hundreds of stars, however small the survey.
-        reference_share=min(0.6, max(SurveyConfig.reference_share, N_REFERENCE / config.n_spectra)),
-    )
-    return simulate_files(
-        products.survey, config=survey, nature=sources.nature, overwrite=True, progress=progress
-    )
-
-
-def _grid(
-    path: Path,
-    config: QuickstartConfig,
-    sources: _Sources,
-    progress: Progress,
-    *,
-    of_nature: bool = False,
-) -> dict[str, Any]:
-    grid = simulate_grid(
-        path,
-        config.n_grid,
-        sources.nature if of_nature else sources.theory,
-        seed=config.seed,
-        physics="nature" if of_nature else "theory",
-        progress=progress,
-    )
-    return {"spectra": grid.n_spec}
-
-
-def _train_transfer(
+def _judge(
     products: Products,
     config: QuickstartConfig,
-    processes: int | None,
-    command: Sequence[str] | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    method = config.options.method
-    if method.name != config.transfer:
-        method = build_transfer_method(config.transfer)
-    return train_transfer_files(
-        [products.survey / "spectra"],
-        products.emulator,
-        products.survey / "reference.parquet",
-        products.transfer,
-        replace(config.options, method=method),
-        processes=processes,
-        command=command,
-        overwrite=True,
-        progress=progress,
-    )
-
-
-def _judge(
-    variants: dict[str, Variant],
-    held_out: set[str] | None,
+    tables: dict[str, pd.DataFrame],
     validations: dict[str, Validation],
     progress: Progress,
-) -> dict[str, Judgement]:
-    """Residuals of the same stars under every variant."""
-    tables = {name: keep_paths(read_table(one.fit), held_out) for name, one in variants.items()}
+) -> tuple[dict[str, Judgement], dict[str, PairMap]]:
+    """Residuals of the same stars under every variant, and models and spectra on one plane."""
     shared = set.intersection(
         *(set(tables[name]["path"].iloc[one.rows]) for name, one in validations.items())
     )
-    judged = {}
+    judged: dict[str, Judgement] = {}
+    maps: dict[str, PairMap] = {}
+    variants = list_variants(products, config)
     with progress.stage("residuals", float(len(variants)), unit="models") as task:
         for name, variant in variants.items():
             rows = keep_paths(tables[name], shared)
-            judged[name] = judge_fitted(predict_fitted(load_model(variant.model), rows))
+            fitted = predict_fitted(load_model(variant.model), rows)
+            judged[name] = judge_fitted(fitted)
+            # The oracle is no way to bring the domains together.
+            found = map_domains(fitted) if name != ORACLE else None
+            if found is not None:
+                maps[name] = found
             task.advance()
-    return judged
+    return judged, maps
 
 
 def _transfer_metrics(products: Products, judged: dict[str, Judgement]) -> dict[str, Any]:
@@ -456,55 +389,6 @@ def _transfer_metrics(products: Products, judged: dict[str, Judgement]) -> dict[
         trained = json.loads((products.transfer / "metrics.json").read_text(encoding="utf-8"))
         metrics |= trained["transfer"]
     return metrics
-
-
-def _train_oracle(
-    steps: _Steps,
-    products: Products,
-    config: QuickstartConfig,
-    sources: _Sources,
-    progress: Progress,
-) -> None:
-    steps.run(
-        "oracle grid",
-        lambda: _grid(products.oracle_grid, config, sources, progress, of_nature=True),
-    )
-    training = replace(config.training, seed=config.seed)
-    steps.run(
-        "oracle emulator",
-        lambda: train_emulator_files(
-            products.oracle_grid,
-            products.oracle_emulator,
-            config=training,
-            overwrite=True,
-            progress=progress,
-        ),
-    )
-
-
-def _merge(
-    products: Products, config: QuickstartConfig, command: Sequence[str] | None
-) -> dict[str, Any]:
-    """Labels, measurements and photometry of the same spectra: the paper's Table 1."""
-    final = list(list_variants(products, replace(config, oracle=False)).values())[-1]
-    catalogue = join_gaia(read_table(final.fit), read_table(products.survey / "gaia.parquet"))
-    write_table(
-        catalogue,
-        products.catalogue,
-        provenance=gather_provenance(
-            command=command,
-            model=final.model,
-            notes={
-                "model_trained_on": "a simulation",
-                "survey": f"simulated, seed {config.seed}",
-            },
-        ),
-    )
-    shutil.copyfile(name_rejects_file(final.fit), products.rejects)
-    rejects = read_rejects(products.rejects)
-    n_input = len(list((products.survey / "spectra").iterdir()))
-    check_accounts(n_input, len(catalogue), len(rejects))
-    return {"input": n_input, "catalogue": len(catalogue), "rejected": len(rejects)}
 
 
 def _gather_metrics(

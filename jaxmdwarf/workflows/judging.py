@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdwarf.diagnostics.embedding import PairMap, tsne_pairs
+from jaxmdwarf.diagnostics.noise import simulate_observation
 from jaxmdwarf.diagnostics.residuals import ResidualSummary, summarise_residual
 from jaxmdwarf.diagnostics.two_sample import ClassifierConfig, ClassifierScore, classifier_accuracy
 from jaxmdwarf.io.spectra.readers import read_rows
@@ -17,6 +19,7 @@ from jaxmdwarf.labels import describe_label
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.wavelengths import PixelGrid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +32,7 @@ CLASSIFIER_SNR = 10.0
 
 _WINDOW_AA = (6000.0, 8900.0)
 _ROWS_AT_ONCE = 512
+_FEWEST_PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,14 @@ class Judgement:
         Of the stars with S/N above 20.
     classifier : ClassifierScore, optional
         On stars above `CLASSIFIER_SNR`; None if there are fewer than ten a fold.
+    grid : PixelGrid
+        Of the residuals per pixel.
     """
 
     residual: ResidualSummary
     bright: ResidualSummary
     classifier: ClassifierScore | None
+    grid: PixelGrid
 
     @property
     def accuracy(self) -> float:
@@ -143,7 +150,39 @@ def judge_fitted(fitted: FittedFlux, *, settings: ClassifierConfig | None = None
         classifier=classifier_accuracy(fitted.model[told], _take(observed, told), settings=settings)
         if enough
         else None,
+        grid=observed.grid,
     )
+
+
+def map_domains(fitted: FittedFlux, *, n_pair: int = 300, seed: int = 0) -> PairMap | None:
+    """Fitted models and the spectra they were fitted to on one plane (paper, figure 7).
+
+    Parameters
+    ----------
+    fitted : FittedFlux
+    n_pair : int
+        Pairs, the brightest: in faint spectra noise hides the domains.
+    seed : int
+
+    Returns
+    -------
+    PairMap or None
+        None where there are fewer than ten pairs. Models get noise and gaps of their spectra, and
+        gaps of both are filled alike, so that neither tells them apart.
+    """
+    bright = np.argsort(-np.nan_to_num(fitted.snr), kind="stable")[:n_pair]
+    observed = _take(fitted.observed, bright)
+    flux, ivar = np.asarray(observed.flux), np.asarray(observed.ivar)
+    if len(flux) < _FEWEST_PAIRS:
+        return None
+    mock = simulate_observation(
+        fitted.model[bright],
+        ivar,
+        np.random.default_rng(seed),
+        information=np.asarray(observed.information),
+        grid=observed.grid,
+    )
+    return tsne_pairs(mock, np.where(ivar > 0, flux, np.float32(1.0)), seed=seed)
 
 
 def _take(batch: SpectrumBatch, rows: Sequence[int] | np.ndarray) -> SpectrumBatch:

@@ -1,4 +1,4 @@
-"""The whole pipeline, with cheap physics in place of the simulated: everything there, all counted.
+"""The whole pipeline, with toy physics in place of the simulated: everything there, all counted.
 
 The toy star has bands whose depths follow its labels, so that the labels can be found again.
 """
@@ -8,17 +8,21 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxmdwarf.catalogue.columns import TABLE_1
+from jaxmdwarf.diagnostics.residuals import ResidualSummary
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittingOptions
 from jaxmdwarf.inference.schedule import FitSettings
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.quickstart import report
 from jaxmdwarf.quickstart import run as quickstart
-from jaxmdwarf.quickstart.run import QuickstartConfig, run_quickstart
+from jaxmdwarf.quickstart.products import Outcome, Products, QuickstartConfig, find_held_out
+from jaxmdwarf.quickstart.run import run_quickstart
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.training.emulator.config import (
     EmulatorConfig,
@@ -27,6 +31,8 @@ from jaxmdwarf.training.emulator.config import (
     ScheduleConfig,
 )
 from jaxmdwarf.training.transfer.matched import MatchedConfig
+from jaxmdwarf.wavelengths import PixelGrid
+from jaxmdwarf.workflows.judging import Judgement
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.simulation import FluxSource
 from jaxmdwarf.workflows.transfer import TransferConfig
@@ -144,7 +150,7 @@ def test_transfers_are_judged_on_spectra_that_they_were_not_trained_on(run):
     folder, metrics = run
     observed = read_table(folder / "transfer" / "observed.parquet")
     trained = set(observed["path"][observed["part"] == "train"])
-    held_out = quickstart.find_held_out(quickstart.Products(folder))
+    held_out = find_held_out(Products(folder), CONFIG)
     assert not trained & held_out
     assert trained | held_out == set(read_table(folder / "work" / "fit.parquet")["path"])
     assert metrics["validation"]["transfer"]["catalogue"] == len(held_out)
@@ -177,38 +183,73 @@ def test_the_report_stands_alone_and_says_that_it_is_a_simulation(run):
     assert "url(" not in page
     assert "<script" not in page
     assert "trained on the package's own theory" in page.replace("&#x27;", "'")
-    assert page.count("data:image/png") == len(list((folder / "figures").glob("*.png"))) == 8
+    assert page.count("data:image/png") == len(list((folder / "figures").glob("*.png"))) == 10
     counts = metrics["counts"]
     assert f"{counts['input']} files in = {counts['catalogue']} in the catalogue" in page
     for reject in read_rejects(folder / "catalogue_rejects.csv")[:5]:
         assert reject.path.rsplit("/", 1)[-1] in page
 
 
-def test_a_second_run_repeats_no_step_and_gives_the_same_numbers(run, monkeypatch):
-    folder, metrics = run
+def test_the_figures_of_the_paper_that_the_method_has_are_there(run):
+    folder, _ = run
+    names = {path.stem for path in (folder / "figures").iterdir()}
+    assert {"residuals", "domains", "spectrum"} <= names
+    # A correction has no training to draw; networks have.
+    assert "training" not in names
+    judgements = {"none": make_judgement(), "transfer": make_judgement()}
+    outcome = Outcome(Products(folder), CONFIG, {}, pd.DataFrame(), None, {}, judgements, {})
+    (folder / "transfer" / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": step, "rec_synth": 1 / step}) + "\n" for step in (10, 20))
+    )
+    assert set(report._plot_transfer(outcome)) == {"residuals", "training"}
+    (folder / "transfer" / "metrics.jsonl").write_text("")
+
+
+def make_judgement():
+    summary = ResidualSummary(np.ones(3), np.ones(5), 1.0, 1.0)
+    return Judgement(summary, summary, None, PixelGrid.linear(6000.0, 6004.0, 1.0))
+
+
+def forbid_stages(monkeypatch):
     for name in STEPS:
         monkeypatch.setattr(quickstart, name, None)
+
+
+def test_a_finished_run_is_told_so_or_gives_its_metrics(run, monkeypatch):
+    folder, metrics = run
+    forbid_stages(monkeypatch)
+    with pytest.raises(UsageError, match="finished quickstart") as caught:
+        run_quickstart(folder, CONFIG)
+    assert "--overwrite" in caught.value.remedy
+    assert run_quickstart(folder, CONFIG, finished="return") == metrics
+    # A run with an oracle is also the one without.
+    assert run_quickstart(folder, replace(CONFIG, oracle=False), finished="return") == metrics
+
+
+def test_a_run_that_was_stopped_goes_on_and_one_without_an_oracle_may_get_one(run, monkeypatch):
+    folder, metrics = run
+    record = folder / "work" / "run.json"
+    kept = json.loads(record.read_text())
+    kept["steps"]["report"] = kept["steps"].pop("report with oracle")
+    record.write_text(json.dumps(kept))
+    (folder / "report.html").unlink()
+    forbid_stages(monkeypatch)
+    plain = run_quickstart(folder, replace(CONFIG, oracle=False), finished="return")
+    assert plain["labels"]["none"] == metrics["labels"]["none"]
     again = run_quickstart(folder, CONFIG)
     for name in ("counts", "labels", "pulls", "emulator", "fit"):
         assert again[name] == metrics[name]
-
-
-def test_a_run_with_and_without_an_oracle_is_the_same_run(run, monkeypatch):
-    folder, metrics = run
-    for name in STEPS:
-        monkeypatch.setattr(quickstart, name, None)
-    plain = run_quickstart(folder, replace(CONFIG, oracle=False))
-    assert set(plain["labels"]) == {"none", "transfer"}
-    assert plain["labels"]["none"] == metrics["labels"]["none"]
+    assert (folder / "report.html").exists()
 
 
 def test_a_folder_of_another_run_is_left_alone(run, tmp_path):
     folder, _ = run
-    with pytest.raises(UsageError, match="other options"):
+    with pytest.raises(UsageError, match="n_spectra 240 instead of 249"):
         run_quickstart(folder, QuickstartConfig(n_spectra=249))
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UsageError, match="no quickstart"):
-        run_quickstart(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="left alone"):
+            run_quickstart(tmp_path, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
