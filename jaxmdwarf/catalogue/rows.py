@@ -142,7 +142,7 @@ def tabulate_fit(
     headers = [describe_header(vars(raw.meta)) for raw in raws]
     columns: dict[str, Any] = {name: [row[name] for row in headers] for name in headers[0]}
     columns["SNRr"], columns["SNRi"] = (
-        np.array([_find_snr(raw, band) for raw in raws], np.float64) for band in ("r", "i")
+        np.array([find_snr(raw, band) for raw in raws], np.float64) for band in ("r", "i")
     )
     low = (columns["SNRr"] < LOW_SNR_BELOW) | (columns["SNRi"] < LOW_SNR_BELOW)
     flags[low] |= int(QualityFlag.LOW_SNR)
@@ -240,6 +240,7 @@ def settle_identifiers(table: pd.DataFrame) -> pd.DataFrame:
     return settled
 
 
-def _find_snr(raw: RawSpectrum, band: Literal["r", "i"]) -> float:
+def find_snr(raw: RawSpectrum, band: Literal["r", "i"]) -> float:
+    """S/N per pixel as the header has it, or estimated where it has none."""
     given = raw.meta.snr_r if band == "r" else raw.meta.snr_i
     return given if np.isfinite(given) else estimate_snr(raw.wave_aa, raw.flux, raw.ivar, band)

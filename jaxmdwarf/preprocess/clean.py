@@ -157,12 +157,8 @@ def shape_features(batch: SpectrumBatch, *, bin_aa: float = 4.0) -> tuple[np.nda
     UsageError
         If the grid is not linear or the bins are narrower than its pixels.
     """
-    if batch.grid.kind != "linear":
-        raise UsageError("cleaning works on linear grids.", "resample onto a linear grid first.")
-    per_bin = round(bin_aa / batch.grid.step)
-    if per_bin < 1:
-        raise UsageError(f"bins of {bin_aa} Angstrom are narrower than the pixels.")
-    n_bin = batch.grid.n_pix // per_bin
+    grid = bin_grid(batch.grid, bin_aa=bin_aa)
+    n_bin, per_bin = grid.n_pix, round(grid.step / batch.grid.step)
     used = n_bin * per_bin
     flux = np.asarray(batch.flux, dtype=np.float64)[:, :used].reshape(-1, n_bin, per_bin)
     good = (np.asarray(batch.ivar)[:, :used] > 0).reshape(-1, n_bin, per_bin)
@@ -177,8 +173,29 @@ def shape_features(batch: SpectrumBatch, *, bin_aa: float = 4.0) -> tuple[np.nda
         values = np.interp(number, number[use], binned[row, use]) / level[row]
         # One cosmic-ray hit must not make a group of its own.
         features[row] = np.clip(values, -_LARGEST_FEATURE, _LARGEST_FEATURE)
-    start = batch.grid.start_aa + 0.5 * (per_bin - 1) * batch.grid.step
-    return features, PixelGrid("linear", start, per_bin * batch.grid.step, n_bin)
+    return features, grid
+
+
+def bin_grid(grid: PixelGrid, *, bin_aa: float = 4.0) -> PixelGrid:
+    """Bins of whole pixels of a linear grid.
+
+    Raises
+    ------
+    UsageError
+        If the grid is not linear or the bins are narrower than its pixels.
+
+    Examples
+    --------
+    >>> bin_grid(PixelGrid.linear(6000.0, 6010.0, 1.0)).wave_aa.tolist()
+    [6001.5, 6005.5]
+    """
+    if grid.kind != "linear":
+        raise UsageError("cleaning works on linear grids.", "resample onto a linear grid first.")
+    per_bin = round(bin_aa / grid.step)
+    if per_bin < 1:
+        raise UsageError(f"bins of {bin_aa} Angstrom are narrower than the pixels.")
+    start = grid.start_aa + 0.5 * (per_bin - 1) * grid.step
+    return PixelGrid("linear", start, per_bin * grid.step, grid.n_pix // per_bin)
 
 
 def clean(
