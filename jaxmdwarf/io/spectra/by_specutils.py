@@ -103,7 +103,7 @@ def decode_with_specutils(
             warnings.simplefilter("ignore")
             spectrum = reader.read(path, format=format) if format else reader.read(path)
     except Exception as error:  # loaders raise whatever they like
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise RejectedInput(
             f"no known spectrum format; specutils says: {line}.",
             "give LAMOST, SDSS or DESI files, a format with a specutils loader, or register a "

@@ -31,6 +31,7 @@ Meta = dict[str, str | float | bool | int]
 NO_HEADER: Meta = {
     "path": "",
     "obsid": "",
+    "designation": "",
     "survey": "",
     "layout": "",
     "ra_deg": math.nan,

@@ -389,6 +389,25 @@ def test_a_folder_of_bad_input_loses_nothing(tmp_path, write_spectrum, processes
     assert read_rejects(table) == rejects
 
 
+def test_the_solution_may_stand_under_other_keywords(tmp_path, write_spectrum):
+    def edit(hdus):
+        header = hdus[0].header
+        header["CRVAL1"], header["CD1_1"] = header.pop("COEFF0"), header.pop("COEFF1")
+
+    layout = "lamost-subcontinuum"
+    spectrum = read_spectrum(write_spectrum(tmp_path / "a.fits", layout, edit=edit))
+    np.testing.assert_allclose(spectrum.wave_aa, WAVE, rtol=1e-9)
+
+
+def test_the_same_flux_with_other_errors_is_no_copy(tmp_path, write_spectrum):
+    flux = 100.0 + np.arange(3909.0) % 7
+    paths = [
+        str(write_spectrum(tmp_path / f"{k}.fits", flux=flux, ivar=np.full(3909, 0.25 + k)))
+        for k in range(2)
+    ]
+    assert not any(isinstance(r, Reject) for r in stream_spectra(paths, processes=1))
+
+
 def test_duplicates_need_the_same_identifier_and_the_same_pixels(tmp_path, write_spectrum):
     a = write_spectrum(tmp_path / "a.fits", obsid=1, seed=1)
     b = write_spectrum(tmp_path / "b.fits", obsid=2, seed=1)
