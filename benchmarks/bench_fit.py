@@ -34,9 +34,11 @@ import numpy as np
 from results_io import save_result
 from scipy.optimize import curve_fit
 
+from jaxmdwarf.inference.config import FitScheduleConfig, choose_batch_size
 from jaxmdwarf.inference.objective import build_objective
-from jaxmdwarf.inference.schedule import fit_stars
-from jaxmdwarf.inference.settings import FitSettings, choose_batch_size
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit
+from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
@@ -100,7 +102,7 @@ class NumpyPeer:
         ]
         self.basis = np.asarray(model.basis, np.float64)
         self.mean = np.asarray(model.mean, np.float64)
-        objective = build_objective(model, batch)
+        objective = build_objective(FitProblem.from_batch(model, batch))
         n_pix = PAPER_GRID.n_pix
         self.flux = np.asarray(objective.flux)[:, :n_pix]
         self.weight = np.asarray(objective.weight)[:, :n_pix]
@@ -220,13 +222,13 @@ def add_noise(clean, like, seed=3):
 def compare_velocity(options, model):
     """Labels and velocity: ours beside scipy."""
     batch, scaled, rv_kms = observe(model, options.n)
-    settings = FitSettings(batch_size=options.batch_size)
+    schedule = FitScheduleConfig(batch_size=options.batch_size)
     peer = NumpyPeer(model, batch)
     flux = np.asarray(model.predict_scaled(jnp.zeros(4)))
     assert np.abs(peer.predict(np.zeros(5)) - flux)[5:-5].max() < 1e-4
     results, spent, compile_s = alternate(
         options.rounds,
-        ours=lambda: fit_stars(model, batch, settings=settings),
+        ours=lambda: fit(FitProblem.from_batch(model, batch), schedule=schedule),
         scipy=lambda: [peer.fit(row) for row in range(options.peer)],
     )
     result = results["ours"]
@@ -243,7 +245,7 @@ def compare_velocity(options, model):
         ]
     )[inside]
     return {
-        "batch_size": choose_batch_size(settings, model),
+        "batch_size": choose_batch_size(schedule, model),
         "ours": describe(options.n, spent["ours"], compile_s["ours"], result),
         "scipy": describe(options.peer, spent["scipy"], 0.0),
         "distance_sigma": summarise_distance(np.abs(ours - best) / errors),
@@ -256,12 +258,14 @@ def compare_gram(options, model):
     """Labels alone: the Gram systems beside the pixels."""
     seen, scaled, _ = observe(model, options.n)
     batch = add_noise(model.predict_scaled_batch(jnp.asarray(scaled)), seen)
-    fast = FitSettings(fit_velocity=False, batch_size=options.batch_size)
-    slow = replace(fast, fast_path=False)
+    schedule = FitScheduleConfig(batch_size=options.batch_size)
+
+    def fit_labels(**solver):
+        problem = FitProblem.from_batch(model, batch, fit_velocity=False)
+        return fit(problem, solver=LevenbergMarquardt(**solver), schedule=schedule)
+
     results, spent, compile_s = alternate(
-        options.rounds,
-        gram=lambda: fit_stars(model, batch, settings=fast),
-        pixels=lambda: fit_stars(model, batch, settings=slow),
+        options.rounds, gram=fit_labels, pixels=lambda: fit_labels(fast_path=False)
     )
     gram, pixels = results["gram"], results["pixels"]
     both = gram.converged & pixels.converged
@@ -276,16 +280,14 @@ def compare_gram(options, model):
 def compare_solvers(options, model):
     """Labels and velocity by L-BFGS: ours beside vmap(optimistix.LBFGS)."""
     batch, _, _ = observe(model, options.n)
-    few = take(batch, options.mapped)
-    reference = fit_stars(model, batch, settings=FitSettings())
+    problem = FitProblem.from_batch(model, batch)
+    few = problem[: options.mapped]
+    reference = fit(problem)
     results, spent, compile_s = alternate(
         options.rounds,
         **{
-            "lbfgs": lambda: fit_stars(model, batch, settings=FitSettings(solver="lbfgs")),
-            **{
-                name: lambda name=name: fit_stars(model, few, settings=FitSettings(solver=name))
-                for name in options.solvers
-            },
+            "lbfgs": lambda: fit(problem, solver="lbfgs"),
+            **{name: lambda name=name: fit(few, solver=name) for name in options.solvers},
         },
     )
     summary = {}
@@ -339,11 +341,8 @@ def compare_observed(options, model):
 
     (transfer, report), whole, split = make_transfer(options, model)
     n = options.observed
-    batch = take(whole, n)
-    exact = FitSettings(fit_velocity=False, fast_path=False)
-    checked = FitSettings(fit_velocity=False)
-    unchecked = replace(checked, check_surrogate=False)
-    objective = build_objective(transfer, batch, context=split[:n], fit_velocity=False)
+    everyone = FitProblem.from_batch(transfer, whole, context=split, fit_velocity=False)
+    objective = build_objective(everyone[:n])
     flux, weight = (
         torch.from_numpy(np.array(a)[:, : PAPER_GRID.n_pix])
         for a in (objective.flux, objective.weight)
@@ -354,15 +353,14 @@ def compare_observed(options, model):
     ours = np.asarray(transfer.predict_scaled_batch(jnp.zeros((2, 4)), split[:2]))
     assert np.abs(centre - ours).max() < 1e-3
 
-    def fit(spectra, settings):
-        context = split[: spectra.n_spec]
-        return lambda: fit_stars(transfer, spectra, context=context, settings=settings)
+    def by(problem, **solver):
+        return lambda: fit(problem, solver=LevenbergMarquardt(**solver))
 
     results, spent, compile_s = alternate(
         options.rounds,
-        exact=fit(batch, exact),
-        checked=fit(whole, checked),
-        surrogate=fit(whole, unchecked),
+        exact=by(everyone[:n], fast_path=False),
+        checked=by(everyone),
+        surrogate=by(everyone, check_surrogate=False),
         **{
             name: lambda name=name: PEERS[name](peer, flux, weight, latents)
             for name in options.torch

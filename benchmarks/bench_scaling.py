@@ -22,8 +22,8 @@ import numpy as np
 from bench_fit import make_emulator, observe
 from results_io import find_peak_memory, name_device, save_result
 
-from jaxmdwarf.inference.schedule import fit_stars
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit
 
 SURVEY = 507_513
 """Spectra of M dwarfs in LAMOST DR10."""
@@ -31,11 +31,11 @@ SURVEY = 507_513
 
 def fit_streamed(n_star, chunk, rank):
     """Fit so many stars, chunk by chunk: seconds, memory, and how the stars fared."""
-    model, settings = make_emulator(rank), FitSettings()
+    model = make_emulator(rank)
     sizes = [min(chunk, n_star - first) for first in range(0, n_star, chunk)]
     clock = time.perf_counter()
     for size in set(sizes):
-        fit_stars(model, observe(model, size, seed=1)[0], settings=settings)
+        fit(FitProblem.from_batch(model, observe(model, size, seed=1)[0]))
     first_s = time.perf_counter() - clock
     wall_s = cpu_s = made_s = 0.0
     n_converged = n_right = half_way = 0
@@ -45,7 +45,7 @@ def fit_streamed(n_star, chunk, rank):
         jax.block_until_ready(batch)
         made_s += time.perf_counter() - clock
         clock, cpu = time.perf_counter(), time.process_time()
-        result = fit_stars(model, batch, settings=settings)
+        result = fit(FitProblem.from_batch(model, batch))
         wall_s += time.perf_counter() - clock
         cpu_s += time.process_time() - cpu
         n_converged += int(result.converged.sum())

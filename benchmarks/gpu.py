@@ -152,9 +152,10 @@ def check_results(run):
     import numpy as np
     from bench_fit import add_noise, make_emulator, observe
 
+    from jaxmdwarf.inference.config import FitScheduleConfig
     from jaxmdwarf.inference.objective import build_objective
-    from jaxmdwarf.inference.schedule import fit_stars
-    from jaxmdwarf.inference.settings import FitSettings
+    from jaxmdwarf.inference.problem import FitProblem
+    from jaxmdwarf.inference.schedule import fit
 
     cpu = jax.devices("cpu")[0]
     n = 32 if run.small else 256
@@ -164,22 +165,20 @@ def check_results(run):
     points = jnp.asarray(np.random.default_rng(5).uniform(-0.4, 0.4, (n, 5)), jnp.float32)
 
     def equations(model, batch, points):
-        return build_objective(model, batch).normal_equations(points)
+        return build_objective(FitProblem.from_batch(model, batch)).normal_equations(points)
+
+    def fit_batches(model, batch, solver="lm", **assumed):
+        problem = FitProblem.from_batch(model, batch, **assumed)
+        return fit(problem, solver=solver, schedule=FitScheduleConfig(batch_size=min(n, 256)))
 
     cases = {
         "emulator_flux": lambda m, b, s, p: jax.jit(lambda m, p: m.predict_scaled_batch(p))(
             m, p[:, :4]
         ),
         "normal_equations": lambda m, b, s, p: jax.jit(equations)(m, b, p),
-        "fit_velocity": lambda m, b, s, p: fit_stars(
-            m, b, settings=FitSettings(batch_size=min(n, 256))
-        ),
-        "fit_gram": lambda m, b, s, p: fit_stars(
-            m, s, settings=FitSettings(fit_velocity=False, batch_size=min(n, 256))
-        ),
-        "fit_lbfgs": lambda m, b, s, p: fit_stars(
-            m, b, settings=FitSettings(solver="lbfgs", batch_size=min(n, 256))
-        ),
+        "fit_velocity": lambda m, b, s, p: fit_batches(m, b),
+        "fit_gram": lambda m, b, s, p: fit_batches(m, s, fit_velocity=False),
+        "fit_lbfgs": lambda m, b, s, p: fit_batches(m, b, "lbfgs"),
     }
     here, there = (
         (model, moving, still, points),
@@ -487,8 +486,10 @@ def time_fits(run):
     import jax.numpy as jnp
     from bench_fit import add_noise, make_emulator, make_transfer, observe, take
 
-    from jaxmdwarf.inference.schedule import fit_stars
-    from jaxmdwarf.inference.settings import FitSettings
+    from jaxmdwarf.inference.config import FitScheduleConfig
+    from jaxmdwarf.inference.problem import FitProblem
+    from jaxmdwarf.inference.schedule import fit
+    from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 
     model = make_emulator(40)
     sizes = (32,) if run.small else (2048, 8192, 512)
@@ -498,10 +499,14 @@ def time_fits(run):
     still = add_noise(model.predict_scaled_batch(jnp.asarray(scaled)), moving)
     summary, cases, counts, results = {}, {}, {}, {}
 
-    def add(name, model, spectra, context=None, **settings):
+    def add(name, model, spectra, context=None, *, fit_velocity=True, batch_size=None, **solver):
+        problem = FitProblem.from_batch(model, spectra, context=context, fit_velocity=fit_velocity)
+
         def work():
-            results[name] = fit_stars(
-                model, spectra, context=context, settings=FitSettings(**settings)
+            results[name] = fit(
+                problem,
+                solver=LevenbergMarquardt(**solver),
+                schedule=FitScheduleConfig(batch_size=batch_size),
             )
 
         cases[name], counts[name] = work, spectra.n_spec

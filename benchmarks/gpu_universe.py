@@ -188,12 +188,20 @@ class LabelJudge:
 
     def measure(self, model):
         """``{label: {bias, scatter}}``, and the fraction that converged."""
-        from jaxmdwarf.inference.schedule import fit_stars
-        from jaxmdwarf.inference.settings import FitSettings
+        from jaxmdwarf.inference.config import FitScheduleConfig
+        from jaxmdwarf.inference.problem import FitProblem
+        from jaxmdwarf.inference.schedule import fit
+        from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 
-        settings = FitSettings(fit_velocity=False, fast_path=False, batch_size=self.size)
-        context = model.read_context(self.batch)
-        found = fit_stars(model, self.batch, context=context, settings=settings)
+        # The spectra are held against the networks as they are, whatever else a model knows.
+        problem = FitProblem.from_batch(
+            model, self.batch, fit_velocity=False, priors="none", continuum_sigma_aa=None
+        )
+        found = fit(
+            problem,
+            solver=LevenbergMarquardt(fast_path=False),
+            schedule=FitScheduleConfig(batch_size=self.size),
+        )
         away = (found.labels - self.labels)[found.converged]
         summary = {"n": self.size, "converged_fraction": float(found.converged.mean())}
         for name, column in zip(("teff", "logg", "mh", "alpha_m"), away.T, strict=True):

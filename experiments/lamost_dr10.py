@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.inference.fitter import FittingOptions
+from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.emulator.config import EmulatorConfig
 from jaxmdwarf.workflows.emulator import train_emulator_files
@@ -70,14 +70,14 @@ class LamostDr10Config:
         Folder to write.
     emulator : EmulatorConfig
     transfer : TransferConfig
-    fit : FittingOptions
+    fit : FitConfig
     """
 
     data: DataConfig = field(default_factory=DataConfig)
     out: str = "runs/lamost_dr10"
     emulator: EmulatorConfig = field(default_factory=EmulatorConfig)
     transfer: TransferConfig = field(default_factory=_as_in_paper)
-    fit: FittingOptions = field(default_factory=lambda: FittingOptions(min_snr=5.0))
+    fit: FitConfig = field(default_factory=lambda: FitConfig(min_snr=5.0))
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Train both models and write the catalogue; returns counts and rates."""

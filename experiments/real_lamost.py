@@ -33,7 +33,7 @@ class RealLamostConfig:
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Numbers of the run; the scatter of velocities is against those of the headers."""
-        from jaxmdwarf.inference.fitter import SpectrumFitter
+        from jaxmdwarf.inference.fitter import Fitter
         from jaxmdwarf.io.models import load_model
         from jaxmdwarf.io.spectra.readers import read_spectrum
         from jaxmdwarf.io.tables import read_table
@@ -58,7 +58,7 @@ class RealLamostConfig:
         chosen = next(
             int(i) for i in order if not self.shown or self.shown in table["path"].iloc[i]
         )
-        figure = plot_star(SpectrumFitter(load_model(self.model)), raws[chosen])
+        figure = plot_star(Fitter(load_model(self.model)), raws[chosen])
         figure.savefig(out / "fit.png", dpi=110)
         return {**summary, "rv_median_kms": median, "rv_scatter_kms": scatter, "n_rv": header.size}
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.inference.fitter import FittingOptions
-from jaxmdwarf.inference.schedule import FitSettings
+from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.tables import read_table, write_table
@@ -93,7 +92,7 @@ class SimulatedSurveyConfig:
         priors = load_model(products.transfer).priors()
         found: dict[str, Any] = {}
         alone = products.root / "methods" / "none_with_priors.parquet"
-        _fit(products.emulator, alone, tested, FitSettings(priors=priors), progress)
+        _fit(products.emulator, alone, tested, FitConfig(priors=priors), progress)
         found["none, with priors"] = _judge(products, products.emulator, alone, tested)
         for name, model, fit in (
             ("none", products.emulator, products.fit),
@@ -110,7 +109,7 @@ class SimulatedSurveyConfig:
                     products, name, options, tested, progress, reference=reference
                 )
         for name, options in self._choose_methods().items():
-            fitting = FitSettings(priors=priors if "cyclestar" in name else ())
+            fitting = FitConfig(priors=priors) if "cyclestar" in name else FitConfig()
             found[name] = _train_and_judge(
                 products, name, options, tested, progress, fitting=fitting
             )
@@ -153,7 +152,7 @@ def _train_and_judge(
     progress: Progress,
     *,
     reference: Path | None = None,
-    fitting: FitSettings | None = None,
+    fitting: FitConfig | None = None,
 ) -> dict[str, Any]:
     folder = products.root / "methods" / name.replace(" ", "_").replace(",", "")
     fit = folder.with_name(f"{folder.name}.parquet")
@@ -167,18 +166,13 @@ def _train_and_judge(
             cache=products.root / "work" / "observed",
             progress=progress,
         )
-    _fit(folder, fit, tested, fitting or FitSettings(), progress)
+    _fit(folder, fit, tested, fitting or FitConfig(), progress)
     return _judge(products, folder, fit, tested)
 
 
-def _fit(
-    model: Path, fit: Path, tested: set[str], settings: FitSettings, progress: Progress
-) -> None:
+def _fit(model: Path, fit: Path, tested: set[str], config: FitConfig, progress: Progress) -> None:
     if not fit.is_file():
-        # Priors of the settings take the place of the model's own.
-        options = FittingOptions(
-            settings=settings, priors="none" if settings.priors else "model", chunk_size=256
-        )
+        options = replace(config, chunk_size=256)
         fit.parent.mkdir(parents=True, exist_ok=True)
         fit_files(sorted(tested), model, fit, options=options, progress=progress)
 

@@ -415,17 +415,22 @@ class LabelSpace:
         Rounding of single precision is forgiven.
         """
         rows = np.asarray(labels, np.float64).reshape(-1, self.n_label)
-        for index, name in enumerate(self.names):
-            low, high = self.lower[index], self.upper[index]
-            more = BOUND_SLACK * (high - low)
-            values = rows[:, index]
-            wrong = ~((values >= low - more) & (values <= high + more))
-            if wrong.any():
-                raise UsageError(
-                    f"{name} = {values[wrong][0]:g} {self.units[index]} lies outside the model, "
-                    f"which knows {low:g} to {high:g}.",
-                    "give labels within these bounds, or use a model that reaches further.",
-                )
+        for name, values in zip(self.names, rows.T, strict=True):
+            self.require_label_inside(name, values)
+
+    def require_label_inside(self, name: str, values: np.ndarray) -> None:
+        """Raise `UsageError` unless all values of the label `name` are within its bounds."""
+        index = self.index(name)
+        low, high = self.lower[index], self.upper[index]
+        more = BOUND_SLACK * (high - low)
+        values = np.atleast_1d(np.asarray(values, np.float64))
+        wrong = ~((values >= low - more) & (values <= high + more))
+        if wrong.any():
+            raise UsageError(
+                f"{name} = {values[wrong][0]:g} {self.units[index]} lies outside the model, "
+                f"which knows {low:g} to {high:g}.",
+                "give labels within these bounds, or use a model that reaches further.",
+            )
 
     def _bounds(self, like) -> tuple[np.ndarray, np.ndarray]:
         dtype = like.dtype if np.issubdtype(like.dtype, np.floating) else np.float64

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.workflows.progress import Silent
 
@@ -27,15 +27,15 @@ def test_a_star_is_given_its_priors_once(survey, monkeypatch, tmp_path):
     monkeypatch.setattr(
         survey, "fit_files", lambda files, model, out, **given: calls.append((files, given))
     )
-    believed = FitSettings(priors=(LabelPrior("mh", -0.1, 0.2),))
-    for settings in (believed, FitSettings()):
+    held = FitConfig(priors=(LabelPrior("mh", -0.1, 0.2),))
+    for config in (held, FitConfig()):
         fit = tmp_path / "methods" / "fit.parquet"
-        survey._fit(tmp_path / "model", fit, {"b.fits", "a.fits"}, settings, Silent())
+        survey._fit(tmp_path / "model", fit, {"b.fits", "a.fits"}, config, Silent())
     (files, own), (_, none) = calls
     assert files == ["a.fits", "b.fits"]
-    # Priors of the settings replace those of a model, and do not come on top of them.
-    assert (own["options"].settings, own["options"].priors) == (believed, "none")
-    assert (none["options"].settings, none["options"].priors) == (FitSettings(), "model")
+    # Priors that are given replace those of a model, and do not come on top of them.
+    assert own["options"].priors == held.priors
+    assert none["options"].priors == ("model",)
     fit.write_bytes(b"")
-    survey._fit(tmp_path / "model", fit, set(), FitSettings(), Silent())
+    survey._fit(tmp_path / "model", fit, set(), FitConfig(), Silent())
     assert len(calls) == 2

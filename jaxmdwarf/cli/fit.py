@@ -113,8 +113,7 @@ class Command:
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Fit and write; returns the summary."""
-        from jaxmdwarf.inference.fitter import FittingOptions
-        from jaxmdwarf.inference.schedule import FitSettings
+        from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
         from jaxmdwarf.workflows.fitting import fit_files
 
         require_files(self.files, "fit")
@@ -122,13 +121,14 @@ class Command:
             self.files,
             self.model,
             self.out,
-            options=FittingOptions(
+            options=FitConfig(
                 velocity=self.velocity,
                 min_snr=self.min_snr,
                 chunk_size=self.chunk_size,
                 domain=self.domain,
-                priors="none" if self.no_priors else "model",
-                settings=FitSettings(batch_size=self.batch_size, poly_order=self.poly_order),
+                priors=("none",) if self.no_priors else ("model",),
+                poly_order=self.poly_order,
+                schedule=FitScheduleConfig(batch_size=self.batch_size),
             ),
             gaia=self.gaia,
             processes=self.processes,

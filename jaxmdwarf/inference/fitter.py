@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
-from jaxmdwarf.errors import RejectedInput, UsageError
+from jaxmdwarf.errors import MismatchError, RejectedInput, UsageError
+from jaxmdwarf.inference.config import FitConfig
+from jaxmdwarf.inference.objective import build_objective, scale_errors
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem, FixedLabels, padded_rows
 from jaxmdwarf.inference.results import FitResult
-from jaxmdwarf.inference.schedule import Start, centre_start, fit_stars
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.inference.shift import combine_velocities
+from jaxmdwarf.inference.solvers.by_name import find_solver
 from jaxmdwarf.inference.velocity import VelocityBank, bank_from_model, measure_velocity
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.preprocessing import Preprocessing
-from jaxmdwarf.models.priors import require_prior_labels
+from jaxmdwarf.models.priors import choose_priors
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.preprocess.masks import mask_for
 from jaxmdwarf.preprocess.resample import require_overlap
@@ -26,60 +31,34 @@ from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import RawSpectrum, SpectrumBatch
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
 
-if TYPE_CHECKING:
-    pass
-
 FAR_KMS = 25.0
 """A fitted velocity this far from the frame of the spectrum makes it worth another frame."""
 
 
-@dataclass(frozen=True)
-class FittingOptions:
-    """How files are fitted.
+class FittedFlux(NamedTuple):
+    """Spectra as they were fitted, and the model at their labels and velocities.
 
     Parameters
     ----------
-    velocity : {"fit", "header"}
-        Measure velocities, or take those of the headers.
-    min_snr : float
-        Spectra with a lower S/N in r or i are rejected.
-    window_aa : (float, float)
-        Rest wavelengths that are fitted, vacuum Angstrom. The model may reach further: its ends
-        then serve the continuum and the Doppler shifts.
-    chunk_size : int
-        Files that are read, fitted and written together; what a killed run loses at most.
-    settings : FitSettings
-        Of the fit itself.
-    domain : {"both", "observed", "synthetic"}
-        Where a model that transfers spectra is fitted (paper, section 3.5): "synthetic" carries
-        the observed spectra to the domain of the theory and fits them there, "observed" carries
-        theory to the observed spectra, "both" starts the second from the labels of the first.
-        Models that transfer nothing know the observed domain alone.
-    priors : {"model", "none"}
-        Whether the priors of the model itself are added to those of `settings`.
+    wave_aa : (n_pix,)
+        Vacuum Angstrom in the frame of the fit, close to that of the star.
+    flux, ivar : (n_spec, n_pix)
+        Normalised, with errors as they were stated; ivar 0 where a pixel was left out.
+    sigma : (n_spec, n_pix)
+        One-sigma errors that the fit used, those of the model included; NaN where left out.
+    model_flux : (n_spec, n_pix)
+        Moved to the frame of the fit, and times the polynomial where one was fitted; NaN without
+        labels.
+    used : (n_spec, n_pix) bool
+        Pixels that entered the fit.
     """
 
-    velocity: Literal["fit", "header"] = "fit"
-    min_snr: float = 0.0
-    window_aa: tuple[float, float] = (6000.0, 8900.0)
-    chunk_size: int = 1024
-    settings: FitSettings = field(default_factory=FitSettings)
-    domain: Literal["both", "observed", "synthetic"] = "both"
-    priors: Literal["model", "none"] = "model"
-
-    def __post_init__(self) -> None:
-        for name, choices in (
-            ("velocity", ("fit", "header")),
-            ("domain", ("both", "observed", "synthetic")),
-            ("priors", ("model", "none")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UsageError(
-                    f"{name} {getattr(self, name)!r} is unknown.",
-                    f"use {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}.",
-                )
-        if self.chunk_size < 1:
-            raise UsageError(f"chunk_size {self.chunk_size} is below 1.")
+    wave_aa: Float[np.ndarray, n_pix]
+    flux: Float[np.ndarray, "n_spec n_pix"]
+    ivar: Float[np.ndarray, "n_spec n_pix"]
+    sigma: Float[np.ndarray, "n_spec n_pix"]
+    model_flux: Float[np.ndarray, "n_spec n_pix"]
+    used: Bool[np.ndarray, "n_spec n_pix"]
 
 
 @dataclass(frozen=True)
@@ -89,57 +68,109 @@ class FittedSpectra:
     Parameters
     ----------
     result : FitResult
-        numpy arrays.
+        Labels, errors, covariance, velocities and chi-squares; numpy arrays.
     flags : (n_spec,) int32
         Those of the fit and those of the spectra.
     frame_kms : (n_spec,)
         Velocities that were taken out before the fit.
     label_names : tuple of str
         Columns of the labels.
+    warnings : tuple of str
+        What was asked for and could not be, one sentence each.
+    problems : FitProblem, optional
+        The problem of each row in its last frame, arrays on the host, where spectra were kept.
     """
 
     result: FitResult
     flags: np.ndarray
     frame_kms: np.ndarray
     label_names: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    problems: FitProblem | None = None
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+    def problem(self, rows: int | Sequence[int] | np.ndarray | None = None) -> FitProblem:
+        """The problem whose solution some rows are: for landscapes, posteriors, other fits.
+
+        Parameters
+        ----------
+        rows : int or sequence of int, optional
+            All by default. `result.take` gives the same rows of the result.
+
+        Raises
+        ------
+        UsageError
+            If the spectra were not kept, or there is no such row.
+        """
+        if self.problems is None:
+            raise UsageError(
+                "the spectra of this fit were not kept.", "fit with keep_spectra=True."
+            )
+        kept = self.problems if rows is None else self.problems.take(rows)
+        return jax.tree.map(jnp.asarray, kept)
+
+    def spectra(self) -> FittedFlux:
+        """Spectra and model flux, pixel by pixel; see `problem` for what is raised."""
+        problem = self.problem()
+        n_spec, n_pix = problem.n_spec, problem.batch.grid.n_pix
+        known = np.asarray(np.isfinite(self.result.labels).all(axis=-1))
+        parameters = np.array(problem.parameters_at(_start_from(self.result, None)))
+        padded = replace(problem, warnings=()).pad_to(padded_rows(n_spec))
+        found = _predict(padded, parameters[np.arange(padded.n_spec) % n_spec])
+        model_flux, weight = (np.asarray(part)[:n_spec, :n_pix] for part in found)
+        used = weight > 0
+        return FittedFlux(
+            wave_aa=problem.batch.grid.wave_aa,
+            flux=np.asarray(problem.batch.flux),
+            ivar=np.asarray(problem.batch.ivar),
+            sigma=np.where(used, 1 / np.sqrt(np.where(used, weight, 1)), np.nan),
+            model_flux=np.where(known[:, None], model_flux, np.nan),
+            used=used,
+        )
 
 
-class SpectrumFitter:
+class Fitter:
     """Raw spectra to labels: velocity, rest frame, joint fit, another frame where one is needed.
 
     Parameters
     ----------
     model : ForwardModel
         Trained on spectra that were normalised; what was done to them is done to the observed.
-    options : FittingOptions, optional
+    config : FitConfig, optional
+
+    Attributes
+    ----------
+    warnings : tuple of str
+        What the configuration asks for and the model cannot give, such as a prior on a label
+        that it does not have.
 
     Raises
     ------
     UsageError
-        If the model was trained on spectra that were not normalised, or cannot be fitted in the
-        domain that the options name.
+        If the model was trained on spectra that were not normalised, a prior or a fixed label is
+        unknown, or no pixel is left to fit.
     """
 
-    def __init__(self, model: ForwardModel, options: FittingOptions | None = None) -> None:
+    def __init__(self, model: ForwardModel, config: FitConfig | None = None) -> None:
         self.model = model
-        self.options = options or FittingOptions()
+        self.config = config or FitConfig()
         self.preprocessing: Preprocessing = model.preprocessing
         if self.preprocessing.sigma_aa is None:
             raise UsageError(
                 "the model was trained on spectra that were not normalised.",
                 "train it on a normalised grid.",
             )
-        settings = self.options.settings
-        known = model.priors() if self.options.priors == "model" else ()
-        self.settings = replace(
-            settings,
-            fit_velocity=self.options.velocity == "fit",
-            continuum_sigma_aa=self.preprocessing.sigma_aa,
-            priors=(*settings.priors, *known),
-        )
-        require_prior_labels(self.settings.priors, model.label_space)
+        self._solver = find_solver(self.config.solver)
+        space = model.label_space
+        self._priors = choose_priors(self.config.priors, model.priors(), space)
+        self.warnings = self._priors.warnings
+        for name, value in self.config.fixed.items():
+            space.require_label_inside(name, np.asarray(value))
+        self._noise = model.noise_model()
         self._bank: VelocityBank | None = None
-        wave, (low, high) = self.grid.wave_aa, self.options.window_aa
+        wave, (low, high) = self.grid.wave_aa, self.config.window_aa
         self._outside = (wave < low) | (wave > high)
         masked = self._outside | mask_for(self.grid, self.preprocessing.masks_aa)
         self._n_unmasked = int(np.count_nonzero(~masked))
@@ -159,62 +190,131 @@ class SpectrumFitter:
         """Raise `RejectedInput` for a spectrum that this fit cannot use."""
         require_overlap(raw, self.grid)
         lowest = np.nanmin([raw.meta.snr_r, raw.meta.snr_i, np.inf])
-        if lowest < self.options.min_snr:
+        if lowest < self.config.min_snr:
             raise RejectedInput(
-                f"S/N {lowest:.1f} is below {self.options.min_snr:g}.",
+                f"S/N {lowest:.1f} is below {self.config.min_snr:g}.",
                 "lower the limit to fit it all the same.",
             )
 
-    def fit(self, raws: Sequence[RawSpectrum], *, pad_to: int | None = None) -> FittedSpectra:
-        """Fit spectra; `pad_to` rows keep one compiled shape over many calls."""
-        n_spec, n_row = len(raws), pad_to or len(raws)
+    def fit(
+        self,
+        raws: Sequence[RawSpectrum],
+        *,
+        fixed: FixedLabels | None = None,
+        keep_spectra: bool = False,
+        pad_to: int | None = None,
+    ) -> FittedSpectra:
+        """Fit any number of spectra, `config.chunk_size` at a time.
+
+        Parameters
+        ----------
+        raws : sequence of RawSpectrum
+        fixed : mapping of str to float or (n_spec,), optional
+            Labels that are held, beside those of the configuration.
+        keep_spectra : bool
+            Whether what was fitted stays in memory, 40 kB a spectrum, for `FittedSpectra.problem`
+            and `FittedSpectra.spectra`.
+        pad_to : int, optional
+            Rows of the arrays of each chunk. Without it, lists of similar lengths share one shape
+            and so one compiled program; a run of many calls keeps to one shape with it.
+
+        Returns
+        -------
+        FittedSpectra
+
+        Raises
+        ------
+        UsageError
+            If there is no spectrum, or a fixed label is unknown or outside the model.
+        """
+        n_spec, size = len(raws), self.config.chunk_size
+        if not n_spec:
+            raise UsageError("no spectrum was given to fit.", "give at least one.")
+        held = _spread_fixed({**self.config.fixed, **(fixed or {})}, n_spec)
+        n_row = pad_to or (size if n_spec > size else padded_rows(n_spec))
+        parts = []
+        for first in range(0, n_spec, max(min(size, n_row), 1)):
+            some = slice(first, first + min(size, n_row))
+            own = {name: values[some] for name, values in held.items()}
+            parts.append(self._fit_chunk(raws[some], own, n_row, keep_spectra=keep_spectra))
+        return parts[0] if len(parts) == 1 else _join(parts)
+
+    def _fit_chunk(
+        self,
+        raws: Sequence[RawSpectrum],
+        fixed: dict[str, np.ndarray],
+        n_row: int,
+        *,
+        keep_spectra: bool,
+    ) -> FittedSpectra:
+        """Fit spectra in arrays of `n_row` rows."""
+        n_spec = len(raws)
         frame, start_labels, flags = self._first_velocities(raws, n_row)
-        batch = self._preprocess(raws, frame, n_row)
         start = None
         if start_labels is not None:
             start = Start(_pad(start_labels, n_row), np.zeros(n_row, np.float32))
-        result = self._fit_domains(batch, start, _pad(frame, n_row))
-        result = FitResult(*(np.array(column[:n_spec]) for column in result))
-        if self.settings.fit_velocity:
+        problem = self._build_problem(raws, frame, fixed, n_row)
+        solved = self._fit_domains(problem, start)
+        result = FitResult(*(np.array(column[:n_spec]) for column in solved))
+        if self.config.fit_velocity:
             for _ in range(2):
                 far = np.flatnonzero(np.abs(result.residual_kms) > FAR_KMS)
                 if not far.size:
                     break
-                self._fit_in_new_frame(raws, far, result, frame, n_row)
+                self._fit_in_new_frame(raws, far, result, frame, fixed, n_row)
         flags |= result.flags
         few = (result.n_pix > 0) & (2 * result.n_pix < self._n_unmasked)
         flags[few] |= int(QualityFlag.FEW_PIXELS)
-        return FittedSpectra(result, flags, frame, self.model.label_space.names)
+        kept = None
+        if keep_spectra:
+            kept = self._keep(self._build_problem(raws, frame, fixed, n_row), n_spec)
+        names = self.model.label_space.names
+        return FittedSpectra(result, flags, frame, names, self.warnings, kept)
 
-    def _fit_domains(
-        self, batch: SpectrumBatch, start: Start | None, frame: np.ndarray
-    ) -> FitResult:
-        """Fit in the domains that the options name, the synthetic one first."""
-        if self.options.domain != "observed":
-            carried = self.model.to_synthetic(batch)
-            if carried is None and self.options.domain == "synthetic":
-                raise UsageError(
-                    "this model transfers no spectra to the synthetic domain.",
-                    "fit in the observed domain, or use a model that does.",
-                )
-            if carried is not None:
-                theory, spectra = carried
-                first = fit_stars(
-                    theory, spectra, start=start, frame_kms=frame, settings=self.settings
-                )
-                if self.options.domain == "synthetic":
+    def _fit_domains(self, problem: FitProblem, start: Start | None) -> FitResult:
+        """Fit in the domains that the configuration names, the synthetic one first."""
+        how: dict[str, Any] = {"solver": self._solver, "schedule": self.config.schedule}
+        if self.config.domain != "observed":
+            synthetic = self._find_synthetic(problem)
+            if synthetic is not None:
+                first = fit(synthetic, start=start, **how)
+                if self.config.domain == "synthetic":
                     return first
-                start = _start_from(first, start or centre_start(self.model, batch.n_spec))
-        return fit_stars(
-            self.model,
-            batch,
-            start=start,
-            frame_kms=frame,
-            context=self.model.read_context(batch),
-            settings=self.settings,
+                start = _start_from(first, start or problem.centre_start())
+        return fit(problem, start=start, **how)
+
+    def _find_synthetic(self, problem: FitProblem) -> FitProblem | None:
+        synthetic = problem.to_synthetic()
+        if synthetic is None and self.config.domain == "synthetic":
+            raise UsageError(
+                "this model transfers no spectra to the synthetic domain.",
+                "fit in the observed domain, or use a model that does.",
+            )
+        return synthetic
+
+    def _keep(self, problem: FitProblem, n_spec: int) -> FitProblem:
+        """The problem that was solved last, without padding, on the host."""
+        if self.config.domain == "synthetic":
+            problem = self._find_synthetic(problem) or problem
+        return problem.take(np.arange(n_spec)).to_host()
+
+    def _build_problem(self, raws, frame, fixed: dict[str, np.ndarray], n_row: int) -> FitProblem:
+        batch = self._preprocess(raws, frame, n_row)
+        return replace(
+            FitProblem.from_batch(
+                self.model,
+                batch,
+                frame_kms=_pad(frame, n_row),
+                fit_velocity=self.config.fit_velocity,
+                priors=self._priors.priors,
+                fixed={name: _pad(values, n_row) for name, values in fixed.items()},
+                poly_order=self.config.poly_order,
+                noise=self._noise,
+            ),
+            warnings=self.warnings,
         )
 
-    def _preprocess(self, raws, frame, n_row):
+    def _preprocess(self, raws, frame, n_row) -> SpectrumBatch:
         batch = preprocess_batch(
             raws,
             self.grid,
@@ -224,21 +324,21 @@ class SpectrumFitter:
             pad_to=n_row,
             min_overlap=0.0,
         )
-        # A model that has learned from the spectra knows by how much their errors fall short.
-        return _leave_out(batch, self._outside, self.model.noise_model().scale)
+        return _leave_out(batch, self._outside)
 
     def _first_velocities(self, raws, n_row):
         """Frames to fit in, labels to start from, and what is to be said of them."""
         header = np.array([raw.meta.z * SPEED_OF_LIGHT_KMS for raw in raws])
         known = np.isfinite(header)
         flags = np.zeros(len(raws), np.int32)
-        if self.options.velocity == "header":
+        if self.config.velocity == "header":
             flags[~known] |= int(QualityFlag.NO_HEADER_VELOCITY)
             return np.where(known, header, 0.0), None, flags
         if self._bank is None:
             self._bank = bank_from_model(self.model, self.grid)
         observed = self._preprocess(raws, np.zeros(len(raws)), n_row)
-        coarse = measure_velocity(observed, self._bank)
+        # A model that has learned from the spectra knows by how much their errors fall short.
+        coarse = measure_velocity(_scale_errors(observed, self._noise.scale), self._bank)
         coarse = jax.tree.map(lambda column: np.asarray(column)[: len(raws)], coarse)
         measured = np.asarray(coarse.rv_kms, np.float64)
         at_edge = (coarse.flags & int(QualityFlag.VELOCITY_AT_EDGE)) > 0
@@ -251,28 +351,40 @@ class SpectrumFitter:
         labels = np.where(np.isfinite(coarse.labels), coarse.labels, centre)
         return frame, labels, flags
 
-    def _fit_in_new_frame(self, raws, far, result, frame, n_row) -> None:
+    def _fit_in_new_frame(self, raws, far, result, frame, fixed, n_row) -> None:
         """Fit the stars `far` again where they were found to be, in place."""
         frame[far] = combine_velocities(frame[far], result.residual_kms[far].astype(np.float64))
-        batch = self._preprocess([raws[i] for i in far], frame[far], n_row)
+        own = {name: values[far] for name, values in fixed.items()}
+        problem = self._build_problem([raws[i] for i in far], frame[far], own, n_row)
         start = Start(_pad(result.labels[far], n_row), np.zeros(n_row, np.float32))
-        again = self._fit_domains(batch, start, _pad(frame[far], n_row))
+        again = self._fit_domains(problem, start)
         for column, values in zip(result, again, strict=True):
             column[far] = values[: far.size]
 
 
 @jax.jit
-def _leave_out(batch: SpectrumBatch, pixels, noise_scale) -> SpectrumBatch:
-    """Pixels that have done their duty in the continuum, out of the fit; errors made larger."""
-    ivar, information = (
-        jnp.where(pixels, 0, values) / noise_scale**2 for values in (batch.ivar, batch.information)
-    )
+def _leave_out(batch: SpectrumBatch, pixels) -> SpectrumBatch:
+    """Pixels that have done their duty in the continuum, out of the fit."""
+    ivar, information = (jnp.where(pixels, 0, values) for values in (batch.ivar, batch.information))
     return SpectrumBatch(batch.flux, ivar, information, batch.grid)
 
 
-def _start_from(found: FitResult, otherwise: Start) -> Start:
-    """Start where an earlier fit ended, and as before where it found nothing."""
+_scale_errors = jax.jit(scale_errors)
+
+
+@jax.jit
+def _predict(problem: FitProblem, parameters):
+    """Model flux in the frame of the data, the best polynomial included, and the weights."""
+    objective = build_objective(problem)
+    parameters = objective.settle_polynomial(parameters)
+    return objective.predict(parameters), objective.weight
+
+
+def _start_from(found: FitResult, otherwise: Start | None) -> Start:
+    """Start where an earlier fit ended, and as otherwise where it found nothing."""
     known = np.isfinite(found.labels).all(axis=-1) & np.isfinite(found.residual_kms)
+    if otherwise is None:
+        return Start(np.nan_to_num(found.labels), np.nan_to_num(found.residual_kms))
     return Start(
         np.where(known[:, None], found.labels, otherwise.labels),
         np.where(known, found.residual_kms, otherwise.residual_kms),
@@ -282,3 +394,33 @@ def _start_from(found: FitResult, otherwise: Start) -> Start:
 def _pad(values: np.ndarray, n_row: int) -> np.ndarray:
     """Rows repeated up to `n_row`; what padding holds is never fitted."""
     return np.asarray(values)[np.arange(n_row) % len(values)]
+
+
+def _spread_fixed(fixed: Mapping[str, Any], n_spec: int) -> dict[str, np.ndarray]:
+    """One value a spectrum for each fixed label."""
+    spread = {}
+    for name, values in fixed.items():
+        given = np.asarray(values, np.float64)
+        if given.shape not in ((), (1,), (n_spec,)):
+            raise MismatchError(
+                f"the fixed {name} has shape {given.shape} for {n_spec} spectra.",
+                "give one value, or one a spectrum.",
+            )
+        spread[name] = np.broadcast_to(given, (n_spec,))
+    return spread
+
+
+def _join(parts: Sequence[FittedSpectra]) -> FittedSpectra:
+    """One list of several."""
+    first = parts[0]
+    problems = None
+    if first.problems is not None:
+        problems = FitProblem.join([part.problems for part in parts if part.problems is not None])
+    return FittedSpectra(
+        jax.tree.map(lambda *columns: np.concatenate(columns), *(part.result for part in parts)),
+        np.concatenate([part.flags for part in parts]),
+        np.concatenate([part.frame_kms for part in parts]),
+        first.label_names,
+        first.warnings,
+        problems,
+    )

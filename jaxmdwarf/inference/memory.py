@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.config import FitConfig, choose_batch_size
 from jaxmdwarf.inference.objective import linearise_flux
-from jaxmdwarf.inference.settings import FitSettings, choose_batch_size
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
@@ -21,15 +21,15 @@ from jaxmdwarf.wavelengths import PixelGrid
 _SAFE_SHARE = 0.8
 
 
-def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, settings: FitSettings) -> int:
-    """Bytes that `fit_batch` needs on the device for one batch, from above.
+def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, config: FitConfig) -> int:
+    """Bytes that a fit needs on the device for one batch, from above.
 
     Parameters
     ----------
     model : ForwardModel
     grid : PixelGrid
         Of the spectra.
-    settings : FitSettings
+    config : FitConfig
 
     Returns
     -------
@@ -37,10 +37,10 @@ def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, settings: FitSetti
         For the batch itself, the arrays of pixels that an iteration makes, the weights of the
         model, and what the model holds at once when its flux is linearised.
     """
-    size = choose_batch_size(settings, model)
+    size = choose_batch_size(config.schedule, model)
     n_label = model.label_space.n_label
-    n_par = n_label + int(settings.fit_velocity)
-    n_par += 0 if settings.poly_order is None else settings.poly_order + 1
+    n_par = n_label + int(config.fit_velocity)
+    n_par += 0 if config.poly_order is None else config.poly_order + 1
     per_pixel = 10 + 2 * n_label + 3 * n_par
     if model.surrogate() is not None:
         # Flux and slopes of the surrogate, and of how the model differs from it, old and new.
@@ -54,13 +54,13 @@ def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, settings: FitSetti
 
 
 def require_fit_memory(
-    model: ForwardModel, grid: PixelGrid, settings: FitSettings, *, available: int | None = None
+    model: ForwardModel, grid: PixelGrid, config: FitConfig, *, available: int | None = None
 ) -> int:
     """Bytes that a batch needs, if the device has them.
 
     Parameters
     ----------
-    model, grid, settings
+    model, grid, config
         As for `estimate_fit_memory`.
     available : int, optional
         Bytes that may be used; by default what the device, or the host of a CPU, has left.
@@ -74,13 +74,16 @@ def require_fit_memory(
     UsageError
         If it has not, naming a batch size that fits.
     """
-    needed = estimate_fit_memory(model, grid, settings)
+    needed = estimate_fit_memory(model, grid, config)
     available = find_memory() if available is None else available
     if available is None or needed <= _SAFE_SHARE * available:
         return needed
-    size = choose_batch_size(settings, model)
+    size = choose_batch_size(config.schedule, model)
     few = [
-        estimate_fit_memory(model, grid, replace(settings, batch_size=number)) for number in (1, 2)
+        estimate_fit_memory(
+            model, grid, replace(config, schedule=replace(config.schedule, batch_size=number))
+        )
+        for number in (1, 2)
     ]
     each, fixed = few[1] - few[0], 2 * few[0] - few[1]
     fitting = int((_SAFE_SHARE * available - fixed) // max(each, 1))

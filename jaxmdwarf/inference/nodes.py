@@ -1,14 +1,15 @@
-"""Points spread over the label space, and which of them a star's spectrum likes best."""
+"""Points spread over the label space, and which of them fits a star's spectrum best."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from jaxmdwarf.inference.objective import Objective
 from jaxmdwarf.inference.shift import on_fitted_pixels
-from jaxmdwarf.models.base import ForwardModel, predict_compiled
+from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.priors import whiten_priors
 from jaxmdwarf.precision import multiply_exactly
 
@@ -30,10 +31,37 @@ def node_points(
     return np.stack(np.meshgrid(*[axis] * n_label, indexing="ij"), axis=-1).reshape(-1, n_label)
 
 
-def predict_nodes(model: ForwardModel) -> tuple[Float[Array, "m n_label"], Float[Array, "m n_pix"]]:
+def node_labels(
+    model: ForwardModel,
+    fixed: Float[Array, "n n_label"] | None = None,
+    per_label: int = NODES_PER_LABEL,
+) -> Float[Array, "m n_label"]:
+    """Scaled labels of the nodes of a model.
+
+    Parameters
+    ----------
+    model : ForwardModel
+    fixed : (n, n_label), optional
+        Labels that stars are held at, physical units; NaN where they are free. Nodes then differ
+        in the free labels alone, and lie at the middle of what the others are fixed to.
+    per_label : int
+        Nodes along each label.
+    """
+    space, dtype = model.label_space, model.model_error.dtype
+    nodes = jnp.asarray(node_points(space.n_label, per_label), dtype)
+    if fixed is None:
+        return nodes
+    middle = space.scale(jnp.median(fixed, axis=0))
+    return jnp.where(jnp.isfinite(middle), middle, nodes)
+
+
+@jax.jit
+def predict_nodes(
+    model: ForwardModel, fixed: Float[Array, "n n_label"] | None = None
+) -> tuple[Float[Array, "m n_label"], Float[Array, "m n_pix"]]:
     """Nodes of a model's label space and its flux there, for a star without a context."""
-    scaled = jnp.asarray(node_points(model.label_space.n_label), model.model_error.dtype)
-    return scaled, predict_compiled(model, scaled)
+    scaled = node_labels(model, fixed)
+    return scaled, model.predict_scaled_batch(scaled)
 
 
 def choose_by_pixels(
@@ -50,5 +78,5 @@ def choose_by_pixels(
     there = on_fitted_pixels(flux, objective.margins)
     pulled = multiply_exactly(objective.weight * objective.flux, there.T)
     cost = multiply_exactly(objective.weight, (there * there).T) - 2 * pulled
-    believed = whiten_priors(objective.priors, objective.model.label_space, scaled)
-    return scaled[jnp.argmin(cost + jnp.sum(believed**2, axis=-1), axis=-1)]
+    expected = whiten_priors(objective.priors, objective.model.label_space, scaled)
+    return scaled[jnp.argmin(cost + jnp.sum(expected**2, axis=-1), axis=-1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,20 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxmdwarf.inference.linear import solve_positive
+from jaxmdwarf.inference.parameters import ParameterLayout
+from jaxmdwarf.inference.problem import FitProblem, pin_labels
 from jaxmdwarf.inference.shift import (
     REACH,
     align_grids,
     edge_pixels,
-    largest_shift_kms,
     on_fitted_pixels,
     pixel_offset,
     shift_by_slices,
     widen_grid,
     with_margins,
 )
-from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.models.priors import Prior, linearise_priors, require_prior_labels
+from jaxmdwarf.models.priors import Prior, linearise_priors
 from jaxmdwarf.preprocess.continuum import transpose_noise
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
@@ -57,55 +58,6 @@ class NormalEquations(NamedTuple):
     pixel_chi2: Float[Array, n]
 
 
-@dataclass(frozen=True)
-class ParameterLayout:
-    """What the columns of a parameter array are: scaled labels, velocity, polynomial.
-
-    The velocity is scaled so that -0.5 and 0.5 are the limits of the residual shift; polynomial
-    coefficients multiply Legendre polynomials over the grid, as ``flux * (1 + sum c_j P_j)``.
-
-    Parameters
-    ----------
-    n_label : int
-    fit_velocity : bool
-    n_poly : int
-        Coefficients of the multiplicative polynomial; 0 for none.
-    velocity_limit_kms : float
-        Largest residual velocity.
-    """
-
-    n_label: int
-    fit_velocity: bool
-    n_poly: int
-    velocity_limit_kms: float
-
-    @property
-    def n_reported(self) -> int:
-        """Labels, and the velocity where it is fitted."""
-        return self.n_label + int(self.fit_velocity)
-
-    @property
-    def n_par(self) -> int:
-        """All parameters of a star."""
-        return self.n_reported + self.n_poly
-
-    @property
-    def lower(self) -> np.ndarray:
-        """Lower bounds, (n_par,); the upper ones are their negatives."""
-        return np.r_[np.full(self.n_reported, -0.5), np.full(self.n_poly, -np.inf)]
-
-    def velocity_kms(self, parameters: Float[Array, "n k"]) -> Float[Array, n]:
-        """Residual velocities, 0 where they are not fitted."""
-        if not self.fit_velocity:
-            return jnp.zeros_like(parameters[:, 0])
-        return parameters[:, self.n_label] * (2 * self.velocity_limit_kms)
-
-    def physical_scale(self, space: LabelSpace) -> np.ndarray:
-        """Physical units (K, dex, km/s) in one unit of each reported parameter."""
-        widths = np.subtract(space.upper, space.lower)
-        return np.r_[widths, [2 * self.velocity_limit_kms] * int(self.fit_velocity)]
-
-
 class Objective(eqx.Module):
     """The weighted residuals of a batch of stars under a forward model.
 
@@ -127,6 +79,11 @@ class Objective(eqx.Module):
     context : pytree or None
         Per-star context of the model.
     polynomials : (n_poly, n_pix)
+    fixed : (n_spec, n_label) or None
+        Labels that are held, in physical units, NaN where they are free: whatever parameters are
+        asked for, these take their place.
+    nuisance : (k, n_pix) or None
+        Directions in which stars scatter about the model.
     priors : tuple of Prior
         Each is one more residual, in units of its sigma (static).
     layout : ParameterLayout
@@ -144,6 +101,8 @@ class Objective(eqx.Module):
     model: ForwardModel
     context: PyTree[Any] | None
     polynomials: Float[Array, "n_poly n_pix"]
+    fixed: Float[Array, "n_spec n_label"] | None
+    nuisance: Float[Array, "k n_pix"] | None
     priors: tuple[Prior, ...] = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
     layout: ParameterLayout = eqx.field(static=True)
@@ -158,9 +117,13 @@ class Objective(eqx.Module):
         """The same residuals and weights with the flux of another model of the same labels."""
         return replace(self, model=model)
 
+    def pin(self, parameters: Float[Array, "n_spec n_par"]) -> Float[Array, "n_spec n_par"]:
+        """The same parameters with fixed labels where they are fixed; derivatives by them are 0."""
+        return pin_labels(self.fixed, self.layout, self.model.label_space, parameters)
+
     def predict(self, parameters: Float[Array, "n_spec n_par"]) -> Float[Array, "n_spec n_pix"]:
         """Model flux in the frame of the data."""
-        layout = self.layout
+        layout, parameters = self.layout, self.pin(parameters)
         rest = self.model.predict_scaled_batch(parameters[:, : layout.n_label], self.context)
         flux = self._to_data_frame(rest, parameters)
         if layout.n_poly:
@@ -209,15 +172,16 @@ class Objective(eqx.Module):
         beside = 0.5 * (row_sum - diagonal)
         between = 0.5 * (beside[:, 1:] + beside[:, :-1])
         one_side = jnp.einsum("inp,np,jnp->nij", before[..., 1:], between, before[..., :-1])
-        others = self._scatter_along_nuisance(pulls)
-        return (
-            others
+        found = (
+            self._scatter_along_nuisance(pulls)
             + jnp.einsum("inp,np,jnp->nij", before, diagonal, before)
             + one_side
             + jnp.swapaxes(one_side, -1, -2)
             + jnp.einsum("inp,np,jnp->nij", pulls, model, pulls)
             + self.prior_equations(parameters)[2]
         )
+        held = self.layout.held
+        return jnp.where(held[:, None] | held, 0, found) if held.any() else found
 
     def prior_equations(
         self, parameters: Float[Array, "n_spec n_par"]
@@ -227,7 +191,7 @@ class Objective(eqx.Module):
         """What the priors add to cost, gradient and curvature; priors count as data."""
         n_label, n_par = self.layout.n_label, self.layout.n_par
         residual, slopes = linearise_priors(
-            self.priors, self.model.label_space, parameters[:, :n_label]
+            self.priors, self.model.label_space, self.pin(parameters)[:, :n_label]
         )
         slopes = jnp.pad(slopes, ((0, 0), (0, 0), (0, n_par - n_label)))
         return (
@@ -238,16 +202,15 @@ class Objective(eqx.Module):
 
     def _scatter_along_nuisance(self, pulls):
         """Covariance of the gradient from directions in which stars scatter about the model."""
-        nuisance = self.model.noise_model().nuisance
-        if nuisance is None or nuisance.shape[0] == 0:
+        if self.nuisance is None or self.nuisance.shape[0] == 0:
             return jnp.zeros((), pulls.dtype)
-        shapes = on_fitted_pixels(nuisance, self.margins)
+        shapes = on_fitted_pixels(self.nuisance, self.margins)
         along = jnp.einsum("inp,kp->ink", pulls, shapes)
         return jnp.einsum("ink,jnk->nij", along, along)
 
     def linearise(self, parameters):
-        """Slopes of the model flux with respect to each parameter, and that flux."""
-        layout = self.layout
+        """Slopes of the model flux by each parameter, fixed or not, and that flux."""
+        layout, parameters = self.layout, self.pin(parameters)
         scaled = parameters[:, : layout.n_label]
         rest, rest_slopes = linearise_flux(self.model, scaled, self.context)
         slopes = list(self._to_data_frame(rest_slopes, parameters))
@@ -268,6 +231,7 @@ class Objective(eqx.Module):
         return slopes, flux
 
     def accumulate(self, slopes, residual, parameters) -> NormalEquations:
+        """Normal equations from slopes and residuals that are known already."""
         n_par = self.layout.n_par
         pairs = [(i, j) for i in range(n_par) for j in range(i, n_par + 1)]
 
@@ -287,12 +251,27 @@ class Objective(eqx.Module):
         )
         square = residual * residual
         prior_cost, prior_gradient, prior_curvature = self.prior_equations(parameters)
+        gradient, curvature = hold_still(
+            self.layout.held, gradient + prior_gradient, curvature + prior_curvature
+        )
         return NormalEquations(
             cost=_sum_over_pixels(self.weight * square) + prior_cost,
-            gradient=gradient + prior_gradient,
-            curvature=curvature + prior_curvature,
+            gradient=gradient,
+            curvature=curvature,
             pixel_chi2=_sum_over_pixels(self.pixel_weight * square),
         )
+
+    def settle_polynomial(
+        self, parameters: Float[Array, "n_spec n_par"]
+    ) -> Float[Array, "n_spec n_par"]:
+        """The same parameters with the best polynomial: one step, for flux is linear in it."""
+        layout = self.layout
+        if not layout.n_poly:
+            return parameters
+        tail = slice(layout.n_reported, None)
+        equations = self.normal_equations(parameters)
+        step = solve_positive(equations.curvature[:, tail, tail], equations.gradient[:, tail, None])
+        return parameters.at[:, tail].add(step[..., 0])
 
     def _offsets(self, parameters):
         return pixel_offset(self.grid, self.layout.velocity_kms(parameters))
@@ -330,30 +309,12 @@ def linearise_flux(
     return flux.reshape(-1, flux.shape[-1])[:n], slopes[:, :n]
 
 
-def build_objective(
-    model: ForwardModel,
-    batch: SpectrumBatch,
-    *,
-    context: PyTree[Any] | None = None,
-    fit_velocity: bool = True,
-    priors: tuple[Prior, ...] = (),
-    poly_order: int | None = None,
-) -> Objective:
-    """The objective of fitting `model` to `batch`.
+def build_objective(problem: FitProblem) -> Objective:
+    """The objective of a problem: pure, and traced in every compiled fit.
 
     Parameters
     ----------
-    model : ForwardModel
-        Its grid must hold the pixels of the batch; pixels beyond them serve the shifts.
-    batch : SpectrumBatch
-        Normalised as the model is; ivar or information 0 marks bad pixels.
-    context : pytree, optional
-        Per-star context of the model.
-    fit_velocity : bool
-        Whether a residual velocity is a parameter beside the labels.
-    priors : tuple of Prior
-    poly_order : int, optional
-        Order of a multiplicative polynomial nuisance; None fits none, 0 a factor.
+    problem : FitProblem
 
     Returns
     -------
@@ -365,27 +326,18 @@ def build_objective(
     its label space: fixed weights, the same wherever a fit starts from, so that chi-square stays a
     sum of squares whose minimum is the solution.
     """
-    require_prior_labels(priors, model.label_space)
-    lacking = edge_pixels(batch.grid, *align_grids(model.grid, batch.grid))
-    left, right = fitted_margins(model.grid, batch.grid)
-    velocity_limit = largest_shift_kms(batch.grid)
-    batch = _pad_pixels(batch)
+    model, layout, grid = problem.model, problem.layout, problem.batch.grid
+    lacking = edge_pixels(grid, *align_grids(model.grid, grid))
+    left, right = fitted_margins(model.grid, grid)
+    batch = _pad_pixels(scale_errors(problem.batch, problem.noise.scale))
     dtype = batch.flux.dtype
-    space = model.label_space
-    n_label = space.n_label
-    layout = ParameterLayout(
-        n_label,
-        fit_velocity,
-        0 if poly_order is None else poly_order + 1,
-        velocity_limit,
-    )
     # With a context each star has a centre of its own: whose neighbour it is must not matter.
-    centre = model.predict_centre(context, batch.n_spec)
+    centre = model.predict_centre(problem.context, batch.n_spec)
     model_variance = jnp.square(jnp.asarray(model.model_error, dtype) * centre)
     model_variance = on_fitted_pixels(model_variance, (left, right))
     good = (batch.ivar > 0) & (batch.information > 0) & jnp.isfinite(batch.flux)
     good = good & jnp.isfinite(batch.ivar) & jnp.isfinite(batch.information)
-    if fit_velocity:
+    if layout.fit_velocity:
         good = good & ~jnp.asarray(np.pad(lacking, (0, good.shape[1] - lacking.size)))
     n_fitted = batch.grid.n_pix
     x = 2.0 * np.arange(n_fitted) / (n_fitted - 1) - 1.0
@@ -397,38 +349,38 @@ def build_objective(
         photon_share=weight / jnp.where(good, batch.information, 1),
         pixel_weight=_combine_errors(batch.ivar, model_variance, good),
         model=model,
-        context=context,
+        context=problem.context,
         polynomials=jnp.asarray(polynomials, dtype),
-        priors=priors,
+        fixed=problem.fixed,
+        nuisance=problem.noise.nuisance,
+        priors=problem.priors,
         grid=batch.grid,
         layout=layout,
         margins=(left, right),
     )
 
 
+def scale_errors(batch: SpectrumBatch, scale: Float[Array, ""] | float) -> SpectrumBatch:
+    """The batch with errors `scale` times as large as stated."""
+    ivar, information = (values / scale**2 for values in (batch.ivar, batch.information))
+    return SpectrumBatch(batch.flux, ivar, information, batch.grid)
+
+
+def hold_still(
+    held: Bool[np.ndarray, k], gradient: Float[Array, "n k"], curvature: Float[Array, "n k k"]
+) -> tuple[Float[Array, "n k"], Float[Array, "n k k"]]:
+    """Nothing pulls at what is held, and nothing else depends on it: its step is exactly 0."""
+    if isinstance(held, np.ndarray) and not held.any():
+        return gradient, curvature
+    identity = jnp.eye(curvature.shape[-1], dtype=curvature.dtype)
+    either = held[:, None] | held[None, :]
+    return jnp.where(held, 0, gradient), jnp.where(either, identity, curvature)
+
+
 def fitted_margins(model_grid: PixelGrid, grid: PixelGrid) -> tuple[int, int]:
     """Model pixels left and right of those that the objective of spectra on `grid` has."""
     left, right = align_grids(model_grid, grid)
     return left, right - (-grid.n_pix % _LANES)
-
-
-def squash_to_bounds(free: Float[Array, ...]) -> Float[Array, ...]:
-    """Map the real line smoothly onto scaled labels in (-0.5, 0.5), nearly the identity inside.
-
-    s = z / (1 + (2 z)^4)^(1/4), for solvers without bounds; at z = 0.25 it is 1.5 % less than z.
-
-    Examples
-    --------
-    >>> [round(float(s), 2) for s in squash_to_bounds(jnp.array([0.0, 0.1, 10.0]))]
-    [0.0, 0.1, 0.5]
-    """
-    return free / jnp.sqrt(jnp.sqrt(1 + (2 * free) ** 4))
-
-
-def unsquash_from_bounds(scaled: Float[Array, ...]) -> Float[Array, ...]:
-    """The inverse of `squash_to_bounds`; at most 0.499 of the way to a bound."""
-    kept = jnp.clip(scaled, -0.499, 0.499)
-    return kept / jnp.sqrt(jnp.sqrt(1 - (2 * kept) ** 4))
 
 
 def _sum_over_pixels(values: Float[Array, "n n_pix"]) -> Float[Array, n]:

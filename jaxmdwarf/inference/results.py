@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmdwarf.inference.linear import invert_positive
 from jaxmdwarf.inference.objective import Objective
+from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.shift import combine_velocities
-from jaxmdwarf.inference.solvers.lm import LmState
+from jaxmdwarf.inference.solvers.base import SolverState
 from jaxmdwarf.labels import describe_label
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
@@ -29,9 +30,10 @@ class FitResult(NamedTuple):
     Parameters
     ----------
     labels : (n_spec, n_label)
-        Physical units, in the order of the model's label space.
+        Physical units, in the order of the model's label space; fixed ones as they were given.
     errors : (n_spec, n_label)
-        One-sigma errors: square roots of the diagonal of `covariance`.
+        One-sigma errors: square roots of the diagonal of `covariance`. NaN for fixed labels,
+        whose rows and columns of `covariance` are NaN too.
     covariance : (n_spec, k, k)
         Of the labels, and of the velocity as the last row where it was fitted; the polynomial, if
         any, is marginalised. From J^T W J at the optimum; not scaled by the reduced chi-square.
@@ -68,34 +70,51 @@ class FitResult(NamedTuple):
     converged: Bool[Array | np.ndarray, n_spec]
     flags: Int[Array | np.ndarray, n_spec]
 
+    def take(self, rows: Any) -> FitResult:
+        """Some of the stars: rows, a slice or a mask."""
+        return FitResult(*(column[rows] for column in self))
+
 
 def summarise_fit(
-    objective: Objective,
-    state: LmState,
-    frame_kms: Float[Array, n_spec],
-    *,
-    active: Bool[Array, n_spec],
-    continuum_sigma_aa: float | None = None,
+    problem: FitProblem, objective: Objective, state: SolverState, *, active: Bool[Array, n_spec]
 ) -> FitResult:
-    """Physical labels, covariance and flags of the point that a solver reached."""
-    layout, space = objective.layout, objective.model.label_space
+    """Physical labels, covariance and flags of the point that a solver reached.
+
+    Parameters
+    ----------
+    problem : FitProblem
+    objective : Objective
+        Of the problem, or of its surrogate.
+    state : SolverState
+    active : (n_spec,) bool
+        Stars with more good pixels than free parameters.
+    """
+    layout, space, frame_kms = objective.layout, objective.model.label_space, problem.frame_kms
     n_label, n_reported = layout.n_label, layout.n_reported
     equations = state.equations
     solved = active & jnp.isfinite(equations.cost)
     scale = jnp.asarray(layout.physical_scale(space), equations.cost.dtype)
     covariance = invert_positive(equations.curvature)
-    if continuum_sigma_aa is not None:
-        noise = objective.noise_curvature(state.parameters, continuum_sigma_aa=continuum_sigma_aa)
+    if problem.continuum_sigma_aa is not None:
+        noise = objective.noise_curvature(
+            state.parameters, continuum_sigma_aa=problem.continuum_sigma_aa
+        )
         covariance = covariance @ noise @ covariance
     covariance = covariance[:, :n_reported, :n_reported] * (scale[:, None] * scale)
+    held = layout.held[:n_reported]
     variances = jnp.diagonal(covariance, axis1=-2, axis2=-1)
-    definite = jnp.isfinite(covariance).all(axis=(-2, -1)) & (variances > 0).all(axis=-1)
+    definite = jnp.isfinite(covariance).all(axis=(-2, -1)) & (held | (variances > 0)).all(axis=-1)
     covariance = jnp.where((solved & definite)[:, None, None], covariance, jnp.nan)
+    if held.any():
+        covariance = jnp.where(held[:, None] | held, jnp.nan, covariance)
     errors = jnp.sqrt(jnp.diagonal(covariance, axis1=-2, axis2=-1))
     residual_kms = jnp.where(solved, layout.velocity_kms(state.parameters), jnp.nan)
     scaled = state.parameters[:, :n_label]
+    labels = space.unscale(scaled)
+    if problem.fixed is not None:
+        labels = jnp.where(held[:n_label], problem.fixed, labels)
     n_pix = objective.n_good.astype(jnp.int32)
-    dof = jnp.maximum(n_pix - layout.n_par, 0)
+    dof = jnp.maximum(n_pix - layout.n_free, 0)
     chi2_red = jnp.where(solved, equations.pixel_chi2 / jnp.maximum(dof, 1), jnp.nan)
 
     flags = jnp.zeros(n_pix.shape, jnp.int32)
@@ -104,6 +123,8 @@ def summarise_fit(
         return flags | jnp.where(where, int(flag), 0)
 
     for index, name in enumerate(space.names):
+        if index in layout.fixed:
+            continue
         at_bound = jnp.abs(scaled[:, index]) > 0.5 - AT_BOUND
         flags = raise_flag(flags, solved & at_bound, describe_label(name).flag_bit)
     if layout.fit_velocity:
@@ -116,7 +137,7 @@ def summarise_fit(
     flags = raise_flag(flags, (n_pix > 0) & ~active, QualityFlag.FEW_PIXELS)
     nothing = jnp.full(n_pix.shape, jnp.nan, chi2_red.dtype)
     return FitResult(
-        labels=jnp.where(solved[:, None], space.unscale(scaled), jnp.nan),
+        labels=jnp.where(solved[:, None], labels, jnp.nan),
         errors=errors[:, :n_label],
         covariance=covariance,
         rv_kms=jnp.where(solved, combine_velocities(frame_kms, residual_kms), jnp.nan),
@@ -167,5 +188,6 @@ def unfinished_rows(result: FitResult) -> np.ndarray:
 
 
 def put_rows(result: FitResult, rows: np.ndarray, values: FitResult) -> None:
+    """Put results of some stars in their rows, in place."""
     for target, column in zip(result, values, strict=True):
         target[rows] = column

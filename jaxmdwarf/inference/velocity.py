@@ -31,11 +31,11 @@ from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid, doppler_factor
 
-RIVAL_DELTA_CHI2 = 16.0
+SECONDARY_DELTA_CHI2 = 16.0
 """A second minimum this close in chi-square (4 sigma, in units of the best reduced chi-square)
 counts as competing."""
 
-RIVAL_SEPARATION_KMS = 170.0
+SECONDARY_SEPARATION_KMS = 170.0
 """Minima closer than a resolution element at R = 1800 are one."""
 
 REST_LINES_AA = (7701.08, 8544.44, 8664.52)
@@ -122,9 +122,9 @@ class VelocityResult(NamedTuple):
     labels : (n_spec, n_label)
         Its labels.
     chi2_red : (n_spec,)
-    rival_kms : (n_spec,)
+    secondary_kms : (n_spec,)
         Velocity of the second-best separate minimum, NaN without one.
-    rival_delta_chi2 : (n_spec,)
+    secondary_delta_chi2 : (n_spec,)
         How much worse it is, in units of max(1, chi2_red).
     flags : (n_spec,) int32
         VELOCITY_AT_EDGE, MULTIPLE_MINIMA, NO_GOOD_PIXELS.
@@ -135,8 +135,8 @@ class VelocityResult(NamedTuple):
     template: Int[Array, n_spec]
     labels: Float[Array, "n_spec n_label"]
     chi2_red: Float[Array, n_spec]
-    rival_kms: Float[Array, n_spec]
-    rival_delta_chi2: Float[Array, n_spec]
+    secondary_kms: Float[Array, n_spec]
+    secondary_delta_chi2: Float[Array, n_spec]
     flags: Int[Array, n_spec]
 
 
@@ -335,6 +335,11 @@ def measure_line_velocity(
 
 
 @jax.jit
+def _predict(model: ForwardModel, scaled):
+    return model.predict_scaled_batch(scaled)
+
+
+@jax.jit
 def _measure(batch: SpectrumBatch, bank: VelocityBank) -> VelocityResult:
     dtype = batch.flux.dtype
     good = (batch.information > 0) & (batch.ivar > 0) & jnp.isfinite(batch.flux)
@@ -380,14 +385,16 @@ def _measure(batch: SpectrumBatch, bank: VelocityBank) -> VelocityResult:
     dof = jnp.maximum(n_good - 2 - int(bank.fit_amplitude), 1)
     chi2_red = least / dof
     unit = jnp.maximum(chi2_red, 1)
-    rival_kms, rival_chi2 = _find_rival(profile, velocities, rv_kms)
-    rival_delta = (rival_chi2 - least) / unit
+    secondary_kms, secondary_chi2 = _find_secondary(profile, velocities, rv_kms)
+    secondary_delta = (secondary_chi2 - least) / unit
     at_edge = (at_velocity == 0) | (at_velocity == n_velocity - 1)
     empty = n_good < 3
     flags = (
         jnp.where(empty, int(QualityFlag.NO_GOOD_PIXELS), 0)
         | jnp.where(~empty & at_edge, int(QualityFlag.VELOCITY_AT_EDGE), 0)
-        | jnp.where(~empty & (rival_delta < RIVAL_DELTA_CHI2), int(QualityFlag.MULTIPLE_MINIMA), 0)
+        | jnp.where(
+            ~empty & (secondary_delta < SECONDARY_DELTA_CHI2), int(QualityFlag.MULTIPLE_MINIMA), 0
+        )
     ).astype(jnp.int32)
 
     def known(values):
@@ -400,8 +407,8 @@ def _measure(batch: SpectrumBatch, bank: VelocityBank) -> VelocityResult:
         template=template.astype(jnp.int32),
         labels=known(bank.labels[template].astype(dtype)),
         chi2_red=known(chi2_red),
-        rival_kms=known(rival_kms),
-        rival_delta_chi2=known(rival_delta),
+        secondary_kms=known(secondary_kms),
+        secondary_delta_chi2=known(secondary_delta),
         flags=flags,
     )
 
@@ -426,11 +433,12 @@ def _parabola(three):
     return shift, curvature, middle + slope * shift + 0.5 * curvature * shift * shift
 
 
-def _find_rival(profile, velocities, best_kms):
+def _find_secondary(profile, velocities, best_kms):
     """The best velocity that is not within a resolution element of the best one.
 
     Minima between grid points are found by a parabola. A single minimum so wide that velocities a
-    resolution element away fit nearly as well has a rival too: such a velocity is not determined.
+    resolution element away fit nearly as well has a secondary one too: such a velocity is not
+    determined.
     """
     step = velocities[1] - velocities[0]
     left, middle, right = profile[:, :-2], profile[:, 1:-1], profile[:, 2:]
@@ -439,7 +447,7 @@ def _find_rival(profile, velocities, best_kms):
     ends = ((0, 0), (1, 1))
     at = velocities + jnp.pad(jnp.where(local, shift * step, 0), ends)
     least = profile.at[:, 1:-1].set(jnp.where(local, least, middle))
-    separate = jnp.abs(at - best_kms[:, None]) > RIVAL_SEPARATION_KMS
+    separate = jnp.abs(at - best_kms[:, None]) > SECONDARY_SEPARATION_KMS
     candidates = jnp.where(separate, least, jnp.inf)
     chosen = jnp.argmin(candidates, axis=-1)[:, None]
     value = jnp.take_along_axis(candidates, chosen, axis=-1)[:, 0]

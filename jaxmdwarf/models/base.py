@@ -81,6 +81,12 @@ class ForwardModel(eqx.Module):
     model_error : (n_pix,)
         One-sigma fractional error of the prediction in each pixel; a fit adds
         ``(model_error * flux)**2`` to the variances.
+    preprocessing : Preprocessing
+        What was done to the spectra that the model has learned; the paper's unless it says so.
+    expensive : bool
+        Whether one evaluation costs far more than the arithmetic on its pixels; False unless it
+        says so. Fits take fewer stars at once under expensive models, linearise them in groups,
+        and spend no evaluations on starting points that are seldom needed.
 
     Notes
     -----
@@ -92,6 +98,9 @@ class ForwardModel(eqx.Module):
     label_space: eqx.AbstractVar[LabelSpace]
     grid: eqx.AbstractVar[PixelGrid]
     model_error: eqx.AbstractVar[Float[Array, "n_pix"]]
+    # Without a type, or equinox would take them for fields.
+    preprocessing = PAPER_PREPROCESSING
+    expensive = False
 
     @abc.abstractmethod
     def predict_scaled(
@@ -176,15 +185,6 @@ class ForwardModel(eqx.Module):
         """
         return None
 
-    @property
-    def expensive(self) -> bool:
-        """Whether one evaluation costs far more than the arithmetic on its pixels; False here.
-
-        Fits take fewer stars at once under expensive models, linearise them in groups, and spend
-        no evaluations on starting points that are seldom needed.
-        """
-        return False
-
     def surrogate(self) -> Surrogate | None:
         """A model far less expensive than this one that a fit may follow.
 
@@ -194,11 +194,6 @@ class ForwardModel(eqx.Module):
             None where the model itself is not expensive, as here.
         """
         return None
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What was done to the spectra that the model has learned; the paper's by default."""
-        return PAPER_PREPROCESSING
 
     def priors(self) -> tuple[Prior, ...]:
         """What is known of the observed stars' labels before a spectrum is seen; nothing here.
@@ -272,14 +267,15 @@ class TableModel(ForwardModel):
     corners : (2**n_label, n_pix)
         Flux at the corners; corner ``i`` has label ``j`` at its upper bound if bit ``j`` of ``i``
         is set.
-    label_space, grid, model_error
-        As for `ForwardModel`.
+    label_space, grid, model_error, preprocessing
+        As for `ForwardModel`; nothing was done to the spectra unless it is said.
     """
 
     corners: Float[Array, "n_corner n_pix"]
     model_error: Float[Array, "n_pix"]
     label_space: LabelSpace = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
+    preprocessing: Preprocessing = eqx.field(static=True, default=Preprocessing())
 
     def __check_init__(self) -> None:
         expected = (2**self.label_space.n_label, self.grid.n_pix)

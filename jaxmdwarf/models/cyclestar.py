@@ -79,6 +79,8 @@ class CycleStarModel(LayeredModel):
     sizes: CycleStarSizes = eqx.field(static=True)
     residual: bool = eqx.field(static=True, default=False)
     distillate: Distillate | None = None
+    # Networks to the last pixel.
+    expensive = True
 
     def __check_init__(self) -> None:
         sizes = self.sizes
@@ -115,11 +117,6 @@ class CycleStarModel(LayeredModel):
     def model_error(self) -> Float[Array, "n_pix"]:  # type: ignore[override]
         """That of the base model."""
         return self.base.model_error
-
-    @property
-    def expensive(self) -> bool:
-        """True: networks to the last pixel."""
-        return True
 
     def surrogate(self) -> Surrogate:
         """The base model with what was distilled from the networks; without, theory as it is."""

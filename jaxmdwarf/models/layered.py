@@ -29,8 +29,8 @@ class LayeredModel(ForwardModel):
         """That of the base model."""
         return self.base.grid
 
-    @property
-    def preprocessing(self) -> Preprocessing:
+    @property  # type: ignore[override]
+    def preprocessing(self) -> Preprocessing:  # type: ignore[override]
         """That of the base model: spectra of both domains are preprocessed alike."""
         return self.base.preprocessing
 

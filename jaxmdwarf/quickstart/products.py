@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxmdwarf.diagnostics.embedding import PairMap
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.inference.fitter import FittingOptions
+from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.simulate.gap import DomainGap
@@ -52,7 +52,7 @@ class QuickstartConfig:
     training : EmulatorConfig
     options : TransferConfig
         Of the transfer; its method, with its settings, counts where it is the one of that name.
-    fitting : FittingOptions
+    fitting : FitConfig
     """
 
     n_spectra: int = 1500
@@ -63,7 +63,7 @@ class QuickstartConfig:
     oracle: bool = False
     training: EmulatorConfig = field(default_factory=EmulatorConfig)
     options: TransferConfig = field(default_factory=TransferConfig)
-    fitting: FittingOptions = field(default_factory=FittingOptions)
+    fitting: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
         methods = (*list_transfer_methods(), "none")

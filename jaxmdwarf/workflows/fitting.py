@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
-from jaxmdwarf.inference.fitter import FittingOptions, SpectrumFitter
+from jaxmdwarf.inference.config import FitConfig, choose_batch_size
+from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.memory import require_fit_memory
-from jaxmdwarf.inference.settings import choose_batch_size
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance, hash_files, hash_paths
@@ -49,7 +49,7 @@ def fit_files(
     model_dir: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    options: FittingOptions | None = None,
+    options: FitConfig | None = None,
     gaia: str | os.PathLike[str] | None = None,
     processes: int | None = None,
     requirements: Requirements | None = None,
@@ -67,7 +67,7 @@ def fit_files(
         A model directory.
     out : path
         The catalogue; its extension chooses the format. Rows are in the order of the inputs.
-    options : FittingOptions, optional
+    options : FitConfig, optional
     gaia : path, optional
         Table with photometry and astrometry of Gaia, which the catalogue gets as far as stars are
         in it (see `jaxmdwarf.catalogue.merging.join_gaia`).
@@ -103,14 +103,14 @@ def fit_files(
     (`jaxmdwarf.workflows.run`). A run that was stopped in any way resumes there if inputs, model
     and options are the same, and ends with the same catalogue.
     """
-    progress, options = progress or Silent(), options or FittingOptions()
+    progress, options = progress or Silent(), options or FitConfig()
     choose_format(out)
     require_processes(processes)
     began = time.perf_counter()
     rejects_file = name_rejects_file(out)
     require_output(out, overwrite=overwrite)
     model = load_model(model_dir)
-    fitter = SpectrumFitter(model, options)
+    fitter = Fitter(model, options)
     beside = (*list_products(out), rejects_file, name_work_folder(out), model_dir)
     inputs = expand_inputs(files, leave_out=beside)
     window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
@@ -183,7 +183,7 @@ def _read_gaia(path: str | os.PathLike[str], label_names: Sequence[str]) -> pd.D
     return stars
 
 
-def _fit_chunk(items: list[tuple[str, Any]], *, fitter: SpectrumFitter, n_row: int) -> Chunk:
+def _fit_chunk(items: list[tuple[str, Any]], *, fitter: Fitter, n_row: int) -> Chunk:
     """Rows of the spectra of a chunk, fitted `n_row` at a time."""
     import pandas as pd
 
@@ -204,12 +204,12 @@ def _count_flags(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _plan_batches(
-    fitter: SpectrumFitter, model: ForwardModel, options: FittingOptions, paths: Sequence[str]
+    fitter: Fitter, model: ForwardModel, options: FitConfig, paths: Sequence[str]
 ) -> tuple[int, str]:
     """Rows of every compiled call, one shape for the whole run and no larger than it needs."""
     n_row = count_rows(paths, options.chunk_size)
-    batch_size = min(choose_batch_size(fitter.settings, model), n_row)
-    planned = replace(fitter.settings, batch_size=batch_size)
+    batch_size = min(choose_batch_size(options.schedule, model), n_row)
+    planned = replace(options, schedule=replace(options.schedule, batch_size=batch_size))
     memory = require_fit_memory(model, fitter.grid, planned) / 2**20
     text = (
         f"{len(paths)} files; batches of {batch_size} stars, about {memory:.0f} MiB on the device."

@@ -11,8 +11,10 @@ import numpy as np
 
 from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
 from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
-from jaxmdwarf.inference.fitter import FittedSpectra, FittingOptions, SpectrumFitter
-from jaxmdwarf.inference.schedule import FitSettings, choose_batch_size
+from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
+from jaxmdwarf.inference.fitter import FittedSpectra, Fitter
+from jaxmdwarf.inference.solvers.base import Solver
+from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.provenance import hash_paths, hash_values
 from jaxmdwarf.io.rejects import Reject
@@ -68,7 +70,8 @@ class ObservedConfig:
         Files that are read, fitted and written together; what a killed run loses at most.
     seed : int
         Of the draw.
-    settings : FitSettings
+    solver : Solver
+    schedule : FitScheduleConfig
         Of the fit that finds the velocities.
     """
 
@@ -78,12 +81,23 @@ class ObservedConfig:
     max_spectra: int | None = PAPER_SPECTRA
     chunk_size: int = 1024
     seed: int = 0
-    settings: FitSettings = field(default_factory=FitSettings)
+    solver: Solver = field(default_factory=LevenbergMarquardt)
+    schedule: FitScheduleConfig = field(default_factory=FitScheduleConfig)
 
     def __post_init__(self) -> None:
-        FittingOptions(velocity=self.velocity, chunk_size=self.chunk_size)
+        self.fit_config()
         if self.max_spectra is not None and self.max_spectra < 1:
             raise UsageError(f"max_spectra {self.max_spectra} is below 1.")
+
+    def fit_config(self) -> FitConfig:
+        """Of the fit with the emulator."""
+        return FitConfig(
+            velocity=self.velocity,
+            min_snr=self.min_snr,
+            chunk_size=self.chunk_size,
+            solver=self.solver,
+            schedule=self.schedule,
+        )
 
 
 _ARRAYS = ("flux", "ivar", "information")
@@ -157,13 +171,12 @@ def prepare_observed(
         If no spectrum is usable.
     """
     options, progress = options or ObservedConfig(), progress or Silent()
-    fitter = _build_fitter(model, options)
+    fitter = Fitter(model, options.fit_config())
     inputs = expand_inputs(files, leave_out=(*leave_out, cache))
     paths, not_drawn = _draw(inputs.paths, inputs.paths, options)
     require_folder(cache, n_bytes=3 * 4 * fitter.grid.n_pix * len(paths))
     window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
     n_row = count_rows(paths, options.chunk_size)
-    _limit_batches(fitter, n_row)
     with open_run(
         cache,
         kind="spectra at rest",
@@ -219,11 +232,10 @@ def prepare_spectra(
     import pandas as pd
 
     options, progress = options or ObservedConfig(), progress or Silent()
-    fitter = _build_fitter(model, options)
+    fitter = Fitter(model, options.fit_config())
     named = [_name_spectrum(raw, number) for number, raw in enumerate(raws)]
     chosen, rejects = _draw(named, [raw.meta.path for raw in named], options)
     n_row = min(options.chunk_size, -(-max(len(chosen), 1) // 32) * 32)
-    _limit_batches(fitter, n_row)
     parts: list[Chunk] = []
     with progress.stage("bringing spectra to rest", total=float(len(chosen))) as stage:
         for some in split_rows(chosen, n_row):
@@ -258,25 +270,6 @@ def _name_spectrum(raw: RawSpectrum, number: int) -> RawSpectrum:
     return replace(raw, meta=replace(raw.meta, path=name))
 
 
-def _build_fitter(model: ForwardModel, options: ObservedConfig) -> SpectrumFitter:
-    return SpectrumFitter(
-        model,
-        FittingOptions(
-            velocity=options.velocity,
-            min_snr=options.min_snr,
-            chunk_size=options.chunk_size,
-            settings=options.settings,
-        ),
-    )
-
-
-def _limit_batches(fitter: SpectrumFitter, n_row: int) -> None:
-    """No larger batches than there are rows."""
-    fitter.settings = replace(
-        fitter.settings, batch_size=min(choose_batch_size(fitter.settings), n_row)
-    )
-
-
 def _draw(
     items: Sequence[T], names: Sequence[str], options: ObservedConfig
 ) -> tuple[list[T], list[Reject]]:
@@ -295,7 +288,7 @@ def _draw(
 
 
 def _prepare_chunk(
-    items: list[tuple[str, Any]], fitter: SpectrumFitter, options: ObservedConfig, n_row: int
+    items: list[tuple[str, Any]], fitter: Fitter, options: ObservedConfig, n_row: int
 ) -> Chunk:
     import pandas as pd
 
@@ -314,7 +307,7 @@ def _prepare_chunk(
 
 
 def _prepare_rows(
-    raws: Sequence[RawSpectrum], fitter: SpectrumFitter, options: ObservedConfig, n_row: int
+    raws: Sequence[RawSpectrum], fitter: Fitter, options: ObservedConfig, n_row: int
 ) -> Chunk:
     """Spectra at rest, at most `n_row`."""
     kept: list[int] = []
@@ -363,7 +356,7 @@ def _refuse(fitted: FittedSpectra, row: int, options: ObservedConfig) -> tuple[s
 
 
 def _join(
-    parts: Iterable[Chunk], table: pd.DataFrame, rejects: list[Reject], fitter: SpectrumFitter
+    parts: Iterable[Chunk], table: pd.DataFrame, rejects: list[Reject], fitter: Fitter
 ) -> PreparedSpectra:
     """The domain of all parts, whose rows are `table`."""
     shape = (len(table), fitter.grid.n_pix)

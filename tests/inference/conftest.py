@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxmdwarf.inference.shift import widen_grid
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, LowRankHead
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -23,6 +24,10 @@ class BandModel(ForwardModel):
     model_error: Float[Array, "n_pix"]
     label_space: LabelSpace = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
+
+    @property
+    def preprocessing(self):
+        return Preprocessing()
 
     def coefficients(self, scaled, context=None):
         exponent = self.linear @ scaled + self.quadratic @ (scaled**2)

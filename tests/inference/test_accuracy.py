@@ -5,7 +5,6 @@ are therefore of the stars whose true parameters lie well inside, by the errors 
 matrix promises. That choice knows nothing of the noise; one by flags or by fitted labels does.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -14,10 +13,16 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
-from jaxmdwarf.inference.objective import build_objective, squash_to_bounds
-from jaxmdwarf.inference.schedule import FitResult, Start, fit_stars
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.config import FitScheduleConfig
+from jaxmdwarf.inference.explore.bounds import cramer_rao
+from jaxmdwarf.inference.objective import build_objective
+from jaxmdwarf.inference.parameters import Start, squash_to_bounds
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.results import FitResult
+from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.inference.shift import largest_shift_kms
+from jaxmdwarf.inference.solvers.base import Solver
+from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
@@ -27,9 +32,20 @@ SAME_SIGMA = 0.05
 ROOM_SIGMA = 3.0
 SPACE = LabelSpace.mdwarf()
 
-PIXELS = FitSettings()
-GRAM = FitSettings(fit_velocity=False)
-LBFGS = FitSettings(solver="lbfgs")
+
+class Way(NamedTuple):
+    """What is fitted, and how."""
+
+    fit_velocity: bool
+    solver: str | Solver = "lm"
+
+
+PIXELS, GRAM, LBFGS = Way(True), Way(False), Way(True, "lbfgs")
+
+
+def fit_stars(model, batch, way, *, start=None, **schedule):
+    problem = FitProblem.from_batch(model, batch, fit_velocity=way.fit_velocity)
+    return fit(problem, start=start, solver=way.solver, schedule=FitScheduleConfig(**schedule))
 
 
 class Survey(NamedTuple):
@@ -40,7 +56,7 @@ class Survey(NamedTuple):
     least: np.ndarray
     roomy: np.ndarray
     snr: np.ndarray
-    settings: FitSettings
+    way: Way
 
 
 def bound_errors(model, grid, scaled, rv_kms, ivar, n_par) -> np.ndarray:
@@ -65,27 +81,27 @@ def bound_errors(model, grid, scaled, rv_kms, ivar, n_par) -> np.ndarray:
 @pytest.fixture(scope="module")
 def survey(request, band_model, band_grid, make_model, observe_stars):
     """A thousand stars, S/N 5 to 200; at rest, and known to be, where no velocity is fitted."""
-    settings = request.param
+    way = request.param
     rng = np.random.default_rng(41)
     scaled = rng.uniform(-0.3, 0.3, (N_STAR, 4)).astype(np.float32)
-    rv_kms = rng.uniform(-15, 15, N_STAR) * settings.fit_velocity
+    rv_kms = rng.uniform(-15, 15, N_STAR) * way.fit_velocity
     snr = 10 ** rng.uniform(np.log10(5), np.log10(200), N_STAR)
     batch = observe_stars(band_model, band_grid, scaled, rv_kms, snr, rng)
     with jax.enable_x64(True):
         model = make_model(band_grid, dtype=np.float64)
         ivar = np.asarray(batch.ivar, np.float64)
-        n_par = 4 + settings.fit_velocity
+        n_par = 4 + way.fit_velocity
         least = bound_errors(model, band_grid, scaled, rv_kms, ivar, n_par)
     truth = np.column_stack([SPACE.unscale(scaled.astype(np.float64)), rv_kms])[:, :n_par]
     speed = largest_shift_kms(band_grid)
     lower, upper = np.r_[SPACE.lower, -speed][:n_par], np.r_[SPACE.upper, speed][:n_par]
     room = np.minimum(truth - lower, upper - truth) / least
-    return Survey(batch, truth, least, (room > ROOM_SIGMA).all(axis=1), snr, settings)
+    return Survey(batch, truth, least, (room > ROOM_SIGMA).all(axis=1), snr, way)
 
 
 @pytest.fixture(scope="module")
 def fitted(band_model, survey) -> FitResult:
-    return fit_stars(band_model, survey.batch, settings=survey.settings)
+    return fit_stars(band_model, survey.batch, survey.way)
 
 
 both_paths = pytest.mark.parametrize(
@@ -93,12 +109,12 @@ both_paths = pytest.mark.parametrize(
 )
 with_velocity = pytest.mark.parametrize("survey", [PIXELS], indirect=True, ids=["pixels"])
 without_velocity = pytest.mark.parametrize("survey", [GRAM], indirect=True, ids=["gram"])
-both_settings = pytest.mark.parametrize("settings", [PIXELS, GRAM], ids=["pixels", "gram"])
+both_ways = pytest.mark.parametrize("way", [PIXELS, GRAM], ids=["pixels", "gram"])
 
 
 def fitted_parameters(result, survey):
     """Labels and, where it was fitted, velocity, with their errors."""
-    if not survey.settings.fit_velocity:
+    if not survey.way.fit_velocity:
         return result.labels, result.errors
     return (
         np.column_stack([result.labels, result.rv_kms]),
@@ -144,6 +160,20 @@ def test_scatter_is_the_least_that_is_possible(fitted, survey):
 
 
 @both_paths
+def test_bounds_of_the_problem_are_those_of_exact_derivatives(band_model, survey):
+    """In float32, through the shift by slices, against float64 and splines."""
+    problem = FitProblem.from_batch(band_model, survey.batch, fit_velocity=survey.way.fit_velocity)
+    labels, speeds = np.split(survey.truth, [4], axis=1)
+    speeds = speeds[:, 0] if survey.way.fit_velocity else np.zeros(N_STAR)
+    least = cramer_rao(problem, Start(labels, speeds))
+    np.testing.assert_allclose(least.labels, survey.least[:, :4], rtol=0.02)
+    if survey.way.fit_velocity:
+        np.testing.assert_allclose(least.rv_kms, survey.least[:, 4], rtol=0.02)
+    else:
+        assert np.isnan(least.rv_kms).all()
+
+
+@both_paths
 def test_ten_random_starts_reach_one_optimum(band_model, fitted, survey):
     rng = np.random.default_rng(5)
     bright = survey.snr > 20
@@ -151,7 +181,7 @@ def test_ten_random_starts_reach_one_optimum(band_model, fitted, survey):
     for _ in range(10):
         scaled = rng.uniform(-0.45, 0.45, (N_STAR, 4)).astype(np.float32)
         start = Start(SPACE.unscale(scaled), rng.uniform(-20, 20, N_STAR).astype(np.float32))
-        found = fit_stars(band_model, survey.batch, start=start, settings=survey.settings)
+        found = fit_stars(band_model, survey.batch, survey.way, start=start)
         same &= found.converged & (worst_distance(found, fitted, survey) < SAME_SIGMA)
     assert bright.sum() > 500
     assert same[bright].mean() >= 0.99
@@ -159,7 +189,7 @@ def test_ten_random_starts_reach_one_optimum(band_model, fitted, survey):
 
 @with_velocity
 def test_lbfgs_finds_every_star_where_lm_does(band_model, fitted, survey):
-    found = fit_stars(band_model, survey.batch, settings=LBFGS)
+    found = fit_stars(band_model, survey.batch, LBFGS)
     assert found.converged.mean() >= 0.995
     both = found.converged & fitted.converged
     assert worst_distance(found, fitted, survey)[both].max() < SAME_SIGMA
@@ -176,17 +206,17 @@ def test_lbfgs_finds_every_star_where_lm_does(band_model, fitted, survey):
     ],
 )
 def test_solvers_of_other_libraries_agree(band_model, fitted, survey, solver, n):
-    settings = FitSettings(solver=solver, batch_size=n, restarts=0)
-    found = fit_stars(band_model, take(survey.batch, range(n)), settings=settings)
+    way = Way(True, solver)
+    found = fit_stars(band_model, take(survey.batch, range(n)), way, batch_size=n, restarts=0)
     assert found.converged.mean() >= 0.995
     both = found.converged & fitted.converged[:n]
-    reference = FitResult(*(column[:n] for column in fitted))
+    reference = fitted.take(slice(n))
     assert worst_distance(found, reference, survey)[both].max() < SAME_SIGMA
 
 
 @without_velocity
 def test_gram_systems_and_pixels_have_one_optimum(band_model, fitted, survey):
-    slow = fit_stars(band_model, survey.batch, settings=replace(GRAM, fast_path=False))
+    slow = fit_stars(band_model, survey.batch, Way(False, LevenbergMarquardt(fast_path=False)))
     assert worst_distance(slow, fitted, survey).max() < SAME_SIGMA
     np.testing.assert_allclose(fitted.errors, slow.errors, rtol=0.02)
 
@@ -200,26 +230,26 @@ def few(band_model, band_grid, observe_stars):
     return observe_stars(band_model, band_grid, scaled, np.zeros(40), snr, rng, bad=0.05)
 
 
-@both_settings
-def test_one_star_at_a_time_is_the_whole_batch(band_model, few, settings):
-    whole = fit_stars(band_model, few, settings=settings)
+@both_ways
+def test_one_star_at_a_time_is_the_whole_batch(band_model, few, way):
+    whole = fit_stars(band_model, few, way)
     for row in range(0, 40, 5):
-        alone = fit_stars(band_model, take(few, [row]), settings=settings)
+        alone = fit_stars(band_model, take(few, [row]), way)
         away = np.abs(alone.labels[0] - whole.labels[row]) / whole.errors[row]
         assert away.max() < SAME_SIGMA
         np.testing.assert_allclose(alone.errors[0], whole.errors[row], rtol=0.02)
         assert alone.flags[0] == whole.flags[row]
 
 
-@pytest.mark.parametrize("settings", [PIXELS, GRAM, LBFGS], ids=["pixels", "gram", "lbfgs"])
-def test_what_masked_pixels_hold_changes_no_bit(band_model, few, settings):
+@pytest.mark.parametrize("way", [PIXELS, GRAM, LBFGS], ids=["pixels", "gram", "lbfgs"])
+def test_what_masked_pixels_hold_changes_no_bit(band_model, few, way):
     bad = few.ivar == 0
     assert bool(bad.any(axis=-1).all())
     results = [
         fit_stars(
             band_model,
             SpectrumBatch(jnp.where(bad, held, few.flux), few.ivar, few.information, few.grid),
-            settings=settings,
+            way,
         )
         for held in (1.0, jnp.nan, jnp.inf, -jnp.inf, 1e30)
     ]
@@ -229,18 +259,16 @@ def test_what_masked_pixels_hold_changes_no_bit(band_model, few, settings):
             np.testing.assert_array_equal(one, two, err_msg=name)
 
 
-@both_settings
-def test_a_masked_stretch_is_one_never_observed(band_model, few, settings):
+@both_ways
+def test_a_masked_stretch_is_one_never_observed(band_model, few, way):
     cut = 240
     ivar = few.ivar.at[:, :cut].set(0.0)
     flux = few.flux.at[:, :cut].set(jnp.nan)
-    masked = fit_stars(band_model, SpectrumBatch(flux, ivar, ivar, few.grid), settings=settings)
+    masked = fit_stars(band_model, SpectrumBatch(flux, ivar, ivar, few.grid), way)
     wave = few.grid.wave_aa
     shorter = PixelGrid.linear(float(wave[cut]), float(wave[-1]), few.grid.step)
     ivar = few.ivar[:, cut:]
-    absent = fit_stars(
-        band_model, SpectrumBatch(few.flux[:, cut:], ivar, ivar, shorter), settings=settings
-    )
+    absent = fit_stars(band_model, SpectrumBatch(few.flux[:, cut:], ivar, ivar, shorter), way)
     away = np.abs(masked.labels - absent.labels) / absent.errors
     assert away.max() < SAME_SIGMA
     np.testing.assert_allclose(masked.errors, absent.errors, rtol=0.02)
@@ -255,7 +283,8 @@ def test_gradients_are_finite_at_bounds_and_beyond_the_bijection(band_model, few
     assert bool(jnp.isnan(batch.flux).any())
     ivar = batch.ivar.at[5].set(0.0)
     flux = batch.flux.at[5].set(jnp.nan)
-    objective = build_objective(band_model, SpectrumBatch(flux, ivar, ivar, few.grid))
+    spectra = SpectrumBatch(flux, ivar, ivar, few.grid)
+    objective = build_objective(FitProblem.from_batch(band_model, spectra))
     free = jnp.broadcast_to(where[:, None], (6, 5))
 
     @jax.jit

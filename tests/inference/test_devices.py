@@ -9,8 +9,9 @@ PROGRAM = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jaxmdwarf.inference.devices import star_mesh
-from jaxmdwarf.inference.schedule import fit_stars
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.config import FitScheduleConfig
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.spectra import SpectrumBatch
@@ -32,8 +33,8 @@ ivar = jnp.full_like(flux, 2500.0).at[7].set(0.0)
 batch = SpectrumBatch(flux, ivar, ivar, grid)
 found = {}
 for name, velocity in (("pixels", True), ("gram", False)):
-    settings = FitSettings(fit_velocity=velocity, batch_size=32)
-    result = fit_stars(model, batch, settings=settings)
+    problem = FitProblem.from_batch(model, batch, fit_velocity=velocity)
+    result = fit(problem, schedule=FitScheduleConfig(batch_size=32))
     found.update({f"{name}_{key}": getattr(result, key) for key in ("labels", "errors", "flags")})
 np.savez(sys.argv[2], **found)
 """

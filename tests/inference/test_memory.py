@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
 from jaxmdwarf.inference.memory import estimate_fit_memory, find_memory, require_fit_memory
+from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.schedule import fit_batch
-from jaxmdwarf.inference.settings import FitSettings
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
 from jaxmdwarf.spectra import SpectrumBatch
@@ -34,26 +35,31 @@ def test_the_estimate_covers_what_the_compiler_plans(model):
     pixels = jnp.ones((n, GRID.n_pix))
     batch = SpectrumBatch(pixels, pixels, pixels, GRID)
     context = model.read_context(batch)
-    settings = FitSettings(batch_size=n)
-    fit = jax.jit(lambda spectra: fit_batch(model, spectra, context=context, settings=settings))
+    config = FitConfig(schedule=FitScheduleConfig(batch_size=n))
+
+    @jax.jit
+    def fit(spectra):
+        problem = FitProblem.from_batch(model, spectra, context=context, continuum_sigma_aa=None)
+        return fit_batch(problem)
+
     plan = fit.lower(batch).compile().memory_analysis()
     assert plan is not None, "this backend does not say what it plans"
     planned = plan.temp_size_in_bytes + plan.argument_size_in_bytes
-    assert planned < estimate_fit_memory(model, GRID, settings) < 6 * planned
+    assert planned < estimate_fit_memory(model, GRID, config) < 6 * planned
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(model):
-    settings = FitSettings(batch_size=4096)
-    whole = estimate_fit_memory(model, GRID, settings)
-    assert require_fit_memory(model, GRID, settings, available=2 * whole) == whole
+    config = FitConfig(schedule=FitScheduleConfig(batch_size=4096))
+    whole = estimate_fit_memory(model, GRID, config)
+    assert require_fit_memory(model, GRID, config, available=2 * whole) == whole
     with pytest.raises(UsageError, match="give a batch size of") as caught:
-        require_fit_memory(model, GRID, settings, available=whole // 3)
+        require_fit_memory(model, GRID, config, available=whole // 3)
     fitting = int(caught.value.remedy.split("batch size of ")[1].split(" ")[0])
     assert 512 < fitting < 4096
-    smaller = FitSettings(batch_size=fitting)
+    smaller = FitConfig(schedule=FitScheduleConfig(batch_size=fitting))
     require_fit_memory(model, GRID, smaller, available=whole // 3)
     with pytest.raises(UsageError, match="not even one star"):
-        require_fit_memory(model, GRID, settings, available=10)
+        require_fit_memory(model, GRID, config, available=10)
 
 
 def test_free_memory_is_known_here():

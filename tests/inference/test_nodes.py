@@ -1,27 +1,27 @@
 """Second opinions: stars that ended far from where their spectra fit best are fitted again."""
 
-from dataclasses import replace
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
+from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.inference.nodes import choose_by_pixels, node_points, predict_nodes
 from jaxmdwarf.inference.objective import build_objective
-from jaxmdwarf.inference.schedule import Start, fit_stars
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6199.0, 1.0)
-SETTINGS = FitSettings(fit_velocity=False)
-RIVALS = int(QualityFlag.MULTIPLE_MINIMA)
+COMPETING = int(QualityFlag.MULTIPLE_MINIMA)
 
 
 class FoldedModel(ForwardModel):
@@ -31,6 +31,10 @@ class FoldedModel(ForwardModel):
     model_error: Float[Array, "n_pix"]
     label_space: LabelSpace = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
+
+    @property
+    def preprocessing(self):
+        return Preprocessing()
 
     def predict_scaled(self, scaled, context=None):
         strengths = jnp.stack([4 * scaled[0] ** 2, scaled[0]])
@@ -54,19 +58,21 @@ def observe(model, scaled, snr):
     return SpectrumBatch(jnp.asarray(flux), ivar, ivar, GRID)
 
 
-def fit_from_the_wrong_side(model, batch, settings=SETTINGS):
-    start = Start(np.full((batch.n_spec, 1), 3100.0, np.float32), np.zeros(batch.n_spec))
-    return fit_stars(model, batch, start=start, settings=settings)
+def fit_at_rest(model, batch, teff, **schedule):
+    """From one temperature for all stars."""
+    problem = FitProblem.from_batch(model, batch, fit_velocity=False)
+    start = Start(np.full((batch.n_spec, 1), teff, np.float32), np.zeros(batch.n_spec))
+    return fit(problem, start=start, schedule=FitScheduleConfig(**schedule))
 
 
 def test_the_lower_minimum_wins_wherever_a_fit_starts():
     model = make_folded(telling=0.3)
     batch = observe(model, np.full((5, 1), 0.37), snr=100.0)
-    found = fit_from_the_wrong_side(model, batch)
+    found = fit_at_rest(model, batch, 3100.0)
     np.testing.assert_allclose(found.labels[:, 0], 3870.0, atol=1.0)
     assert found.converged.all()
-    assert not (found.flags & RIVALS).any()
-    alone = fit_from_the_wrong_side(model, batch, replace(SETTINGS, rival_distance=None))
+    assert not (found.flags & COMPETING).any()
+    alone = fit_at_rest(model, batch, 3100.0, secondary_distance=None)
     assert (alone.labels[:, 0] < 3200).all()
     assert alone.converged.all()
 
@@ -74,17 +80,16 @@ def test_the_lower_minimum_wins_wherever_a_fit_starts():
 def test_minima_that_are_as_low_are_told():
     model = make_folded(telling=0.01)
     batch = observe(model, np.full((3, 1), 0.37), snr=30.0)
-    found = fit_from_the_wrong_side(model, batch)
-    assert (found.flags & RIVALS).all()
+    found = fit_at_rest(model, batch, 3100.0)
+    assert (found.flags & COMPETING).all()
     assert np.isfinite(found.labels).all()
 
 
 def test_stars_near_their_best_node_are_left_alone():
     model = make_folded(telling=0.3)
     batch = observe(model, np.array([[0.37], [0.2]]), snr=100.0)
-    start = Start(np.array([[3800.0], [3800.0]], np.float32), np.zeros(2))
-    with_check = fit_stars(model, batch, start=start, settings=SETTINGS)
-    without = fit_stars(model, batch, start=start, settings=replace(SETTINGS, rival_distance=None))
+    with_check = fit_at_rest(model, batch, 3800.0)
+    without = fit_at_rest(model, batch, 3800.0, secondary_distance=None)
     for one, other in zip(with_check, without, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -100,7 +105,8 @@ def test_the_chosen_node_has_the_lowest_cost(make_model, priors):
     ivar[rng.random(ivar.shape) < 0.1] = 0
     flux = jnp.where(ivar > 0, flux, jnp.nan)
     batch = SpectrumBatch(flux, jnp.asarray(ivar), jnp.asarray(ivar), grid)
-    objective = build_objective(model, batch, fit_velocity=False, priors=priors)
+    problem = FitProblem.from_batch(model, batch, fit_velocity=False, priors=priors)
+    objective = build_objective(problem)
     chosen = np.asarray(choose_by_pixels(objective, *predict_nodes(model)))
     costs = [objective.cost(jnp.tile(node, (6, 1))) for node in jnp.asarray(node_points(4))]
     best = node_points(4)[np.argmin(np.array(costs), axis=0)]

@@ -1,7 +1,5 @@
 """Fits of stars whose labels are known: right numbers, honest errors, flags, no side effects."""
 
-from dataclasses import replace
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,13 @@ from jaxtyping import Array, Float
 from scipy.optimize import curve_fit
 
 from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.inference.objective import build_objective
-from jaxmdwarf.inference.schedule import Start, fit_batch, fit_stars, restart_points
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit, fit_batch, restart_points
 from jaxmdwarf.inference.shift import combine_velocities
+from jaxmdwarf.inference.solvers.by_name import find_solver
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.priors import LabelPrior, RelationPrior, whiten_priors
@@ -23,7 +24,7 @@ from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
-SETTINGS = FitSettings(batch_size=64)
+SCHEDULE = FitScheduleConfig(batch_size=64)
 
 # Gravity that falls with temperature, the faster the more metals there are.
 BENT = RelationPrior(
@@ -41,21 +42,15 @@ PINNED = tuple(
 )
 
 
-def fit_few(model, batch, **options):
-    """`fit_batch` of up to 64 stars in one compiled shape; frame velocities are padded too."""
-    n = batch.n_spec
+def fit_few(model, batch, *, solver="lm", **assumed):
+    """`fit_batch` of up to 64 stars in one compiled shape."""
+    problem = FitProblem.from_batch(model, batch, **assumed)
+    result = fit_batch(problem.pad_to(64), solver=solver)
+    return jax.tree.map(np.asarray, result).take(slice(batch.n_spec))
 
-    def pad(values, fill):
-        extra = jnp.full((64 - n, values.shape[1]), fill, values.dtype)
-        return jnp.concatenate([values, extra])
 
-    padded = SpectrumBatch(
-        pad(batch.flux, 1.0), pad(batch.ivar, 0.0), pad(batch.information, 0.0), batch.grid
-    )
-    if "frame_kms" in options:
-        options["frame_kms"] = np.resize(options["frame_kms"], 64)
-    result = fit_batch(model, padded, **options)
-    return type(result)(*(np.asarray(column)[:n] for column in result))
+def fit_stars(model, batch, *, start=None, **assumed):
+    return fit(FitProblem.from_batch(model, batch, **assumed), start=start, schedule=SCHEDULE)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +67,7 @@ def survey(band_model, band_grid, observe_stars):
 
 @pytest.fixture(scope="module")
 def fitted(band_model, survey):
-    return fit_stars(band_model, survey[0], settings=SETTINGS)
+    return fit_stars(band_model, survey[0])
 
 
 def take(batch, rows):
@@ -134,7 +129,7 @@ def test_padding_and_order_of_stars_do_not_matter(band_model, survey, fitted):
     padded = SpectrumBatch(
         pad(shuffled.flux, 1.0), pad(shuffled.ivar, 0.0), pad(shuffled.information, 0.0), batch.grid
     )
-    result = fit_stars(band_model, padded, settings=SETTINGS)
+    result = fit_stars(band_model, padded)
     assert (np.abs(result.labels[:n] - fitted.labels[order]) / fitted.errors[order]).max() < 0.02
     assert np.isnan(result.labels[n:]).all()
     assert (result.flags[n:] & int(QualityFlag.NO_GOOD_PIXELS)).all()
@@ -164,7 +159,7 @@ def test_no_gradient_is_nan_where_pixels_are_bad(band_model, survey):
 
     def cost(flux, parameters):
         spectra = SpectrumBatch(flux, batch.ivar, batch.information, batch.grid)
-        objective = build_objective(band_model, spectra)
+        objective = build_objective(FitProblem.from_batch(band_model, spectra))
         return jnp.sum(objective.weight * objective.residuals(parameters) ** 2)
 
     gradients = jax.grad(cost, argnums=(0, 1))(batch.flux, jnp.full((4, 5), 0.1))
@@ -182,7 +177,9 @@ def test_normal_equations_agree_with_finite_differences(make_model, observe_star
             model, grid, rng.uniform(-0.3, 0.3, (3, 4)), np.zeros(3), np.full(3, 50.0), rng
         )
         objective = build_objective(
-            model, batch, priors=(LabelPrior("logg", 5.0, 0.1), BENT), poly_order=poly_order
+            FitProblem.from_batch(
+                model, batch, priors=(LabelPrior("logg", 5.0, 0.1), BENT), poly_order=poly_order
+            )
         )
         n_par = objective.layout.n_par
         at = jnp.asarray(rng.uniform(-0.3, 0.3, (3, n_par)))
@@ -254,13 +251,13 @@ def test_correlated_noise_gives_honest_errors_through_information(
     flux = clean.flux + jnp.asarray(noise, jnp.float32)
     spectra = SpectrumBatch(flux, jnp.asarray(ivar), jnp.asarray(information), band_grid)
     labels = band_model.label_space.unscale(scaled)
-    result = fit_stars(band_model, spectra, settings=SETTINGS)
+    result = fit_stars(band_model, spectra)
     good = result.flags == 0
     width = ((result.labels - labels) / result.errors)[good].std(axis=0)
     assert ((width > 0.88) & (width < 1.12)).all()
     assert np.median(result.chi2_red) == pytest.approx(1.0, abs=0.03)
     naive = SpectrumBatch(flux, jnp.asarray(ivar), jnp.asarray(ivar), band_grid)
-    claimed = fit_stars(band_model, naive, settings=SETTINGS)
+    claimed = fit_stars(band_model, naive)
     assert (((claimed.labels - labels) / claimed.errors)[good].std(axis=0) > 1.25).all()
 
 
@@ -271,7 +268,7 @@ def test_the_gradients_scatter_is_that_of_resampled_and_normalised_noise(band_mo
     pairs = jnp.asarray(0.5 * (white[:, :-1] + white[:, 1:]), jnp.float32)
     ivar = jnp.full((1, band_grid.n_pix), 2 / sigma**2, jnp.float32)
     spectra = SpectrumBatch(jnp.ones_like(ivar), ivar, ivar / 2, band_grid)
-    objective = build_objective(band_model, spectra)
+    objective = build_objective(FitProblem.from_batch(band_model, spectra))
     centre = jnp.zeros((1, objective.layout.n_par))
     model = objective.predict(centre)[:, : band_grid.n_pix]
     good = jnp.ones((1, band_grid.n_pix), bool)
@@ -291,7 +288,7 @@ def test_scipy_finds_the_same_minimum(band_model, survey, fitted):
     space = band_model.label_space
     with jax.enable_x64(True):
         for row in (3, 44, 220):
-            single = build_objective(band_model, take(survey[0], [row]))
+            single = build_objective(FitProblem.from_batch(band_model, take(survey[0], [row])))
             objective = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), single)
             good = np.asarray(objective.weight[0] > 0)
             predict = jax.jit(lambda at, objective=objective: objective.predict(at)[0])
@@ -324,7 +321,7 @@ def test_any_start_leads_to_the_same_minimum(band_model, survey, fitted):
             np.broadcast_to(space.unscale(point), (rows.size, 4)).astype(np.float32),
             np.full(rows.size, 5.0, np.float32),
         )
-        result = fit_stars(band_model, take(batch, rows), start=start, settings=SETTINGS)
+        result = fit_stars(band_model, take(batch, rows), start=start)
         distance = np.abs(result.labels - fitted.labels[rows]) / fitted.errors[rows]
         assert np.mean(distance.max(axis=1) < 0.05) >= 0.98
 
@@ -344,7 +341,7 @@ def test_a_prior_pulls_a_label_by_its_weight(band_model, survey, fitted):
     free = fitted._replace(labels=fitted.labels[rows], errors=fitted.errors[rows])
     mean, sigma = 5.0, 0.05
     prior = LabelPrior("logg", mean, sigma)
-    held = fit_few(band_model, take(survey[0], rows), settings=FitSettings(priors=(prior,)))
+    held = fit_few(band_model, take(survey[0], rows), priors=(prior,))
     weight, prior_weight = free.errors[:, 1] ** -2.0, sigma**-2.0
     expected = (free.labels[:, 1] * weight + mean * prior_weight) / (weight + prior_weight)
     assert np.abs((held.labels[:, 1] - expected) / free.errors[:, 1]).max() < 0.1
@@ -360,7 +357,7 @@ def test_a_relation_among_labels_pulls_as_the_closed_form_says(band_model, surve
     prior = RelationPrior(
         "logg", ("teff",), ((0,), (1,)), (5.0, slope), sigma, centre=(3300.0,), scale=(1000.0,)
     )
-    held = fit_few(band_model, take(survey[0], rows), settings=FitSettings(priors=(prior,)))
+    held = fit_few(band_model, take(survey[0], rows), priors=(prior,))
     pull = np.array([-slope / 1000.0, 1.0, 0.0, 0.0, 0.0]) / sigma
     free = np.column_stack([fitted.labels, fitted.residual_kms])[rows].astype(np.float64)
     information = np.linalg.inv(fitted.covariance[rows].astype(np.float64))
@@ -377,7 +374,7 @@ def test_a_relation_among_labels_pulls_as_the_closed_form_says(band_model, surve
     np.testing.assert_allclose(held.errors, errors[:, :4], rtol=0.05)
 
 
-def test_errors_stay_honest_when_a_relation_is_believed(band_model, band_grid, observe_stars):
+def test_errors_stay_honest_under_a_relation(band_model, band_grid, observe_stars):
     """Labels drawn from the relation, fitted with it: pulls of unit width, errors smaller."""
     rng = np.random.default_rng(31)
     n, space = 320, band_model.label_space
@@ -391,21 +388,20 @@ def test_errors_stay_honest_when_a_relation_is_believed(band_model, band_grid, o
     n = len(scaled)
     rv_kms, snr = rng.uniform(-15, 15, n), 10 ** rng.uniform(1.2, 1.8, n)
     batch = observe_stars(band_model, band_grid, scaled, rv_kms, snr, rng)
-    settings = replace(SETTINGS, priors=(BENT,))
-    result = fit_stars(band_model, batch, settings=settings)
-    alone = fit_stars(band_model, batch, settings=SETTINGS)
+    result = fit_stars(band_model, batch, priors=BENT)
+    alone = fit_stars(band_model, batch)
     good = (result.flags == 0) & (alone.flags == 0)
     assert good.mean() > 0.9
     pulls = ((result.labels - space.unscale(scaled)) / result.errors)[good]
     assert np.abs(pulls.mean(axis=0)).max() < 0.2
     assert ((pulls.std(axis=0) > 0.88) & (pulls.std(axis=0) < 1.15)).all()
     assert np.median(result.errors[good, 1] / alone.errors[good, 1]) < 0.9
-    for_noise = replace(settings, continuum_sigma_aa=30.0)
-    stated = fit_stars(band_model, take(batch, range(64)), settings=for_noise)
+    stated = fit_stars(band_model, take(batch, range(64)), priors=BENT, continuum_sigma_aa=30.0)
     prior_alone = fit_stars(
         band_model,
         SpectrumBatch(batch.flux[:64], batch.ivar[:64] * 1e-6, batch.ivar[:64] * 1e-6, batch.grid),
-        settings=replace(for_noise, priors=(*PINNED, BENT)),
+        priors=(*PINNED, BENT),
+        continuum_sigma_aa=30.0,
     )
     assert (stated.errors[:, 1] < BENT.sigma * 1.05).all()
     # Nothing but priors: the noise of a prior is part of what the errors state.
@@ -419,7 +415,7 @@ def test_a_polynomial_absorbs_a_wrong_continuum(band_model, survey):
     tilted = SpectrumBatch(
         chosen.flux * (1.03 - 0.04 * x), chosen.ivar, chosen.information, batch.grid
     )
-    with_polynomial = fit_few(band_model, tilted, settings=FitSettings(poly_order=1))
+    with_polynomial = fit_few(band_model, tilted, poly_order=1)
     without = fit_few(band_model, tilted)
     pulls = (np.asarray(with_polynomial.labels) - labels[:60]) / np.asarray(with_polynomial.errors)
     assert np.median(np.abs(pulls)) < 0.9
@@ -429,9 +425,7 @@ def test_a_polynomial_absorbs_a_wrong_continuum(band_model, survey):
 
 def test_without_velocity_the_frame_is_reported_without_error(band_model, survey):
     batch = take(survey[0], range(6))
-    result = fit_few(
-        band_model, batch, frame_kms=np.full(6, -7.0), settings=FitSettings(fit_velocity=False)
-    )
+    result = fit_few(band_model, batch, frame_kms=np.full(6, -7.0), fit_velocity=False)
     np.testing.assert_allclose(result.rv_kms, -7.0)
     assert np.isnan(result.e_rv).all()
     assert result.covariance.shape == (6, 4, 4)
@@ -447,7 +441,7 @@ def test_model_error_widens_errors_and_lowers_chi_square(make_model, band_grid, 
 
 def test_an_iteration_limit_is_reported(band_model, survey):
     batch = take(survey[0], range(8))
-    result = fit_few(band_model, batch, settings=FitSettings(max_iter=1))
+    result = fit_few(band_model, batch, solver=find_solver("lm", max_iter=1))
     assert not bool(result.converged.any())
     assert (np.asarray(result.flags) & int(QualityFlag.NOT_CONVERGED)).all()
     assert (np.asarray(result.n_iter) == 2).all()
@@ -467,18 +461,24 @@ def test_float64_follows_the_data(make_model, observe_stars):
 
 def test_bad_requests_say_what_to_do(band_model, survey):
     batch = take(survey[0], range(3))
+    with pytest.raises(UsageError, match="batch_size 0 is below 1"):
+        FitScheduleConfig(batch_size=0)
     with pytest.raises(UsageError, match="must be positive"):
-        FitSettings(batch_size=0)
+        find_solver("lm", max_iter=0)
+    with pytest.raises(UsageError, match="one of lm, lbfgs"):
+        find_solver("newton")
     with pytest.raises(UsageError, match="not within 0 and 10"):
-        FitSettings(poly_order=11)
+        fit_few(band_model, batch, poly_order=11)
     with pytest.raises(UsageError, match="one of teff"):
-        fit_few(band_model, batch, settings=FitSettings(priors=(LabelPrior("mass", 0.3, 0.1),)))
-    with pytest.raises(MismatchError, match="3 spectra"):
-        fit_batch(band_model, batch, start=Start(np.zeros((2, 4)), np.zeros(2)))
+        fit_few(band_model, batch, priors=LabelPrior("mass", 0.3, 0.1))
+    problem = FitProblem.from_batch(band_model, batch)
+    for door in (fit, fit_batch):
+        with pytest.raises(MismatchError, match="3 spectra"):
+            door(problem, start=Start(np.zeros((2, 4)), np.zeros(2)))
     other = PixelGrid.linear(6000.0, 6100.0, 0.5)
     flux = jnp.ones((3, other.n_pix))
     with pytest.raises(MismatchError, match="resample"):
-        fit_batch(band_model, SpectrumBatch(flux, flux, flux, other))
+        FitProblem.from_batch(band_model, SpectrumBatch(flux, flux, flux, other))
 
 
 class DimmedModel(ForwardModel):
@@ -488,6 +488,10 @@ class DimmedModel(ForwardModel):
     model_error: Float[Array, "n_pix"]
     label_space: LabelSpace = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
+
+    @property
+    def preprocessing(self):
+        return self.base.preprocessing
 
     def predict_scaled(self, scaled, context=None):
         return (1.0 if context is None else context) * self.base.predict_scaled(scaled)
@@ -502,11 +506,10 @@ def test_a_context_belongs_to_its_star_and_neighbours_do_not_matter(make_model, 
     batch = observe_stars(base, grid, scaled, np.zeros(24), np.full(24, 100.0), rng)
     veil = jnp.asarray(rng.uniform(0.3, 1.5, 24), jnp.float32)
     dimmed = SpectrumBatch(batch.flux * veil[:, None], batch.ivar, batch.information, grid)
-    settings = FitSettings(batch_size=32)
-    whole = fit_stars(model, dimmed, context=veil, settings=settings)
+    whole = fit_stars(model, dimmed, context=veil)
     order = np.arange(24)[::-1]
-    turned = fit_stars(model, take(dimmed, order), context=veil[order], settings=settings)
-    alone = fit_stars(model, take(dimmed, [5]), context=veil[5:6], settings=settings)
+    turned = fit_stars(model, take(dimmed, order), context=veil[order])
+    alone = fit_stars(model, take(dimmed, [5]), context=veil[5:6])
     pulls = (whole.labels - base.label_space.unscale(scaled)) / whole.errors
     assert np.median(np.abs(pulls)) < 1.0
     assert whole.converged.all()

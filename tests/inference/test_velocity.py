@@ -63,7 +63,7 @@ def test_a_template_that_is_the_star_gives_unit_width_pulls(band_model, band_gri
     assert (np.asarray(result.flags) == 0).mean() > 0.98
 
 
-def test_bad_pixels_padding_and_faint_stars_are_flagged_not_believed(bank, moving):
+def test_bad_pixels_padding_and_faint_stars_are_flagged_not_trusted(bank, moving):
     batch, _ = moving
     flux = jnp.where(batch.ivar == 0, jnp.nan, batch.flux)
     ivar = batch.ivar.at[0].set(0.0)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdwarf.inference.schedule import FitSettings, fit_batch
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit_batch
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
@@ -42,10 +43,10 @@ def test_errors_cover_the_scatter_that_no_label_explains():
     ivar = jnp.full(flux.shape, 2500.0)
     batch = SpectrumBatch(jnp.asarray(flux, jnp.float32), ivar, ivar, GRID)
     # A continuum far wider than the spectrum takes no noise out.
-    settings = FitSettings(fit_velocity=False, continuum_sigma_aa=5000.0)
 
     def find_width(model):
-        found = fit_batch(model, batch, settings=settings)
+        problem = FitProblem.from_batch(model, batch, fit_velocity=False, continuum_sigma_aa=5000.0)
+        found = fit_batch(problem)
         pulls = (np.asarray(found.labels) - truth) / np.asarray(found.errors)
         return np.std(pulls)
 
@@ -58,9 +59,8 @@ def test_nuisance_directions_do_not_move_labels():
     flux = jnp.asarray(np.linspace(0.8, 1.1, 200)[None, :], jnp.float32)
     ivar = jnp.full((1, 200), 1e4)
     batch = SpectrumBatch(flux, ivar, ivar, GRID)
-    settings = FitSettings(fit_velocity=False)
     one, other = (
-        fit_batch(make_model(nuisance), batch, settings=settings).labels
+        fit_batch(FitProblem.from_batch(make_model(nuisance), batch, fit_velocity=False)).labels
         for nuisance in (shape, np.zeros((0, 200)))
     )
     np.testing.assert_array_equal(one, other)

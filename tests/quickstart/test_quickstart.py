@@ -14,8 +14,7 @@ import pytest
 from jaxmdwarf.catalogue.columns import TABLE_1
 from jaxmdwarf.diagnostics.residuals import ResidualSummary
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.inference.fitter import FittingOptions
-from jaxmdwarf.inference.schedule import FitSettings
+from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace
@@ -66,7 +65,7 @@ CONFIG = QuickstartConfig(
         # Toy stars are not what isochrones say.
         min_overlap=0.0,
     ),
-    fitting=FittingOptions(chunk_size=64, settings=FitSettings(batch_size=32)),
+    fitting=FitConfig(chunk_size=64, schedule=FitScheduleConfig(batch_size=32)),
 )
 
 

@@ -8,8 +8,7 @@ import pytest
 from astropy.io import fits
 
 from jaxmdwarf.catalogue.merging import join_gaia
-from jaxmdwarf.inference.fitter import FittingOptions
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
 from jaxmdwarf.io.grids.table import ModelGrid, write_grid
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.tables import read_table
@@ -23,7 +22,7 @@ from jaxmdwarf.workflows.gridding import make_grid
 from jaxmdwarf.workflows.validating import validate_files
 
 PIXELS = PixelGrid.linear(6000.0, 6500.0, 1.0)
-OPTIONS = FittingOptions(chunk_size=32, settings=FitSettings(batch_size=32))
+OPTIONS = FitConfig(chunk_size=32, schedule=FitScheduleConfig(batch_size=32))
 TRAINING = EmulatorConfig(
     network=NetworkConfig(hidden=(24,), rank=8),
     schedule=ScheduleConfig(steps=400, warmup_steps=20, report_every=200),

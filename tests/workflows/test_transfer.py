@@ -13,7 +13,7 @@ import pytest
 
 from jaxmdwarf.cli import main
 from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
-from jaxmdwarf.inference.schedule import FitSettings
+from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.io.models import describe_model, load_model, save_model
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.labels import LabelSpace
@@ -72,7 +72,7 @@ OPTIONS = TransferConfig(
         ),
     ),
     observed=ObservedConfig(
-        velocity="header", chunk_size=32, max_teff=None, settings=FitSettings(batch_size=32)
+        velocity="header", chunk_size=32, max_teff=None, schedule=FitScheduleConfig(batch_size=32)
     ),
     labels=TrainingSetConfig(mixture=MixtureConfig(n_components=(2,))),
     n_draws=4000,

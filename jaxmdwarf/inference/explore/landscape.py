@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.inference.objective import Objective, ParameterLayout, build_objective
+from jaxmdwarf.inference.config import choose_batch_size
+from jaxmdwarf.inference.objective import Objective, build_objective, hold_still
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem, choose_rows, padded_rows
 from jaxmdwarf.inference.results import FitResult
-from jaxmdwarf.inference.schedule import Start, restart_points
-from jaxmdwarf.inference.settings import FitSettings, choose_batch_size, compiled_settings
-from jaxmdwarf.inference.shift import largest_shift_kms
+from jaxmdwarf.inference.schedule import restart_points
 from jaxmdwarf.inference.solvers.lm import minimise_lm
-from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.spectra import SpectrumBatch
 
 RV = "rv"
 """Name of the velocity as an axis: km/s relative to the frame of the spectra."""
@@ -78,34 +78,29 @@ class Landscape(NamedTuple):
 
 
 def slice_objective(
-    model: ForwardModel,
-    batch: SpectrumBatch,
+    problem: FitProblem,
     at: Point,
     axes: Mapping[str, Shaped[np.ndarray, ...]],
     *,
     stars: Sequence[int] | np.ndarray | None = None,
-    context: PyTree[Any] | None = None,
-    settings: FitSettings | None = None,
+    batch_size: int | None = None,
 ) -> Landscape:
     """Chi-square along one or two parameters, the others held where they are.
 
     Parameters
     ----------
-    model : ForwardModel
-    batch : SpectrumBatch
+    problem : FitProblem
     at : FitResult or Start
-        Where the other parameters are held, one row for each spectrum of the batch. A polynomial,
-        if `settings` ask for one, is held where it is best for the given labels and velocity.
+        Where the other parameters are held, one row for each spectrum of the problem. A
+        polynomial, if the problem has one, is held where it is best for the given labels and
+        velocity.
     axes : mapping of str to (n_i,) or (n_star, n_i)
-        One or two parameters, labels or "rv", and their grid points in physical units, the same
-        for all stars or each star's own; see `axes_around` and `axes_across`.
+        One or two parameters, free labels or "rv", and their grid points in physical units, the
+        same for all stars or each star's own; see `axes_around` and `axes_across`.
     stars : sequence of int, optional
-        Rows of the batch; all by default.
-    context : pytree, optional
-        Per-star context of the model, for the whole batch.
-    settings : FitSettings, optional
-        Those of the fit: what is a parameter, and what is believed beforehand. At most
-        `settings.batch_size` grid points are on the device at once.
+        Rows of the problem; all by default.
+    batch_size : int, optional
+        Grid points on the device at once; by default as many as a fit takes stars.
 
     Returns
     -------
@@ -114,8 +109,8 @@ def slice_objective(
     Raises
     ------
     UsageError
-        If a name is unknown, a grid has fewer than 3 points, does not increase, or leaves the
-        bounds.
+        If a name is unknown or fixed, a grid has fewer than 3 points, does not increase, or leaves
+        the bounds.
     MismatchError
         If shapes differ.
 
@@ -123,6 +118,7 @@ def slice_objective(
     --------
     >>> from jaxmdwarf.labels import LabelSpace
     >>> from jaxmdwarf.models.base import TableModel
+    >>> from jaxmdwarf.spectra import SpectrumBatch
     >>> from jaxmdwarf.wavelengths import PixelGrid
     >>> grid = PixelGrid.linear(6000.0, 6200.0, 1.0)
     >>> space = LabelSpace(("teff",), ("K",), (3000.0,), (4000.0,))
@@ -132,11 +128,12 @@ def slice_objective(
     >>> ivar = jnp.full((1, 201), 1e4)
     >>> at = Start(np.array([[3300.0]]), np.zeros(1))
     >>> teff = np.array([3200.0, 3300.0, 3400.0])
-    >>> found = slice_objective(model, SpectrumBatch(flux, ivar, ivar, grid), at, {"teff": teff})
+    >>> problem = FitProblem.from_batch(model, SpectrumBatch(flux, ivar, ivar, grid))
+    >>> found = slice_objective(problem, at, {"teff": teff})
     >>> found.delta_chi2.round(0).tolist()
     [[376.0, 0.0, 376.0]]
     """
-    work = _Work(model, batch, at, axes, stars, context, settings or FitSettings())
+    work = _Work(problem, at, axes, stars, batch_size)
     base = work.point_parameters()
     chi2_point, _ = work.look_at_point(base)
     rows, held = work.grid_parameters(base)
@@ -145,25 +142,27 @@ def slice_objective(
 
 
 def profile_objective(
-    model: ForwardModel,
-    batch: SpectrumBatch,
+    problem: FitProblem,
     at: Point,
     axes: Mapping[str, Shaped[np.ndarray, ...]],
     *,
     stars: Sequence[int] | np.ndarray | None = None,
-    context: PyTree[Any] | None = None,
-    settings: FitSettings | None = None,
+    batch_size: int | None = None,
     restarts: int = 0,
+    max_iter: int = 40,
+    tol_sigma: float = 0.01,
 ) -> Landscape:
     """Chi-square along one or two parameters, the others minimised over at each grid point.
 
     Parameters
     ----------
-    model, batch, at, axes, stars, context, settings
+    problem, at, axes, stars, batch_size
         As for `slice_objective`.
     restarts : int
         Further starting points of the other labels, spread over their space, of which the best
         solution is kept: for landscapes with several valleys.
+    max_iter, tol_sigma
+        Of each minimisation; see `jaxmdwarf.inference.solvers.lm.minimise_lm`.
 
     Returns
     -------
@@ -188,6 +187,7 @@ def profile_objective(
     --------
     >>> from jaxmdwarf.labels import LabelSpace
     >>> from jaxmdwarf.models.base import TableModel
+    >>> from jaxmdwarf.spectra import SpectrumBatch
     >>> from jaxmdwarf.wavelengths import PixelGrid
     >>> grid = PixelGrid.linear(6000.0, 6200.0, 1.0)
     >>> space = LabelSpace(("teff", "logg"), ("K", "dex"), (3000.0, 4.0), (4000.0, 6.0))
@@ -197,18 +197,19 @@ def profile_objective(
     >>> flux = model.predict(jnp.array([3300.0, 5.0]))[None, :]
     >>> ivar = jnp.full((1, 201), 1e4)
     >>> at = Start(np.array([[3300.0, 5.0]]), np.zeros(1))
-    >>> batch, axes = SpectrumBatch(flux, ivar, ivar, grid), {"teff": np.linspace(3200, 3400, 3)}
+    >>> problem = FitProblem.from_batch(model, SpectrumBatch(flux, ivar, ivar, grid))
+    >>> axes = {"teff": np.linspace(3200, 3400, 3)}
 
     One line cannot tell both labels: the profile is flat where the slice is steep.
 
-    >>> bool((profile_objective(model, batch, at, axes).delta_chi2 < 0.01).all())
+    >>> bool((profile_objective(problem, at, axes).delta_chi2 < 0.01).all())
     True
-    >>> slice_objective(model, batch, at, axes).delta_chi2.round(0).tolist()
+    >>> slice_objective(problem, at, axes).delta_chi2.round(0).tolist()
     [[376.0, 0.0, 376.0]]
     """
     if restarts < 0:
         raise UsageError(f"restarts must not be negative, got {restarts}.")
-    work = _Work(model, batch, at, axes, stars, context, settings or FitSettings())
+    work = _Work(problem, at, axes, stars, batch_size, max_iter, tol_sigma)
     base = work.point_parameters()
     chi2_point, curvature = work.look_at_point(base)
     rows, held = work.grid_parameters(base)
@@ -216,7 +217,7 @@ def profile_objective(
     best, cost, converged = work.minimise(rows, held, foretold)
     for point in restart_points(work.layout.n_label, restarts):
         start = held.copy()
-        others = ~work.held[: work.layout.n_label]
+        others = ~(work.held | work.layout.held)[: work.layout.n_label]
         start[:, : work.layout.n_label][:, others] = point[others]
         other, other_cost, other_converged = work.minimise(rows, start, start)
         better = other_cost < cost
@@ -226,8 +227,7 @@ def profile_objective(
 
 
 def axes_around(
-    model: ForwardModel,
-    batch: SpectrumBatch,
+    problem: FitProblem,
     result: FitResult,
     names: Sequence[str],
     *,
@@ -239,9 +239,9 @@ def axes_around(
 
     Parameters
     ----------
-    model, batch
-        As in the fit.
+    problem : FitProblem
     result : FitResult
+        Of its fit.
     names : sequence of str
         Labels, or "rv".
     stars : sequence of int, optional
@@ -255,13 +255,13 @@ def axes_around(
     -------
     dict of str to (n_star, n_grid)
     """
-    rows = _choose_stars(batch, stars)
+    rows = choose_rows(np.arange(problem.n_spec) if stars is None else stars, problem.n_spec)
     axes = {}
-    for name, (low, high) in _ranges(model, batch, names).items():
+    for name, (low, high) in _ranges(problem, names).items():
         if name == RV:
             centre, error = result.residual_kms, result.e_rv
         else:
-            index = model.label_space.index(name)
+            index = problem.label_space.index(name)
             centre, error = result.labels[:, index], result.errors[:, index]
         middle = np.asarray(centre, np.float64)[rows]
         reach = n_sigma * np.asarray(error, np.float64)[rows]
@@ -273,7 +273,7 @@ def axes_around(
 
 
 def axes_across(
-    model: ForwardModel, batch: SpectrumBatch, names: Sequence[str], *, n_grid: int = 41
+    problem: FitProblem, names: Sequence[str], *, n_grid: int = 41
 ) -> dict[str, np.ndarray]:
     """Grids over the whole range of the named parameters, dict of str to (n_grid,).
 
@@ -281,18 +281,19 @@ def axes_across(
     --------
     >>> from jaxmdwarf.labels import LabelSpace
     >>> from jaxmdwarf.models.base import TableModel
+    >>> from jaxmdwarf.spectra import SpectrumBatch
     >>> from jaxmdwarf.wavelengths import PixelGrid
     >>> grid = PixelGrid.linear(6000.0, 6200.0, 1.0)
     >>> space = LabelSpace(("teff",), ("K",), (3000.0,), (4000.0,))
     >>> model = TableModel(jnp.ones((2, 201)), jnp.zeros(201), space, grid)
     >>> blank = jnp.ones((1, 201))
-    >>> batch = SpectrumBatch(blank, blank, blank, grid)
-    >>> axes_across(model, batch, ["teff"], n_grid=3)["teff"].tolist()
+    >>> problem = FitProblem.from_batch(model, SpectrumBatch(blank, blank, blank, grid))
+    >>> axes_across(problem, ["teff"], n_grid=3)["teff"].tolist()
     [3000.0, 3500.0, 4000.0]
     """
     return {
         name: np.linspace(low, high, n_grid)
-        for name, (low, high) in _ranges(model, batch, names).items()
+        for name, (low, high) in _ranges(problem, names).items()
     }
 
 
@@ -301,54 +302,37 @@ class _Work:
 
     def __init__(
         self,
-        model: ForwardModel,
-        batch: SpectrumBatch,
+        problem: FitProblem,
         at: Point,
         axes: Mapping[str, np.ndarray],
         stars: Sequence[int] | np.ndarray | None,
-        context: PyTree[Any] | None,
-        settings: FitSettings,
+        batch_size: int | None,
+        max_iter: int = 40,
+        tol_sigma: float = 0.01,
     ) -> None:
-        space = model.label_space
-        self._model, self._batch, self._context = model, batch, context
-        self._settings, self._structure = settings, compiled_settings(settings)
-        self._space, self.dtype = space, np.dtype(batch.flux.dtype)
-        self.layout = ParameterLayout(
-            space.n_label,
-            settings.fit_velocity,
-            0 if settings.poly_order is None else settings.poly_order + 1,
-            largest_shift_kms(batch.grid),
-        )
-        self.stars = _choose_stars(batch, stars)
-        _require_point(model, batch, at)
+        space, n_spec = problem.label_space, problem.n_spec
+        self._space, self.layout = space, problem.layout
+        self.stars = choose_rows(np.arange(n_spec) if stars is None else stars, n_spec)
+        problem.require_rows(at)
         self._at = at
         self.names = tuple(axes)
-        if RV in self.names and not settings.fit_velocity:
-            raise UsageError(
-                "the velocity is an axis, but no parameter of the fit.",
-                "set fit_velocity=True in the settings.",
-            )
-        self.axes = _check_axes(model, batch, axes, self.stars)
+        self.axes = _check_axes(problem, axes, self.stars)
         self._columns = [space.n_label if name == RV else space.index(name) for name in self.names]
         self.held = np.zeros(self.layout.n_par, bool)
         self.held[self._columns] = True
         self.shape = (len(self.stars), *(axis.shape[1] for axis in self.axes))
         # Few sizes, so that few programs are compiled.
         most = 1 << (int(np.prod(self.shape)) - 1).bit_length()
-        self._size = min(choose_batch_size(settings, model), most)
+        self._size = min(batch_size or choose_batch_size(None, problem.model), most)
+        self._point = np.asarray(problem.parameters_at(Start(at.labels, at.residual_kms)))
+        self._problem = replace(problem, warnings=()).pad_to(padded_rows(n_spec))
+        self._max_iter, self._tol_sigma = max_iter, tol_sigma
 
     def point_parameters(self) -> np.ndarray:
         """Parameters of the given point, polynomial included, (n_star, n_par)."""
-        layout = self.layout
-        base = np.zeros((len(self.stars), layout.n_par), self.dtype)
-        labels = np.asarray(self._at.labels, self.dtype)[self.stars]
-        base[:, : layout.n_label] = np.clip(self._space.scale(labels), -0.5, 0.5)
-        if layout.fit_velocity:
-            speed = np.asarray(self._at.residual_kms, self.dtype)[self.stars]
-            base[:, layout.n_label] = np.clip(speed / (2 * layout.velocity_limit_kms), -0.5, 0.5)
-        if layout.n_poly:
-            reported = np.arange(layout.n_par) < layout.n_reported
-            base, _, _ = self._minimise(self.stars, base, base, reported)
+        base = np.clip(self._point[self.stars], self.layout.lower, -self.layout.lower)
+        if self.layout.n_poly:
+            (base,) = self._in_parts(_settle, self.stars, base)
         return base
 
     def look_at_point(self, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -396,7 +380,8 @@ class _Work:
 
     def minimise(self, rows, first, second) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Parameters, cost and convergence from the better of two starts, the axes held."""
-        return self._minimise(rows, first, second, self.held)
+        program = partial(_profile, tol_sigma=self._tol_sigma)
+        return self._in_parts(program, rows, first, second, shared=(self.held, self._max_iter))
 
     def assemble(self, kind, chi2_point, parameters, cost, converged) -> Landscape:
         """The result in physical units."""
@@ -429,9 +414,6 @@ class _Work:
             label_names=self._space.names,
         )
 
-    def _minimise(self, rows, first, second, held):
-        return self._in_parts(_profile, rows, first, second, shared=(held, self._settings.max_iter))
-
     def _in_parts(self, program, rows: np.ndarray, *columns: np.ndarray, shared=()):
         """Run a compiled program over parts of one size, so that memory stays bounded."""
         parts = []
@@ -439,11 +421,7 @@ class _Work:
             chosen = np.arange(first, min(first + self._size, len(rows)))
             padded = np.resize(chosen, self._size)
             part = program(
-                (self._model, self._batch, self._context),
-                rows[padded],
-                tuple(column[padded] for column in columns),
-                *shared,
-                settings=self._structure,
+                self._problem, rows[padded], tuple(column[padded] for column in columns), *shared
             )
             parts.append([np.asarray(leaf)[: chosen.size] for leaf in part])
         return tuple(np.concatenate(leaves) for leaves in zip(*parts, strict=True))
@@ -453,53 +431,41 @@ class _Work:
         return np.clip((axis - low) / (high - low) - 0.5, -0.5, 0.5)
 
 
-def _objective(data, rows, settings: FitSettings) -> Objective:
-    model, batch, context = data
-    flux, ivar, information = batch.flux[rows], batch.ivar[rows], batch.information[rows]
-    return build_objective(
-        model,
-        SpectrumBatch(flux, ivar, information, batch.grid),
-        context=jax.tree.map(lambda leaf: leaf[rows], context),
-        fit_velocity=settings.fit_velocity,
-        priors=settings.priors,
-        poly_order=settings.poly_order,
-    )
-
-
 def _or_nan(objective: Objective, cost: Float[Array, n]) -> Float[Array, n]:
     return jnp.where(objective.n_good > 0, cost, jnp.nan)
 
 
-@partial(jax.jit, static_argnames="settings")
-def _evaluate(data, rows, columns, *, settings):
-    objective = _objective(data, rows, settings)
+@jax.jit
+def _evaluate(problem, rows, columns):
+    objective = build_objective(problem.take(rows))
     return (_or_nan(objective, objective.cost(columns[0])),)
 
 
-@partial(jax.jit, static_argnames="settings")
-def _look(data, rows, columns, *, settings):
-    objective = _objective(data, rows, settings)
+@jax.jit
+def _settle(problem, rows, columns):
+    return (build_objective(problem.take(rows)).settle_polynomial(columns[0]),)
+
+
+@jax.jit
+def _look(problem, rows, columns):
+    objective = build_objective(problem.take(rows))
     equations = objective.normal_equations(columns[0])
     return _or_nan(objective, equations.cost), equations.curvature
 
 
-@partial(jax.jit, static_argnames="settings")
-def _profile(data, rows, columns, held, max_iter, *, settings):
-    objective = _objective(data, rows, settings)
+@partial(jax.jit, static_argnames="tol_sigma")
+def _profile(problem, rows, columns, held, max_iter, *, tol_sigma):
+    objective = build_objective(problem.take(rows))
     first, second = columns
-    either = held[:, None] | held[None, :]
-    identity = jnp.eye(held.size, dtype=first.dtype)
 
     def others_alone(parameters):
-        # Nothing pulls at what is held: its step is exactly 0, and one program serves all axes.
+        # What is held is an argument of the program: one serves all axes.
         equations = objective.normal_equations(parameters)
-        return equations._replace(
-            gradient=jnp.where(held, 0, equations.gradient),
-            curvature=jnp.where(either, identity, equations.curvature),
-        )
+        gradient, curvature = hold_still(held, equations.gradient, equations.curvature)
+        return equations._replace(gradient=gradient, curvature=curvature)
 
-    cheaper = objective.cost(second) < objective.cost(first)
-    start = jnp.where(cheaper[:, None], second, first)
+    lower_cost = objective.cost(second) < objective.cost(first)
+    start = jnp.where(lower_cost[:, None], second, first)
     lower = jnp.asarray(objective.layout.lower, first.dtype)
     state = minimise_lm(
         others_alone,
@@ -508,29 +474,9 @@ def _profile(data, rows, columns, held, max_iter, *, settings):
         -lower,
         active=(objective.n_good > 0) & jnp.isfinite(start).all(axis=-1),
         max_iter=max_iter,
-        tol_sigma=settings.tol_sigma,
+        tol_sigma=tol_sigma,
     )
     return state.parameters, _or_nan(objective, state.equations.cost), state.converged
-
-
-def _choose_stars(batch: SpectrumBatch, stars) -> np.ndarray:
-    rows = np.arange(batch.n_spec) if stars is None else np.asarray(stars, np.int64).reshape(-1)
-    if not rows.size or rows.min() < 0 or rows.max() >= batch.n_spec:
-        raise UsageError(
-            f"stars {rows.tolist()} of a batch of {batch.n_spec}.",
-            f"give row numbers from 0 to {batch.n_spec - 1}.",
-        )
-    return rows
-
-
-def _require_point(model: ForwardModel, batch: SpectrumBatch, at: Point) -> None:
-    expected = (batch.n_spec, model.label_space.n_label)
-    if at.labels.shape != expected or at.residual_kms.shape != expected[:1]:
-        raise MismatchError(
-            f"the point has labels {at.labels.shape} and velocities {at.residual_kms.shape} for "
-            f"{batch.n_spec} spectra and the labels {model.label_space.names}.",
-            f"give labels of shape {expected} and one velocity a spectrum, whatever `stars` are.",
-        )
 
 
 def _range(space, velocity_limit_kms: float, name: str) -> tuple[float, float]:
@@ -544,17 +490,29 @@ def _range(space, velocity_limit_kms: float, name: str) -> tuple[float, float]:
     return space.lower[index], space.upper[index]
 
 
-def _ranges(model, batch, names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    limit = largest_shift_kms(batch.grid)
-    return {name: _range(model.label_space, limit, name) for name in names}
+def _ranges(problem: FitProblem, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    limit = problem.layout.velocity_limit_kms
+    return {name: _range(problem.label_space, limit, name) for name in names}
 
 
-def _check_axes(model, batch, axes: Mapping[str, np.ndarray], stars) -> tuple[np.ndarray, ...]:
+def _check_axes(
+    problem: FitProblem, axes: Mapping[str, np.ndarray], stars: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """Axes of each star, (n_star, n_i) float64; `UsageError` where they make no sense."""
     if not 1 <= len(axes) <= 2:
         raise UsageError(f"{len(axes)} axes {tuple(axes)}.", "give one parameter, or a pair.")
+    if RV in axes and not problem.fit_velocity:
+        raise UsageError(
+            "the velocity is an axis, but no parameter of the problem.",
+            "make the problem with fit_velocity=True.",
+        )
+    for name in axes:
+        if name in problem.fixed_names:
+            raise UsageError(
+                f"{name} is an axis, and fixed by the problem.", "leave it out of `fixed`."
+            )
     checked = []
-    for name, (low, high) in _ranges(model, batch, tuple(axes)).items():
+    for name, (low, high) in _ranges(problem, tuple(axes)).items():
         values = np.asarray(axes[name], np.float64)
         if values.ndim == 1:
             values = np.broadcast_to(values, (len(stars), values.size))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.inference.explore.landscape import RV, Landscape
-from jaxmdwarf.inference.results import AT_BOUND, FitResult
-from jaxmdwarf.inference.schedule import Start, fit_stars
-from jaxmdwarf.inference.settings import FitSettings
-from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.spectra import SpectrumBatch
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.results import AT_BOUND
+from jaxmdwarf.inference.schedule import fit
+from jaxmdwarf.inference.solvers.base import Solver
 
 _SAME_SIGMA = 0.3
 
@@ -121,21 +121,22 @@ def find_minima(
 
 
 def refine_minima(
-    model: ForwardModel,
-    batch: SpectrumBatch,
+    problem: FitProblem,
     minima: Minima,
     *,
-    context: PyTree[Any] | None = None,
-    settings: FitSettings | None = None,
+    solver: Solver | str = "lm",
+    schedule: FitScheduleConfig | None = None,
 ) -> Minima:
     """Fit from each minimum of a grid, all parameters free, and keep those that differ.
 
     Parameters
     ----------
-    model, batch, context, settings
-        As in the fit whose landscape was searched.
+    problem : FitProblem
+        Whose landscape was searched.
     minima : Minima
         Of `find_minima`.
+    solver, schedule
+        As for `jaxmdwarf.inference.schedule.fit`; there are no restarts.
 
     Returns
     -------
@@ -145,22 +146,14 @@ def refine_minima(
     """
     if not minima.star.size:
         return minima
-    settings = replace(settings or FitSettings(), restarts=0)
-    dtype = np.dtype(batch.flux.dtype)
-    # Few sizes, so that few programs are compiled.
-    padded = np.resize(
-        np.arange(minima.star.size), max(16, 1 << (minima.star.size - 1).bit_length())
-    )
-    rows = minima.star[padded]
-    result = fit_stars(
-        model,
-        SpectrumBatch(batch.flux[rows], batch.ivar[rows], batch.information[rows], batch.grid),
-        start=Start(minima.labels[padded].astype(dtype), minima.residual_kms[padded].astype(dtype)),
-        context=jax.tree.map(lambda leaf: leaf[rows], context),
-        settings=settings,
+    dtype = np.dtype(problem.batch.flux.dtype)
+    result = fit(
+        problem.take(minima.star),
+        start=Start(minima.labels.astype(dtype), minima.residual_kms.astype(dtype)),
+        solver=solver,
+        schedule=replace(schedule or FitScheduleConfig(), restarts=0),
     )
     rows = minima.star
-    result = FitResult(*(np.asarray(column)[: rows.size] for column in result))
     kept: list[int] = []
     for index in np.lexsort((result.chi2, rows)).tolist():
         if result.converged[index] and not any(
@@ -175,14 +168,15 @@ def refine_minima(
     barrier = minima.barrier[found].copy()
     for row, least in deepest.items():
         barrier[(star == row) & (chi2 == least)] = np.inf
-    scaled = model.label_space.scale(labels)
+    scaled = problem.label_space.scale(labels)
+    free = ~problem.layout.held[: problem.layout.n_label]
     return Minima(
         star=star,
         labels=labels,
         residual_kms=speeds,
         delta_chi2=chi2 - np.array([deepest[row] for row in star]),
         barrier=barrier,
-        at_edge=(np.abs(scaled) > 0.5 - AT_BOUND).any(axis=1),
+        at_edge=(np.abs(scaled[:, free]) > 0.5 - AT_BOUND).any(axis=1),
         label_names=minima.label_names,
     )
 
@@ -191,7 +185,9 @@ def _same(result, one: int, other: int) -> bool:
     """Whether two solutions are one, in units of the deeper one's errors."""
     apart = np.abs(result.labels[one] - result.labels[other])
     error = result.errors[other]
-    return bool((apart < _SAME_SIGMA * np.where(np.isfinite(error), error, 0)).all())
+    near = apart < _SAME_SIGMA * np.where(np.isfinite(error), error, 0)
+    # Fixed labels have no error, and are the same.
+    return bool((near | (apart == 0)).all())
 
 
 def _flood(height: np.ndarray) -> list[tuple[tuple[int, ...], float]]:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.config import choose_batch_size
 from jaxmdwarf.inference.explore.landscape import RV
 from jaxmdwarf.inference.linear import invert_positive
 from jaxmdwarf.inference.objective import Objective, build_objective
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem, choose_rows, padded_rows
 from jaxmdwarf.inference.results import FitResult
-from jaxmdwarf.inference.schedule import Start
-from jaxmdwarf.inference.settings import FitSettings, choose_batch_size, compiled_settings
-from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.spectra import SpectrumBatch
 
 INSTALL_REMEDY = 'install blackjax for it: pip install "jaxmdwarf[posterior]".'
 
@@ -124,34 +123,29 @@ class Posterior(NamedTuple):
 
 
 def sample_posterior(
-    model: ForwardModel,
-    batch: SpectrumBatch,
+    problem: FitProblem,
     at: FitResult | Start,
     key: Key[Array, ""],
     *,
     stars: Sequence[int] | np.ndarray | None = None,
-    context: PyTree[Any] | None = None,
-    settings: FitSettings | None = None,
     sampling: SamplingConfig | None = None,
+    batch_size: int | None = None,
 ) -> Posterior:
     """Draw from the posteriors of stars, whose fit is where chains start.
 
     Parameters
     ----------
-    model : ForwardModel
-    batch : SpectrumBatch
+    problem : FitProblem
+        What is a parameter, and what is known beforehand. Fixed labels are not sampled.
     at : FitResult or Start
-        Labels and velocities of the fit, one row for each spectrum of the batch.
+        Labels and velocities of the fit, one row for each spectrum of the problem.
     key : PRNG key
         Of `jax.random.key`; each star has its own stream, whoever is sampled beside it.
     stars : sequence of int, optional
-        Rows of the batch; all by default.
-    context : pytree, optional
-        Per-star context of the model, for the whole batch.
-    settings : FitSettings, optional
-        Those of the fit: what is a parameter, and what is believed beforehand. At most
-        `settings.batch_size` stars are on the device at once, times the number of chains.
+        Rows of the problem; all by default.
     sampling : SamplingConfig, optional
+    batch_size : int, optional
+        Stars on the device at once, times the number of chains; by default as many as a fit takes.
 
     Returns
     -------
@@ -160,15 +154,15 @@ def sample_posterior(
     Raises
     ------
     UsageError
-        If blackjax is not installed, or there is no such star.
+        If blackjax is not installed, there is no such star, or nothing is free.
     MismatchError
         If shapes differ.
 
     Notes
     -----
     The likelihood is ``exp(-cost / 2)`` of what the fit minimises; labels and velocity are uniform
-    within their bounds, apart from the priors of the settings, and a polynomial is unbounded. A
-    covariance that `FitSettings.continuum_sigma_aa` has widened is not that of this likelihood.
+    within their bounds, apart from the priors of the problem, and a polynomial is unbounded. A
+    covariance that `FitProblem.continuum_sigma_aa` has widened is not that of this likelihood.
 
     The sampler is NUTS (Hoffman & Gelman 2014) of blackjax on logits of the scaled labels, with
     the logarithm of their Jacobian, whitened by the curvature at the fit and, half way through
@@ -177,42 +171,37 @@ def sample_posterior(
     unseen, and `jaxmdwarf.inference.explore.minima` is there to look for them.
     """
     _require_blackjax()
-    settings, sampling = settings or FitSettings(), sampling or SamplingConfig()
-    rows = np.arange(batch.n_spec) if stars is None else np.asarray(stars, np.int64).reshape(-1)
-    if not rows.size or rows.min() < 0 or rows.max() >= batch.n_spec:
-        raise UsageError(
-            f"stars {rows.tolist()} of a batch of {batch.n_spec}.",
-            f"give row numbers from 0 to {batch.n_spec - 1}.",
-        )
-    expected = (batch.n_spec, model.label_space.n_label)
-    if at.labels.shape != expected or at.residual_kms.shape != expected[:1]:
-        raise MismatchError(
-            f"the point has labels {at.labels.shape} and velocities {at.residual_kms.shape} for "
-            f"{batch.n_spec} spectra and the labels {model.label_space.names}.",
-            f"give labels of shape {expected} and one velocity a spectrum, whatever `stars` are.",
-        )
-    size = min(choose_batch_size(settings, model), len(rows))
+    sampling, n_spec = sampling or SamplingConfig(), problem.n_spec
+    rows = choose_rows(np.arange(n_spec) if stars is None else stars, n_spec)
+    problem.require_rows(at)
+    layout = problem.layout
+    if not layout.n_free:
+        raise UsageError("every label is fixed: nothing is left to sample.", "free one of them.")
+    points = np.asarray(problem.parameters_at(Start(at.labels, at.residual_kms)))
+    problem = replace(problem, warnings=()).pad_to(padded_rows(n_spec))
+    size = min(batch_size or choose_batch_size(None, problem.model), len(rows))
     parts = []
     for first in range(0, len(rows), size):
         chosen = rows[first : first + size]
         padded = np.resize(chosen, size)
-        part = _sample_part(model, batch, context, at, padded, key, settings, sampling)
+        part = _sample_part(problem, points[padded], padded, key, sampling)
         parts.append([leaf[: len(chosen)] for leaf in part])
     samples, n_divergent, acceptance = (np.concatenate(leaf) for leaf in zip(*parts, strict=True))
     rhat, ess = _diagnose(samples)
-    n_poly = 0 if settings.poly_order is None else settings.poly_order + 1
     names = (
-        *model.label_space.names,
-        *((RV,) if settings.fit_velocity else ()),
-        *(f"poly_{order}" for order in range(n_poly)),
+        *problem.label_space.names,
+        *((RV,) if problem.fit_velocity else ()),
+        *(f"poly_{order}" for order in range(layout.n_poly)),
     )
-    return Posterior(names, rows, samples, rhat, ess, n_divergent, acceptance)
+    free = tuple(name for name, held in zip(names, layout.held, strict=True) if not held)
+    return Posterior(free, rows, samples, rhat, ess, n_divergent, acceptance)
 
 
 class _Walk(NamedTuple):
     """Where the chains of some stars are.
 
-    Whitened coordinates w stand for logits ``centre + factor @ w``; the rest is dual averaging.
+    Whitened coordinates w of the free parameters stand for logits ``centre + factor @ w``; the rest
+    is dual averaging.
     """
 
     centre: Float[Array, "n k"]
@@ -224,16 +213,11 @@ class _Walk(NamedTuple):
     n_tuned: Int[Array, n]
 
 
-def _sample_part(model, batch, context, at, rows, key, settings, sampling):
+def _sample_part(problem, points, rows, key, sampling: SamplingConfig):
     """Draws of some stars in physical units, how many diverged, mean acceptance."""
-    data = (model, batch, context)
-    structure = compiled_settings(settings)
-    dtype = batch.flux.dtype
-    labels = np.asarray(at.labels, dtype)[rows]
-    speeds = np.asarray(at.residual_kms, dtype)[rows]
     # Streams by row, so that what a star gets does not depend on its neighbours.
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.asarray(rows))
-    walk = _start(data, rows, labels, speeds, keys, settings=structure, n_chain=sampling.n_chain)
+    walk = _start(problem, rows, points, keys, n_chain=sampling.n_chain)
     blocks = {
         "tune": math.ceil(sampling.n_warmup / (2 * _BLOCK)),
         "draw": math.ceil(sampling.n_draw / _BLOCK),
@@ -244,14 +228,13 @@ def _sample_part(model, batch, context, at, rows, key, settings, sampling):
         nonlocal count
         count += 1
         return _advance(
-            data,
+            problem,
             rows,
             walk,
             keys,
             count,
             tuning,
             sampling.target_acceptance,
-            settings=structure,
             max_doublings=sampling.max_doublings,
         )
 
@@ -277,83 +260,67 @@ def _sample_part(model, batch, context, at, rows, key, settings, sampling):
     return samples, np.sum(divergent, axis=0, dtype=np.int64), np.mean(accepted, axis=0)
 
 
-def _objective_of_one(model, flux, ivar, information, grid, context, settings) -> Objective:
-    alone = SpectrumBatch(flux[None], ivar[None], information[None], grid)
-    return build_objective(
-        model,
-        alone,
-        context=jax.tree.map(lambda leaf: leaf[None], context),
-        fit_velocity=settings.fit_velocity,
-        priors=settings.priors,
-        poly_order=settings.poly_order,
-    )
-
-
-def _map_stars(function, data, rows, *others, settings):
+def _map_stars(function, problem, rows, *others):
     """`function(objective, *others)` over stars, each with an objective of its own."""
-    model, batch, context = data
 
     def one(row, *others):
-        chosen = (batch.flux[row], batch.ivar[row], batch.information[row])
-        own = jax.tree.map(lambda leaf: leaf[row], context)
-        return function(_objective_of_one(model, *chosen, batch.grid, own, settings), *others)
+        return function(build_objective(problem.take(row[None])), *others)
 
     return jax.vmap(one)(jnp.asarray(rows), *others)
 
 
-def _from_logits(objective: Objective, logits: Float[Array, k]) -> Float[Array, k]:
-    n_reported = objective.layout.n_reported
-    bounded = jax.nn.sigmoid(logits[:n_reported]) - 0.5
-    return jnp.concatenate([bounded, logits[n_reported:]])
+def _spread_out(objective: Objective, free: Float[Array, k]) -> Float[Array, n_par]:
+    """All parameters from the free ones; what is put in columns of fixed labels has no effect."""
+    columns = np.flatnonzero(~objective.layout.held)
+    return jnp.zeros(objective.layout.n_par, free.dtype).at[columns].set(free)
+
+
+def _from_logits(objective: Objective, logits: Float[Array, k]) -> Float[Array, n_par]:
+    n_bounded = logits.shape[0] - objective.layout.n_poly
+    bounded = jax.nn.sigmoid(logits[:n_bounded]) - 0.5
+    return _spread_out(objective, jnp.concatenate([bounded, logits[n_bounded:]]))
 
 
 def _log_density(objective: Objective, logits: Float[Array, k]) -> Float[Array, ""]:
-    bounded = logits[: objective.layout.n_reported]
+    bounded = logits[: logits.shape[0] - objective.layout.n_poly]
     # Of ds/dz = s' (1 - s'), s' = s + 1/2: uniform within the bounds.
     jacobian = jnp.sum(jax.nn.log_sigmoid(bounded) + jax.nn.log_sigmoid(-bounded))
     return jacobian - 0.5 * objective.cost(_from_logits(objective, logits)[None])[0]
 
 
-@partial(jax.jit, static_argnames=("settings", "n_chain"))
-def _start(data, rows, labels, speeds, keys, *, settings, n_chain):
+@partial(jax.jit, static_argnames="n_chain")
+def _start(problem, rows, points, keys, *, n_chain):
     """Chains about the fit, whitened by its curvature."""
 
-    def one(objective, labels, speed, key):
-        layout, space = objective.layout, objective.model.label_space
-        scaled = [space.scale(labels)]
-        if layout.fit_velocity:
-            scaled.append(speed[None] / (2 * layout.velocity_limit_kms))
-        bounded = jnp.clip(jnp.concatenate(scaled), -0.5, 0.5)
-        point = jnp.concatenate([bounded, jnp.zeros(layout.n_poly, labels.dtype)])[None]
-        if layout.n_poly:
-            # Nearly linear: one Gauss-Newton step of the polynomial alone.
-            found = objective.normal_equations(point)
-            tail = slice(layout.n_reported, None)
-            step = jnp.linalg.solve(found.curvature[0, tail, tail], found.gradient[0, tail])
-            point = point.at[0, tail].add(step)
-        curvature = objective.normal_equations(point).curvature
+    def one(objective, point, key):
+        layout = objective.layout
+        free = np.flatnonzero(~layout.held)
+        n_bounded = free.size - layout.n_poly
+        point = jnp.clip(point, layout.lower, -layout.lower).astype(point.dtype)[None]
+        point = objective.settle_polynomial(point)
+        curvature = objective.normal_equations(point).curvature[:, free[:, None], free]
         # Uniform priors hold where the data say nothing: 12 is the inverse variance of a range.
-        bounds = jnp.where(jnp.arange(layout.n_par) < layout.n_reported, 12.0, 1e-6)
+        bounds = jnp.where(jnp.arange(free.size) < n_bounded, 12.0, 1e-6)
         covariance = invert_positive(curvature + jnp.diag(bounds).astype(point.dtype))[0]
-        sigma = jnp.sqrt(jnp.diagonal(covariance))[: layout.n_reported]
+        sigma = jnp.sqrt(jnp.diagonal(covariance))[:n_bounded]
         # At a bound the logit is infinite and its slope 0: a standard deviation inside, it is not.
         room = jnp.minimum(0.5 - sigma, 0.499)
-        inside = jnp.clip(point[0, : layout.n_reported], -room, room)
+        inside = jnp.clip(point[0, free[:n_bounded]], -room, room)
         slope = 0.25 - inside * inside
         logit = jnp.log(0.5 + inside) - jnp.log(0.5 - inside)
         stretch = jnp.concatenate([1 / slope, jnp.ones(layout.n_poly, slope.dtype)])
         centre = jnp.concatenate([logit, point[0, layout.n_reported :]])
         factor = jnp.linalg.cholesky(covariance * stretch[:, None] * stretch)
-        spread = jax.random.normal(key, (n_chain, layout.n_par), centre.dtype)
+        spread = jax.random.normal(key, (n_chain, free.size), centre.dtype)
         return centre, factor, _SPREAD * spread
 
-    centre, factor, position = _map_stars(one, data, rows, labels, speeds, keys, settings=settings)
+    centre, factor, position = _map_stars(one, problem, rows, points, keys)
     zero = jnp.zeros(len(rows), centre.dtype)
     return _Walk(centre, factor, position, zero, zero, zero, zero.astype(jnp.int32))
 
 
-@partial(jax.jit, static_argnames=("settings", "max_doublings"))
-def _advance(data, rows, walk, keys, number, tuning, target_acceptance, *, settings, max_doublings):
+@partial(jax.jit, static_argnames="max_doublings")
+def _advance(problem, rows, walk, keys, number, tuning, target_acceptance, *, max_doublings):
     """`_BLOCK` steps of all chains, tuning the step size or not."""
     from blackjax.mcmc import nuts
 
@@ -392,7 +359,7 @@ def _advance(data, rows, walk, keys, number, tuning, target_acceptance, *, setti
         physical = jnp.where(objective.n_good[0] > 0, physical, jnp.nan)
         return walk, logits, physical, jnp.sum(astray), jnp.mean(rate)
 
-    return _map_stars(one, data, rows, walk, keys, settings=settings)
+    return _map_stars(one, problem, rows, walk, keys)
 
 
 class _Tuning(NamedTuple):
@@ -445,13 +412,14 @@ def _whiten_again(walk: _Walk, logits: Float[Array, "n n_draw n_chain k"]) -> _W
 
 
 def _to_physical(objective: Objective, logits: Float[Array, k]) -> Float[Array, k]:
+    """Free parameters in physical units."""
     layout, space = objective.layout, objective.model.label_space
     parameters = _from_logits(objective, logits)
     labels = space.unscale(parameters[: layout.n_label])
     others = parameters[layout.n_label :]
     if layout.fit_velocity:
         others = others.at[0].multiply(2 * layout.velocity_limit_kms)
-    return jnp.concatenate([labels, others])
+    return jnp.concatenate([labels, others])[np.flatnonzero(~layout.held)]
 
 
 def _diagnose(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

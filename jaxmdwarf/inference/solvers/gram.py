@@ -18,10 +18,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmdwarf.inference.linear import list_pairs
-from jaxmdwarf.inference.nodes import NODES_PER_LABEL, node_points
-from jaxmdwarf.inference.objective import NormalEquations, Objective, fitted_margins
+from jaxmdwarf.inference.nodes import NODES_PER_LABEL, node_labels
+from jaxmdwarf.inference.objective import NormalEquations, Objective, fitted_margins, hold_still
 from jaxmdwarf.inference.shift import on_fitted_pixels
-from jaxmdwarf.inference.solvers.lm import LmState, minimise_lm
+from jaxmdwarf.inference.solvers.base import SolverState
+from jaxmdwarf.inference.solvers.lm import minimise_lm
 from jaxmdwarf.models.base import ForwardModel, LowRankHead
 from jaxmdwarf.models.priors import whiten_priors
 from jaxmdwarf.precision import multiply_exactly
@@ -83,10 +84,17 @@ def multiply_shapes(model: ForwardModel, grid: PixelGrid) -> Float[Array, "n_pai
 
 
 @partial(jax.jit, static_argnames="per_label")
-def place_nodes(model: ForwardModel, per_label: int = NODES_PER_LABEL) -> LabelNodes:
-    """Nodes at the centres of equal cells of the label space, for models without context."""
-    dtype, n_label = model.model_error.dtype, model.label_space.n_label
-    nodes = jnp.asarray(node_points(n_label, per_label), dtype)
+def place_nodes(
+    model: ForwardModel,
+    fixed: Float[Array, "n n_label"] | None = None,
+    per_label: int = NODES_PER_LABEL,
+) -> LabelNodes:
+    """Nodes at the centres of equal cells of the label space, for models without context.
+
+    Labels that are `fixed` have one value at all nodes; see `node_labels`.
+    """
+    nodes = node_labels(model, fixed, per_label)
+    dtype = model.model_error.dtype
     coefficients = jax.vmap(model.coefficients)(nodes)
     first, second, _ = list_pairs(coefficients.shape[-1])
     squares = coefficients[:, first] * coefficients[:, second] * np.where(first == second, 1, 2)
@@ -100,8 +108,8 @@ def choose_node(
     first, second, _ = list_pairs(system.matrix.shape[-1])
     bent = multiply_exactly(system.matrix[:, first, second], nodes.squares)
     pulled = multiply_exactly(system.force, nodes.coefficients.T)
-    believed = whiten_priors(objective.priors, objective.model.label_space, nodes.scaled)
-    cost = bent - 2 * pulled + jnp.sum(believed**2, axis=-1)
+    expected = whiten_priors(objective.priors, objective.model.label_space, nodes.scaled)
+    cost = bent - 2 * pulled + jnp.sum(expected**2, axis=-1)
     return nodes.scaled[jnp.argmin(cost, axis=-1)]
 
 
@@ -157,7 +165,7 @@ def fit_by_gram(
     max_iter: int | Int[Array, ""],
     tol_sigma: float,
     initial_damping: float | Float[Array, n],
-) -> LmState:
+) -> SolverState:
     """Fit a batch on its Gram systems; chi-squares at the end are taken over the pixels.
 
     Cost, gradient and curvature are those of `Objective.normal_equations` but for rounding, which
@@ -179,13 +187,13 @@ def fit_by_gram(
 
     Returns
     -------
-    LmState
+    SolverState
     """
     lower = jnp.asarray(objective.layout.lower, objective.flux.dtype)
     head = _fitted_head(objective.model, *objective.margins)
     system = reduce_stars(objective, products)
     if nodes is not None:
-        start = jnp.where(searching, choose_node(objective, system, nodes), start)
+        start = objective.pin(jnp.where(searching, choose_node(objective, system, nodes), start))
     # Bright stars lose digits when costs are differences from zero coefficients.
     at_start = _look_at_pixels(objective, head, _coefficients(objective, start))
     found = minimise_lm(
@@ -227,9 +235,8 @@ def _look_at_pixels(objective: Objective, head: LowRankHead, coefficients):
 
 
 def _coefficients(objective: Objective, parameters):
-    return jax.vmap(objective.model.coefficients)(
-        parameters[:, : objective.layout.n_label], objective.context
-    )
+    scaled = objective.pin(parameters)[:, : objective.layout.n_label]
+    return jax.vmap(objective.model.coefficients)(scaled, objective.context)
 
 
 def _linearise_coefficients(objective: Objective, parameters):
@@ -253,9 +260,6 @@ def _gather(objective, parameters, matrix, slopes, force, cost, pixel_chi2) -> N
     )
     gradient = jnp.stack([jnp.sum(slope * force, axis=-1) for slope in slopes], axis=-1)
     prior_cost, prior_gradient, prior_curvature = objective.prior_equations(parameters)
-    return NormalEquations(
-        cost + prior_cost,
-        gradient + prior_gradient,
-        0.5 * (curvature + jnp.swapaxes(curvature, -1, -2)) + prior_curvature,
-        pixel_chi2,
-    )
+    curvature = 0.5 * (curvature + jnp.swapaxes(curvature, -1, -2)) + prior_curvature
+    held = hold_still(objective.layout.held, gradient + prior_gradient, curvature)
+    return NormalEquations(cost + prior_cost, *held, pixel_chi2)

@@ -99,18 +99,11 @@ def minimise_lbfgs(
     """
     n, k = start.shape
     dtype = start.dtype
-    blur = 8 * jnp.finfo(dtype).eps
     value, gradient = value_and_gradient(start)
     nothing = jnp.zeros((history, n, k), dtype)
 
-    def begin_search(direction, gradient):
-        """Slope and first length along a direction."""
-        slope = _dot(gradient, direction)
-        largest = jnp.max(jnp.abs(direction), axis=-1)
-        return slope, jnp.minimum(1, longest_step / jnp.maximum(largest, longest_step))
-
     direction = -_apply(metric, gradient)
-    slope, length = begin_search(direction, gradient)
+    slope, length = _begin_search(direction, gradient, longest_step)
     usable = active & jnp.isfinite(value) & jnp.isfinite(slope) & (slope < 0)
     first = LbfgsState(
         point=start,
@@ -130,63 +123,7 @@ def minimise_lbfgs(
     )
 
     def one_evaluation(state: LbfgsState) -> LbfgsState:
-        going = ~state.stopped
-        step = jnp.where(going[:, None], state.length[:, None] * state.direction, 0)
-        trial = state.point + step
-        value, gradient = value_and_gradient(trial)
-        finite = jnp.isfinite(value) & jnp.isfinite(gradient).all(axis=-1)
-        slope = _dot(gradient, state.direction)
-        gained = state.value - value
-        fell = finite & (gained >= -_SUFFICIENT * state.length * state.slope)
-        level = finite & (jnp.abs(gained) <= blur * jnp.abs(state.value))
-        level = level & (slope <= -(1 - 2 * _SUFFICIENT) * state.slope)
-        low_enough = fell | level
-        bent = finite & (slope >= _CURVED * state.slope)
-        tired = state.n_trial >= _MOST_TRIALS
-        accepted = going & low_enough & (bent | tired)
-
-        # The bracket of a search that goes on.
-        too_long = ~low_enough
-        low = jnp.where(too_long, state.low, state.length)
-        high = jnp.where(too_long, state.length, state.high)
-        away = state.length - state.low
-        parabola = -0.5 * state.slope * state.length**2 / (-gained - state.slope * state.length)
-        parabola = jnp.where(jnp.isfinite(parabola) & (state.low == 0), parabola, low + 0.5 * away)
-        inside = jnp.clip(parabola, low + 0.1 * (high - low), high - 0.1 * (high - low))
-        middle = jnp.where(jnp.isfinite(high), 0.5 * (low + high), 2.5 * state.length)
-        next_length = jnp.where(too_long, inside, middle)
-
-        # The next direction of a search that is over.
-        change = gradient - state.gradient
-        kept = accepted & (_dot(step, change) > 0)
-        steps = _push(state.steps, step, kept)
-        changes = _push(state.changes, change, kept)
-        direction = _next_direction(gradient, steps, changes, metric)
-        new_slope, new_length = begin_search(direction, gradient)
-        reached = accepted & (-0.5 * new_slope < tolerance) & (new_slope <= 0)
-        lost = going & ~accepted & tired
-        uphill = accepted & ~(new_slope < 0)
-
-        def choose(new, old):
-            chosen = accepted.reshape((-1,) + (1,) * (old.ndim - 1))
-            return jnp.where(chosen, new, old)
-
-        return LbfgsState(
-            point=choose(trial, state.point),
-            gradient=choose(gradient, state.gradient),
-            value=choose(value, state.value),
-            direction=choose(direction, state.direction),
-            slope=choose(new_slope, state.slope),
-            length=jnp.where(accepted, new_length, next_length),
-            low=jnp.where(accepted, 0, low),
-            high=jnp.where(accepted, jnp.inf, high),
-            n_trial=jnp.where(accepted, 0, state.n_trial + 1),
-            steps=steps,
-            changes=changes,
-            converged=state.converged | reached,
-            stopped=state.stopped | reached | lost | uphill,
-            n_iter=state.n_iter + going.astype(jnp.int32),
-        )
+        return _evaluate(value_and_gradient, state, metric, tolerance, longest_step)
 
     def unfinished(carry):
         count, state = carry
@@ -197,6 +134,79 @@ def minimise_lbfgs(
         return count + 1, one_evaluation(state)
 
     return jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), first))[1]
+
+
+def _begin_search(direction, gradient, longest_step):
+    """Slope and first length along a direction."""
+    slope = _dot(gradient, direction)
+    largest = jnp.max(jnp.abs(direction), axis=-1)
+    return slope, jnp.minimum(1, longest_step / jnp.maximum(largest, longest_step))
+
+
+def _evaluate(value_and_gradient, state: LbfgsState, metric, tolerance, longest_step) -> LbfgsState:
+    """One trial of the line search of each function, and the next direction where it is over."""
+    going = ~state.stopped
+    blur = 8 * jnp.finfo(state.point.dtype).eps
+    step = jnp.where(going[:, None], state.length[:, None] * state.direction, 0)
+    trial = state.point + step
+    value, gradient = value_and_gradient(trial)
+    finite = jnp.isfinite(value) & jnp.isfinite(gradient).all(axis=-1)
+    slope = _dot(gradient, state.direction)
+    gained = state.value - value
+    fell = finite & (gained >= -_SUFFICIENT * state.length * state.slope)
+    level = finite & (jnp.abs(gained) <= blur * jnp.abs(state.value))
+    level = level & (slope <= -(1 - 2 * _SUFFICIENT) * state.slope)
+    low_enough = fell | level
+    bent = finite & (slope >= _CURVED * state.slope)
+    tired = state.n_trial >= _MOST_TRIALS
+    accepted = going & low_enough & (bent | tired)
+
+    low, high, next_length = _narrow_bracket(state, gained, too_long=~low_enough)
+
+    # The next direction of a search that is over.
+    change = gradient - state.gradient
+    kept = accepted & (_dot(step, change) > 0)
+    steps = _push(state.steps, step, kept)
+    changes = _push(state.changes, change, kept)
+    direction = _next_direction(gradient, steps, changes, metric)
+    new_slope, new_length = _begin_search(direction, gradient, longest_step)
+    reached = accepted & (-0.5 * new_slope < tolerance) & (new_slope <= 0)
+    lost = going & ~accepted & tired
+    uphill = accepted & ~(new_slope < 0)
+
+    def choose(new, old):
+        chosen = accepted.reshape((-1,) + (1,) * (old.ndim - 1))
+        return jnp.where(chosen, new, old)
+
+    return LbfgsState(
+        point=choose(trial, state.point),
+        gradient=choose(gradient, state.gradient),
+        value=choose(value, state.value),
+        direction=choose(direction, state.direction),
+        slope=choose(new_slope, state.slope),
+        length=jnp.where(accepted, new_length, next_length),
+        low=jnp.where(accepted, 0, low),
+        high=jnp.where(accepted, jnp.inf, high),
+        n_trial=jnp.where(accepted, 0, state.n_trial + 1),
+        steps=steps,
+        changes=changes,
+        converged=state.converged | reached,
+        stopped=state.stopped | reached | lost | uphill,
+        n_iter=state.n_iter + going.astype(jnp.int32),
+    )
+
+
+def _narrow_bracket(state: LbfgsState, gained, *, too_long):
+    """The bracket of a search that goes on, and the length of its next trial."""
+    low = jnp.where(too_long, state.low, state.length)
+    high = jnp.where(too_long, state.length, state.high)
+    away = state.length - state.low
+    parabola = -0.5 * state.slope * state.length**2 / (-gained - state.slope * state.length)
+    parabola = jnp.where(jnp.isfinite(parabola) & (state.low == 0), parabola, low + 0.5 * away)
+    inside = jnp.clip(parabola, low + 0.1 * (high - low), high - 0.1 * (high - low))
+    middle = jnp.where(jnp.isfinite(high), 0.5 * (low + high), 2.5 * state.length)
+    next_length = jnp.where(too_long, inside, middle)
+    return low, high, next_length
 
 
 def _next_direction(gradient, steps, changes, metric):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmdwarf.inference.linear import solve_in_box
 from jaxmdwarf.inference.objective import NormalEquations
+from jaxmdwarf.inference.solvers.base import SolverState
 
 LEAST_DAMPING = 1e-5
 _MOST_DAMPING = 1e8
@@ -18,32 +18,6 @@ _MOST_DAMPING = 1e8
 _DAMPING_THAT_TELLS = 1e-2
 # Tolerances within which a star has converged if the step it asks for gains nothing.
 _FOLDED = 5
-
-
-class LmState(NamedTuple):
-    """Where a batch stands.
-
-    Parameters
-    ----------
-    parameters : (n, k)
-        Best so far.
-    equations : NormalEquations
-        At `parameters`.
-    damping : (n,)
-        Relative to the diagonal of the curvature.
-    converged, stopped : (n,)
-        Stars that found their minimum; stars that are carried unchanged (the converged, the
-        inactive, and those that no damping helps).
-    n_iter : (n,)
-        Model evaluations spent on each star.
-    """
-
-    parameters: Float[Array, "n k"]
-    equations: NormalEquations
-    damping: Float[Array, n]
-    converged: Bool[Array, n]
-    stopped: Bool[Array, n]
-    n_iter: Int[Array, n]
 
 
 def minimise_lm(
@@ -57,7 +31,7 @@ def minimise_lm(
     tol_sigma: float = 0.01,
     initial_damping: float | Float[Array, ""] | Float[Array, n] = 1e-2,
     longest_step: float = 0.4,
-) -> LmState:
+) -> SolverState:
     """Minimise many small sums of squares in a box at once.
 
     Parameters
@@ -83,7 +57,7 @@ def minimise_lm(
 
     Returns
     -------
-    LmState
+    SolverState
 
     Notes
     -----
@@ -102,7 +76,7 @@ def minimise_lm(
         curvature=jnp.broadcast_to(jnp.eye(n_par, dtype=point.dtype), (n_star, n_par, n_par)),
         pixel_chi2=jnp.full(n_star, jnp.inf, point.dtype),
     )
-    first = LmState(
+    first = SolverState(
         parameters=point,
         equations=unknown,
         damping=jnp.broadcast_to(jnp.asarray(initial_damping, point.dtype), (n_star,)),
@@ -110,71 +84,76 @@ def minimise_lm(
         stopped=~active,
         n_iter=jnp.zeros(n_star, jnp.int32),
     )
-    # Two costs closer than this cannot be told apart in the working precision: within ten times the
-    # tolerance the gradient, which is sharper, is believed instead.
-    blur = 8 * jnp.finfo(point.dtype).eps
-    haze = 8 * blur
 
-    def one_iteration(state: LmState) -> LmState:
-        current = state.equations
-        begins = state.n_iter == 0
-        step = damped_step(current, state.parameters, lower, upper, state.damping)
-        _, sigmas_left = measure_step(current, state.parameters, lower, upper)
-        solved = jnp.isfinite(step).all(axis=-1)
-        step = jnp.where(solved[:, None], step, 0)
-        longest = jnp.max(jnp.abs(step), axis=-1, keepdims=True)
-        step = step * jnp.minimum(1, longest_step / jnp.maximum(longest, longest_step))
-        bent = square(current.curvature, step)
-        predicted = 2 * jnp.sum(current.gradient * step, axis=-1) - bent
-        trial_point = jnp.where(
-            state.stopped[:, None],
-            state.parameters,
-            jnp.clip(state.parameters + step, lower, upper),
-        )
-        trial = normal_equations(trial_point)
-        gained = current.cost - trial.cost
-        trusted = bent < (10 * tol_sigma) ** 2
-        better = gained >= -jnp.where(trusted, haze, blur) * current.cost
-        accepted = ~state.stopped & solved & better & jnp.isfinite(trial.cost)
-        # Judged by the step without damping, which shortens steps however far the minimum is.
-        near = ~begins & solved & (sigmas_left < tol_sigma)
-        # Networks of leaky units are folded: across a fold no step gains what slopes promise.
-        idle = gained < 0.1 * predicted
-        near = near | (~begins & solved & idle & (sigmas_left < _FOLDED * tol_sigma))
-        converged = state.converged | (~state.stopped & near)
-        raised = jnp.maximum(8 * state.damping, _DAMPING_THAT_TELLS)
-        as_foretold = gained > 0.5 * predicted
-        damping = jnp.where(
-            accepted & ~begins,
-            state.damping * jnp.where(as_foretold, 0.1, jnp.where(gained > 0.25 * predicted, 1, 3)),
-            jnp.where(accepted, state.damping, raised),
-        )
-        damping = jnp.clip(damping, LEAST_DAMPING, 2 * _MOST_DAMPING)
-        return LmState(
-            parameters=jnp.where(accepted[:, None], trial_point, state.parameters),
-            equations=jax.tree.map(
-                lambda new, old: jnp.where(
-                    accepted.reshape((-1,) + (1,) * (old.ndim - 1)), new, old
-                ),
-                trial,
-                current,
-            ),
-            damping=jnp.where(state.stopped, state.damping, damping),
-            converged=converged,
-            stopped=state.stopped | converged | (damping > _MOST_DAMPING),
-            n_iter=state.n_iter + (~state.stopped).astype(jnp.int32),
-        )
+    def one_iteration(state: SolverState) -> SolverState:
+        return _iterate(normal_equations, state, lower, upper, tol_sigma, longest_step)
 
-    def unfinished(carry: tuple[Int[Array, ""], LmState]):
+    def unfinished(carry: tuple[Int[Array, ""], SolverState]):
         count, state = carry
         return (count <= max_iter) & ~state.stopped.all()
 
-    def body(carry: tuple[Int[Array, ""], LmState]):
+    def body(carry: tuple[Int[Array, ""], SolverState]):
         count, state = carry
         return count + 1, one_iteration(state)
 
     _, final = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), first))
     return final
+
+
+def _iterate(
+    normal_equations, state: SolverState, lower, upper, tol_sigma, longest_step
+) -> SolverState:
+    """One damped step of all stars that still move, kept where it lowers the cost."""
+    # Two costs closer than this cannot be told apart in the working precision: within ten times the
+    # tolerance the gradient, which is sharper, decides instead.
+    blur = 8 * jnp.finfo(state.parameters.dtype).eps
+    haze = 8 * blur
+    current = state.equations
+    begins = state.n_iter == 0
+    step = damped_step(current, state.parameters, lower, upper, state.damping)
+    _, sigmas_left = measure_step(current, state.parameters, lower, upper)
+    solved = jnp.isfinite(step).all(axis=-1)
+    step = jnp.where(solved[:, None], step, 0)
+    longest = jnp.max(jnp.abs(step), axis=-1, keepdims=True)
+    step = step * jnp.minimum(1, longest_step / jnp.maximum(longest, longest_step))
+    bent = square(current.curvature, step)
+    predicted = 2 * jnp.sum(current.gradient * step, axis=-1) - bent
+    trial_point = jnp.where(
+        state.stopped[:, None],
+        state.parameters,
+        jnp.clip(state.parameters + step, lower, upper),
+    )
+    trial = normal_equations(trial_point)
+    gained = current.cost - trial.cost
+    trusted = bent < (10 * tol_sigma) ** 2
+    better = gained >= -jnp.where(trusted, haze, blur) * current.cost
+    accepted = ~state.stopped & solved & better & jnp.isfinite(trial.cost)
+    # Judged by the step without damping, which shortens steps however far the minimum is.
+    near = ~begins & solved & (sigmas_left < tol_sigma)
+    # Networks of leaky units are folded: across a fold no step gains what slopes promise.
+    idle = gained < 0.1 * predicted
+    near = near | (~begins & solved & idle & (sigmas_left < _FOLDED * tol_sigma))
+    converged = state.converged | (~state.stopped & near)
+    raised = jnp.maximum(8 * state.damping, _DAMPING_THAT_TELLS)
+    as_foretold = gained > 0.5 * predicted
+    damping = jnp.where(
+        accepted & ~begins,
+        state.damping * jnp.where(as_foretold, 0.1, jnp.where(gained > 0.25 * predicted, 1, 3)),
+        jnp.where(accepted, state.damping, raised),
+    )
+    damping = jnp.clip(damping, LEAST_DAMPING, 2 * _MOST_DAMPING)
+    return SolverState(
+        parameters=jnp.where(accepted[:, None], trial_point, state.parameters),
+        equations=jax.tree.map(
+            lambda new, old: jnp.where(accepted.reshape((-1,) + (1,) * (old.ndim - 1)), new, old),
+            trial,
+            current,
+        ),
+        damping=jnp.where(state.stopped, state.damping, damping),
+        converged=converged,
+        stopped=state.stopped | converged | (damping > _MOST_DAMPING),
+        n_iter=state.n_iter + (~state.stopped).astype(jnp.int32),
+    )
 
 
 def measure_step(

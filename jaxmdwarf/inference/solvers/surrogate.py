@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmdwarf.inference.objective import NormalEquations, Objective
-from jaxmdwarf.inference.solvers.lm import LmState, minimise_lm, square
+from jaxmdwarf.inference.solvers.base import SolverState
+from jaxmdwarf.inference.solvers.lm import minimise_lm, square
 from jaxmdwarf.models.base import ForwardModel
 
 REACH_SIGMA = 0.5
@@ -63,7 +64,7 @@ def minimise_with_surrogate(
     max_iter: int | Int[Array, ""] = 30,
     tol_sigma: float = 0.01,
     initial_damping: float | Float[Array, ""] | Float[Array, n] = 1e-2,
-) -> LmState:
+) -> SolverState:
     """Minimise chi-square of a batch of stars with few evaluations of the model.
 
     Parameters
@@ -86,50 +87,71 @@ def minimise_with_surrogate(
 
     Returns
     -------
-    LmState
+    SolverState
         Equations are those at the parameters but for a last step below the tolerance.
     """
     lower = jnp.asarray(objective.layout.lower, start.dtype)
-    upper = -lower
-    n, k = start.shape
-    below = objective.under(surrogate)
+    follower = _Follower(objective, surrogate, lower, tol_sigma)
 
-    def residual_of(flux):
-        return jnp.where(objective.weight > 0, objective.flux - flux, 0)
+    def unfinished(carry):
+        count, walk = carry
+        return (count < max_iter) & ~walk.stopped.all()
 
-    def equations_at(slopes, flux, parameters) -> NormalEquations:
-        return objective.accumulate(list(slopes), residual_of(flux), parameters)
+    def body(carry):
+        count, walk = carry
+        # Linearised for all at once, when no star has anywhere to go without.
+        due = (walk.resting | walk.stopped).all() | (walk.n_step >= _MOST_STEPS)
+        walk = jax.lax.cond(due, follower.linearise, follower.take_step, walk)
+        return count + 1, walk
 
-    def corrected_surrogate(walk: _Walk):
-        """Normal equations of surrogate, offset and slopes, held to the anchor by the damping."""
-        diagonal = jnp.diagonal(walk.equations.curvature, axis1=-2, axis2=-1)
-        pull = walk.damping[:, None] * diagonal
+    first = follower.begin(jnp.clip(start, lower, -lower), active, initial_damping)
+    _, last = jax.lax.while_loop(unfinished, body, (jnp.ones((), jnp.int32), first))
+    return SolverState(
+        last.point, last.equations, last.damping, last.converged, last.stopped, last.n_iter
+    )
 
-        def evaluate(parameters):
-            slopes, flux = below.linearise(parameters)
-            away = parameters - walk.point
-            flux = flux + (walk.flux - walk.surrogate_flux)
-            flux = flux + jnp.sum(walk.slopes * away.T[:, :, None], axis=0)
-            found = equations_at(jnp.stack(slopes) + walk.slopes, flux, parameters)
-            return found._replace(
-                cost=found.cost + jnp.sum(pull * away * away, axis=-1),
-                gradient=found.gradient - pull * away,
-                curvature=found.curvature + pull[:, :, None] * jnp.eye(k, dtype=pull.dtype),
+
+class _Follower:
+    """A model and its surrogate at the same stars, and the moves of a batch between them."""
+
+    def __init__(self, objective: Objective, surrogate: ForwardModel, lower, tol_sigma) -> None:
+        self.objective, self.below = objective, objective.under(surrogate)
+        self.lower, self.tol_sigma = lower, tol_sigma
+
+    def begin(self, point, active, initial_damping) -> _Walk:
+        """Where the surrogate is known alone: its difference from the model has no slopes yet."""
+        n, k = point.shape
+        flux = self.objective.predict(point)
+        return self.stand(
+            _Walk(
+                point=point,
+                flux=flux,
+                surrogate_flux=flux,
+                slopes=jnp.zeros((k, *flux.shape), flux.dtype),
+                equations=None,  # type: ignore[arg-type]
+                linearised=point,
+                known=jnp.zeros(n, bool),
+                damping=jnp.broadcast_to(jnp.asarray(initial_damping, flux.dtype), (n,)),
+                resting=jnp.zeros(n, bool),
+                n_step=jnp.zeros((), jnp.int32),
+                converged=jnp.zeros(n, bool),
+                stopped=~active,
+                n_iter=active.astype(jnp.int32),
             )
+        )
 
-        return evaluate
-
-    def stand(walk: _Walk) -> _Walk:
+    def stand(self, walk: _Walk) -> _Walk:
         """Equations at the point itself."""
-        slopes, surrogate_flux = below.linearise(walk.point)
-        equations = equations_at(jnp.stack(slopes) + walk.slopes, walk.flux, walk.point)
+        slopes, surrogate_flux = self.below.linearise(walk.point)
+        equations = self._equations_at(jnp.stack(slopes) + walk.slopes, walk.flux, walk.point)
         return walk._replace(surrogate_flux=surrogate_flux, equations=equations)
 
-    def linearise(walk: _Walk) -> _Walk:
-        slopes, flux = objective.linearise(walk.point)
-        surrogate_slopes, _ = below.linearise(walk.point)
+    def linearise(self, walk: _Walk) -> _Walk:
+        """True derivatives where every star stands."""
+        slopes, flux = self.objective.linearise(walk.point)
+        surrogate_slopes, _ = self.below.linearise(walk.point)
         going = ~walk.stopped
-        return stand(
+        return self.stand(
             walk._replace(
                 flux=flux,
                 slopes=jnp.stack(slopes) - jnp.stack(surrogate_slopes),
@@ -141,39 +163,36 @@ def minimise_with_surrogate(
             )
         )
 
-    def take_step(walk: _Walk) -> _Walk:
+    def take_step(self, walk: _Walk) -> _Walk:
+        """A step along the corrected surrogate, kept where the model itself costs less there."""
         going = ~walk.stopped & ~walk.resting
         current = walk.equations
         inner = minimise_lm(
-            corrected_surrogate(walk),
+            self._correct_surrogate(walk),
             walk.point,
-            lower,
-            upper,
+            self.lower,
+            -self.lower,
             active=going,
             max_iter=_SURROGATE_STEPS,
-            tol_sigma=tol_sigma,
+            tol_sigma=self.tol_sigma,
             initial_damping=_LEAST_DAMPING,
         )
         trial = jnp.where(going[:, None], inner.parameters, walk.point)
         step = trial - walk.point
         promised = current.cost - inner.equations.cost
         sigmas = jnp.sqrt(square(current.curvature, step))
-        flux = objective.predict(trial)
-        surrogate_flux = below.predict(trial)
-        # Broyden's update of the slopes of the difference, from steps that rise above rounding.
-        learned = (flux - walk.flux) - (surrogate_flux - walk.surrogate_flux)
-        learned = learned - jnp.sum(walk.slopes * step.T[:, :, None], axis=0)
-        telling = going & (sigmas > _TELLING_SIGMA)
-        length = jnp.sum(step * step, axis=-1)
-        share = jnp.where(telling[:, None], step / jnp.maximum(length, 1e-30)[:, None], 0)
-        slopes = walk.slopes + share.T[:, :, None] * learned
-        cost = objective.cost_of(residual_of(flux), trial)
+        flux = self.objective.predict(trial)
+        surrogate_flux = self.below.predict(trial)
+        slopes = _learn_slopes(
+            walk, step, flux, surrogate_flux, telling=going & (sigmas > _TELLING_SIGMA)
+        )
+        cost = self.objective.cost_of(self._residual_of(flux), trial)
         gained = current.cost - cost
         blur = 64 * jnp.finfo(flux.dtype).eps
         accepted = going & jnp.isfinite(cost) & (gained >= -blur * current.cost)
         chosen = accepted[:, None]
         idle = gained < 0.1 * promised
-        near = going & ((sigmas < tol_sigma) | (idle & (sigmas < _FOLDED * tol_sigma)))
+        near = going & ((sigmas < self.tol_sigma) | (idle & (sigmas < _FOLDED * self.tol_sigma)))
         arrived = going & ~walk.known & (sigmas < _ARRIVED_SIGMA)
         damping = jnp.where(
             accepted,
@@ -181,7 +200,7 @@ def minimise_with_surrogate(
             jnp.maximum(8 * walk.damping, 1e-2),
         )
         damping = jnp.clip(damping, _LEAST_DAMPING, 2 * _MOST_DAMPING)
-        moved = stand(
+        moved = self.stand(
             walk._replace(
                 point=jnp.where(chosen, trial, walk.point),
                 flux=jnp.where(chosen, flux, walk.flux),
@@ -200,37 +219,37 @@ def minimise_with_surrogate(
             n_iter=walk.n_iter + going,
         )
 
-    def unfinished(carry):
-        count, walk = carry
-        return (count < max_iter) & ~walk.stopped.all()
+    def _correct_surrogate(self, walk: _Walk):
+        """Normal equations of surrogate, offset and slopes, held to the anchor by the damping."""
+        diagonal = jnp.diagonal(walk.equations.curvature, axis1=-2, axis2=-1)
+        pull = walk.damping[:, None] * diagonal
 
-    def body(carry):
-        count, walk = carry
-        # Linearised for all at once, when no star has anywhere to go without.
-        due = (walk.resting | walk.stopped).all() | (walk.n_step >= _MOST_STEPS)
-        walk = jax.lax.cond(due, linearise, take_step, walk)
-        return count + 1, walk
+        def evaluate(parameters):
+            slopes, flux = self.below.linearise(parameters)
+            away = parameters - walk.point
+            flux = flux + (walk.flux - walk.surrogate_flux)
+            flux = flux + jnp.sum(walk.slopes * away.T[:, :, None], axis=0)
+            found = self._equations_at(jnp.stack(slopes) + walk.slopes, flux, parameters)
+            return found._replace(
+                cost=found.cost + jnp.sum(pull * away * away, axis=-1),
+                gradient=found.gradient - pull * away,
+                curvature=found.curvature
+                + pull[:, :, None] * jnp.eye(pull.shape[-1], dtype=pull.dtype),
+            )
 
-    point = jnp.clip(start, lower, upper)
-    flux = objective.predict(point)
-    first = stand(
-        _Walk(
-            point=point,
-            flux=flux,
-            surrogate_flux=flux,
-            slopes=jnp.zeros((k, *flux.shape), flux.dtype),
-            equations=None,  # type: ignore[arg-type]
-            linearised=point,
-            known=jnp.zeros(n, bool),
-            damping=jnp.broadcast_to(jnp.asarray(initial_damping, flux.dtype), (n,)),
-            resting=jnp.zeros(n, bool),
-            n_step=jnp.zeros((), jnp.int32),
-            converged=jnp.zeros(n, bool),
-            stopped=~active,
-            n_iter=active.astype(jnp.int32),
-        )
-    )
-    _, last = jax.lax.while_loop(unfinished, body, (jnp.ones((), jnp.int32), first))
-    return LmState(
-        last.point, last.equations, last.damping, last.converged, last.stopped, last.n_iter
-    )
+        return evaluate
+
+    def _residual_of(self, flux):
+        return jnp.where(self.objective.weight > 0, self.objective.flux - flux, 0)
+
+    def _equations_at(self, slopes, flux, parameters) -> NormalEquations:
+        return self.objective.accumulate(list(slopes), self._residual_of(flux), parameters)
+
+
+def _learn_slopes(walk: _Walk, step, flux, surrogate_flux, *, telling):
+    """Broyden's update of the slopes of the difference, from steps that rise above rounding."""
+    learned = (flux - walk.flux) - (surrogate_flux - walk.surrogate_flux)
+    learned = learned - jnp.sum(walk.slopes * step.T[:, :, None], axis=0)
+    length = jnp.sum(step * step, axis=-1)
+    share = jnp.where(telling[:, None], step / jnp.maximum(length, 1e-30)[:, None], 0)
+    return walk.slopes + share.T[:, :, None] * learned

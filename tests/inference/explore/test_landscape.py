@@ -1,7 +1,5 @@
 """Landscapes of chi-square: parabolas where a model is linear, minima where it is not."""
 
-from dataclasses import replace
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -16,18 +14,18 @@ from jaxmdwarf.inference.explore.landscape import (
     slice_objective,
 )
 from jaxmdwarf.inference.explore.minima import find_minima, refine_minima
-from jaxmdwarf.inference.schedule import Start, fit_stars
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6319.0, 1.0)
 SPACE = LabelSpace(("teff", "logg", "mh"), ("K", "dex", "dex"), (3e3, 4.0, -1.0), (4e3, 6.0, 1.0))
-AT_REST = FitSettings(fit_velocity=False, batch_size=32)
-FREE = FitSettings(batch_size=32)
 
 
 class LinearModel(ForwardModel):
@@ -37,6 +35,10 @@ class LinearModel(ForwardModel):
     model_error: Float[Array, "n_pix"]
     label_space: LabelSpace = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
+
+    @property
+    def preprocessing(self):
+        return Preprocessing()
 
     def predict_scaled(self, scaled, context=None):
         flux = 1.0 + scaled @ self.slopes
@@ -75,40 +77,45 @@ def observe(model, scaled, *, snr=50.0, seed=4, context=None):
     return SpectrumBatch(flux, jnp.asarray(ivar), jnp.asarray(ivar), GRID)
 
 
+def at_rest(model, batch, **assumed):
+    return FitProblem.from_batch(model, batch, fit_velocity=False, **assumed)
+
+
 @pytest.fixture(scope="module")
 def linear():
     model = make_model()
     batch = observe(model, np.random.default_rng(0).uniform(-0.2, 0.2, (3, 3)))
-    return model, batch, fit_stars(model, batch, settings=AT_REST)
+    problem = at_rest(model, batch)
+    return problem, fit(problem)
 
 
 def test_profiles_of_a_linear_model_are_parabolas_of_the_covariance(linear):
-    model, batch, fit = linear
+    problem, best = linear
     for name in ("teff", "mh"):
-        axes = axes_around(model, batch, fit, [name], n_sigma=3.0, n_grid=7)
-        profile = profile_objective(model, batch, fit, axes, settings=AT_REST)
+        axes = axes_around(problem, best, [name], n_sigma=3.0, n_grid=7)
+        profile = profile_objective(problem, best, axes)
         sigmas = np.linspace(-3, 3, 7)
         np.testing.assert_allclose(profile.delta_chi2, np.tile(sigmas**2, (3, 1)), atol=0.02)
         assert profile.converged.all()
-        np.testing.assert_allclose(profile.chi2_point, fit.chi2, rtol=1e-5)
+        np.testing.assert_allclose(profile.chi2_point, best.chi2, rtol=1e-5)
         # Along it the others go where their covariance takes them.
         index = SPACE.index(name)
         other = 1
-        slope = fit.covariance[:, other, index] / fit.covariance[:, index, index]
-        moved = profile.labels[:, :, other] - fit.labels[:, other, None]
-        along = slope[:, None] * (axes[name] - fit.labels[:, index, None])
-        assert np.abs(moved - along).max() < 0.02 * fit.errors[:, other].min()
+        slope = best.covariance[:, other, index] / best.covariance[:, index, index]
+        moved = profile.labels[:, :, other] - best.labels[:, other, None]
+        along = slope[:, None] * (axes[name] - best.labels[:, index, None])
+        assert np.abs(moved - along).max() < 0.02 * best.errors[:, other].min()
 
 
 def test_slices_of_a_linear_model_are_parabolas_of_the_curvature(linear):
-    model, batch, fit = linear
-    axes = axes_around(model, batch, fit, ["logg", "mh"], n_sigma=2.0, n_grid=5)
-    found = slice_objective(model, batch, fit, axes, settings=AT_REST)
-    curvature = np.linalg.inv(fit.covariance.astype(float))[:, 1:, 1:]
+    problem, best = linear
+    axes = axes_around(problem, best, ["logg", "mh"], n_sigma=2.0, n_grid=5)
+    found = slice_objective(problem, best, axes)
+    curvature = np.linalg.inv(best.covariance.astype(float))[:, 1:, 1:]
     away = np.stack(
         np.broadcast_arrays(
-            (axes["logg"] - fit.labels[:, 1, None])[:, :, None],
-            (axes["mh"] - fit.labels[:, 2, None])[:, None, :],
+            (axes["logg"] - best.labels[:, 1, None])[:, :, None],
+            (axes["mh"] - best.labels[:, 2, None])[:, None, :],
         ),
         axis=-1,
     )
@@ -120,14 +127,14 @@ def test_slices_of_a_linear_model_are_parabolas_of_the_curvature(linear):
 
 
 def test_pair_profiles_have_contours_of_the_joint_covariance(linear):
-    model, batch, fit = linear
-    axes = axes_around(model, batch, fit, ["teff", "mh"], n_sigma=2.0, n_grid=5)
+    problem, best = linear
+    axes = axes_around(problem, best, ["teff", "mh"], n_sigma=2.0, n_grid=5)
     own = {name: axis[[2]] for name, axis in axes.items()}
-    found = profile_objective(model, batch, fit, own, stars=[2], settings=AT_REST)
-    joint = np.linalg.inv(fit.covariance[2][np.ix_([0, 2], [0, 2])].astype(float))
+    found = profile_objective(problem, best, own, stars=[2])
+    joint = np.linalg.inv(best.covariance[2][np.ix_([0, 2], [0, 2])].astype(float))
     away = np.stack(
         np.meshgrid(
-            axes["teff"][2] - fit.labels[2, 0], axes["mh"][2] - fit.labels[2, 2], indexing="ij"
+            axes["teff"][2] - best.labels[2, 0], axes["mh"][2] - best.labels[2, 2], indexing="ij"
         ),
         -1,
     )
@@ -140,73 +147,79 @@ def test_pair_profiles_have_contours_of_the_joint_covariance(linear):
 def folded():
     model = make_model(FoldedModel)
     batch = observe(model, [[-0.2, 0.1, 0.0], [0.22, -0.1, 0.1]], snr=40.0)
-    return model, batch, fit_stars(model, batch, settings=AT_REST)
+    problem = at_rest(model, batch)
+    return problem, fit(problem)
 
 
 def test_a_profile_lies_nowhere_above_a_slice_and_starts_at_the_fit(folded):
-    model, batch, fit = folded
-    axes = axes_across(model, batch, ["logg", "mh"], n_grid=5)
-    profile = profile_objective(model, batch, fit, axes, settings=AT_REST)
-    slices = slice_objective(model, batch, fit, axes, settings=AT_REST)
+    problem, best = folded
+    axes = axes_across(problem, ["logg", "mh"], n_grid=5)
+    profile = profile_objective(problem, best, axes)
+    slices = slice_objective(problem, best, axes)
     lower = profile.delta_chi2 + profile.chi2_min[:, None, None]
     upper = slices.delta_chi2 + slices.chi2_min[:, None, None]
     assert (lower <= upper * (1 + 1e-5)).all()
     assert (lower < upper - 1).mean() > 0.5
     assert profile.converged.all()
-    np.testing.assert_allclose(profile.chi2_point, fit.chi2, rtol=1e-5)
-    assert (profile.chi2_min > fit.chi2 * (1 - 1e-5)).all()
+    np.testing.assert_allclose(profile.chi2_point, best.chi2, rtol=1e-5)
+    assert (profile.chi2_min > best.chi2 * (1 - 1e-5)).all()
 
 
 def test_velocity_is_an_axis_and_a_parameter(linear):
-    model, _, _ = linear
-    batch = observe(model, np.full((3, 3), 0.2), snr=300.0)
-    fit = fit_stars(model, batch, settings=FREE)
-    axes = axes_around(model, batch, fit, ["rv"], n_sigma=1.0, n_grid=11)
-    profile = profile_objective(model, batch, fit, axes, settings=FREE)
+    problem, _ = linear
+    batch = observe(problem.model, np.full((3, 3), 0.2), snr=300.0)
+    problem = FitProblem.from_batch(problem.model, batch)
+    best = fit(problem)
+    axes = axes_around(problem, best, ["rv"], n_sigma=1.0, n_grid=11)
+    profile = profile_objective(problem, best, axes)
     np.testing.assert_allclose(profile.delta_chi2[:, [0, 10]], 1.0, atol=0.06)
     np.testing.assert_allclose(profile.residual_kms, axes["rv"], atol=1e-3)
-    teff = axes_around(model, batch, fit, ["teff"], n_sigma=2.0, n_grid=11)
-    profile = profile_objective(model, batch, fit, teff, settings=FREE)
+    teff = axes_around(problem, best, ["teff"], n_sigma=2.0, n_grid=11)
+    profile = profile_objective(problem, best, teff)
     # The velocity is minimised over, too: it moves as its covariance with Teff says.
-    moved = profile.residual_kms[:, 10] - fit.residual_kms
-    expected = 2 * fit.covariance[:, 3, 0] / fit.errors[:, 0]
-    np.testing.assert_allclose(moved, expected, atol=0.1 * fit.e_rv.min())
+    moved = profile.residual_kms[:, 10] - best.residual_kms
+    expected = 2 * best.covariance[:, 3, 0] / best.errors[:, 0]
+    np.testing.assert_allclose(moved, expected, atol=0.1 * best.e_rv.min())
 
 
 def test_priors_contexts_and_polynomials_enter(linear):
-    model, _, _ = linear
+    problem, _ = linear
     context = jnp.asarray(np.random.default_rng(1).normal(0, 0.05, (2, GRID.n_pix)), jnp.float32)
-    batch = observe(model, np.zeros((2, 3)), context=context)
-    settings = replace(AT_REST, priors=(LabelPrior("mh", 0.1, 0.01),), poly_order=1)
-    fit = fit_stars(model, batch, context=context, settings=settings)
-    axes = axes_around(model, batch, fit, ["mh"], n_sigma=2.0, n_grid=11)
-    profile = profile_objective(model, batch, fit, axes, context=context, settings=settings)
+    batch = observe(problem.model, np.zeros((2, 3)), context=context)
+    problem = at_rest(
+        problem.model, batch, context=context, priors=LabelPrior("mh", 0.1, 0.01), poly_order=1
+    )
+    best = fit(problem)
+    axes = axes_around(problem, best, ["mh"], n_sigma=2.0, n_grid=11)
+    profile = profile_objective(problem, best, axes)
     np.testing.assert_allclose(profile.delta_chi2[:, [0, 10]], 4.0, atol=0.02)
-    np.testing.assert_allclose(profile.chi2_point, fit.chi2, rtol=1e-5)
-    assert (fit.errors[:, 2] < 0.0101).all()
+    np.testing.assert_allclose(profile.chi2_point, best.chi2, rtol=1e-5)
+    assert (best.errors[:, 2] < 0.0101).all()
     # The polynomial of a slice is that of the point.
-    along = slice_objective(model, batch, fit, axes, context=context, settings=settings)
-    np.testing.assert_allclose(along.chi2_point, fit.chi2, rtol=1e-5)
+    along = slice_objective(problem, best, axes)
+    np.testing.assert_allclose(along.chi2_point, best.chi2, rtol=1e-5)
     assert (along.delta_chi2[:, [0, 10]] >= 4.0).all()
 
 
 def test_how_the_work_is_divided_does_not_matter(linear):
-    model, batch, fit = linear
-    axes = axes_across(model, batch, ["teff"], n_grid=9)
-    one = profile_objective(model, batch, fit, axes, settings=AT_REST)
-    many = profile_objective(model, batch, fit, axes, settings=replace(AT_REST, batch_size=4))
+    problem, best = linear
+    axes = axes_across(problem, ["teff"], n_grid=9)
+    one = profile_objective(problem, best, axes)
+    many = profile_objective(problem, best, axes, batch_size=4)
     np.testing.assert_allclose(one.delta_chi2, many.delta_chi2, rtol=1e-3, atol=5e-3)
 
 
 def test_stars_without_a_pixel_are_nan_and_stop_no_other(linear):
-    model, batch, fit = linear
+    problem, best = linear
+    batch = problem.batch
     empty = SpectrumBatch(
         batch.flux, batch.ivar.at[1].set(0), batch.information.at[1].set(0), batch.grid
     )
-    fit = fit_stars(model, empty, settings=AT_REST)
-    axes = axes_around(model, empty, fit, ["teff"], n_grid=11)
+    problem = at_rest(problem.model, empty)
+    best = fit(problem)
+    axes = axes_around(problem, best, ["teff"], n_grid=11)
     assert axes["teff"][1, [0, -1]].tolist() == [3000.0, 4000.0]
-    found = profile_objective(model, empty, fit, axes, settings=AT_REST)
+    found = profile_objective(problem, best, axes)
     assert np.isnan(found.delta_chi2[1]).all()
     assert np.isfinite(found.delta_chi2[[0, 2]]).all()
     assert not found.converged[1].any()
@@ -214,9 +227,9 @@ def test_stars_without_a_pixel_are_nan_and_stop_no_other(linear):
 
 
 def test_the_second_of_two_minima_is_found_refined_and_measured(folded):
-    model, batch, fit = folded
-    axes = axes_across(model, batch, ["teff"], n_grid=41)
-    profile = profile_objective(model, batch, fit, axes, settings=AT_REST, restarts=1)
+    problem, best = folded
+    axes = axes_across(problem, ["teff"], n_grid=41)
+    profile = profile_objective(problem, best, axes, restarts=1)
     found = find_minima(profile)
     assert found.star.tolist() == [0, 0, 1, 1]
     # On both sides of the middle, behind a barrier, and neither at the edge.
@@ -227,25 +240,23 @@ def test_the_second_of_two_minima_is_found_refined_and_measured(folded):
     np.testing.assert_array_equal(found.column("teff"), found.labels[:, 0])
     with pytest.raises(UsageError, match="teff, logg, mh"):
         found.column("vsini")
-    fine = refine_minima(model, batch, found, settings=AT_REST)
+    fine = refine_minima(problem, found)
     assert fine.star.tolist() == found.star.tolist()
     assert (fine.delta_chi2[::2] == 0).all()
     assert (np.abs(fine.labels[:, 0] - found.labels[:, 0]) < 30.0).all()
     # Deeper than the grid, as the grid only comes near the bottom.
-    chi2 = fine.delta_chi2 + np.repeat(np.minimum(fit.chi2, profile.chi2_min), 2)
+    chi2 = fine.delta_chi2 + np.repeat(np.minimum(best.chi2, profile.chi2_min), 2)
     assert (chi2 <= found.delta_chi2 + np.repeat(profile.chi2_min, 2) + 0.02).all()
 
 
 def test_dips_that_lead_to_one_minimum_are_counted_once(folded):
-    model, batch, fit = folded
-    axes = axes_across(model, batch, ["teff", "mh"], n_grid=9)
-    everything = find_minima(
-        slice_objective(model, batch, fit, axes, settings=AT_REST), least_barrier=0.0
-    )
+    problem, best = folded
+    axes = axes_across(problem, ["teff", "mh"], n_grid=9)
+    everything = find_minima(slice_objective(problem, best, axes), least_barrier=0.0)
     twice = type(everything)(
         *(np.concatenate([column, column]) for column in everything[:-1]), everything.label_names
     )
-    fine = refine_minima(model, batch, twice, settings=AT_REST)
+    fine = refine_minima(problem, twice)
     assert fine.star.tolist() == [0, 0, 1, 1]
 
 
@@ -263,17 +274,15 @@ def test_dips_that_lead_to_one_minimum_are_counted_once(folded):
     ],
 )
 def test_axes_that_make_no_sense_are_refused(linear, axes, error, text):
-    model, batch, fit = linear
+    problem, best = linear
     with pytest.raises(error, match=text):
-        slice_objective(model, batch, fit, axes, settings=AT_REST)
+        slice_objective(problem, best, axes)
 
 
 def test_points_and_stars_of_another_batch_are_refused(linear):
-    model, batch, fit = linear
+    problem, best = linear
     axes = {"teff": np.linspace(3100, 3200, 3)}
     with pytest.raises(UsageError, match="0 to 2"):
-        slice_objective(model, batch, fit, axes, stars=[3], settings=AT_REST)
+        slice_objective(problem, best, axes, stars=[3])
     with pytest.raises(MismatchError, match="one velocity a spectrum"):
-        slice_objective(
-            model, batch, Start(fit.labels[:2], fit.residual_kms[:2]), axes, settings=AT_REST
-        )
+        slice_objective(problem, Start(best.labels[:2], best.residual_kms[:2]), axes)

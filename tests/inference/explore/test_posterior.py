@@ -12,10 +12,12 @@ from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.inference.explore.posterior import SamplingConfig, sample_posterior
-from jaxmdwarf.inference.schedule import Start, fit_stars
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
@@ -24,7 +26,6 @@ pytest.importorskip("blackjax")
 
 GRID = PixelGrid.linear(6000.0, 6127.0, 1.0)
 SPACE = LabelSpace(("teff", "mh"), ("K", "dex"), (3e3, -1.0), (4e3, 1.0))
-AT_REST = FitSettings(fit_velocity=False)
 LONG = SamplingConfig(n_warmup=200, n_draw=1000)
 N_STAR = 4
 
@@ -37,6 +38,10 @@ class TwoLines(ForwardModel):
     fold: Float[Array, ""]
     label_space: LabelSpace = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
+
+    @property
+    def preprocessing(self):
+        return Preprocessing()
 
     def predict_scaled(self, scaled, context=None):
         first = scaled[0] + self.fold * (8 * scaled[0] ** 2 - 0.6 - scaled[0])
@@ -64,23 +69,22 @@ def sampled():
     """Three stars well inside, one at the upper bound of [M/H], and their posteriors."""
     model = make_model()
     batch = observe(model, [[0.1, 0.1], [-0.1, 0.2], [0.2, -0.1], [0.0, 0.5]])
-    fit = fit_stars(model, batch, settings=AT_REST)
-    posterior = sample_posterior(
-        model, batch, fit, jax.random.key(3), settings=AT_REST, sampling=LONG
-    )
-    return model, batch, fit, posterior
+    problem = FitProblem.from_batch(model, batch, fit_velocity=False)
+    best = fit(problem)
+    posterior = sample_posterior(problem, best, jax.random.key(3), sampling=LONG)
+    return problem, best, posterior
 
 
 def test_the_posterior_of_a_linear_model_is_the_gaussian_of_its_fit(sampled):
-    _, _, fit, posterior = sampled
+    _, best, posterior = sampled
     inside = slice(0, 3)
     assert posterior.names == ("teff", "mh")
     assert posterior.samples.shape == (4, 4, 1000, 2)
-    sigma = fit.errors[inside]
+    sigma = best.errors[inside]
     # The mean of n independent draws scatters by 1/sqrt(n).
     assert (posterior.ess[inside] > 1000).all()
-    assert (np.abs(posterior.mean - fit.labels)[inside] < 4 * sigma / np.sqrt(1000)).all()
-    ratio = posterior.covariance[inside] / fit.covariance[inside]
+    assert (np.abs(posterior.mean - best.labels)[inside] < 4 * sigma / np.sqrt(1000)).all()
+    ratio = posterior.covariance[inside] / best.covariance[inside]
     np.testing.assert_allclose(ratio, 1.0, atol=0.12)
     assert posterior.trusted[inside].all()
     assert (posterior.rhat[inside] < 1.01).all()
@@ -88,12 +92,12 @@ def test_the_posterior_of_a_linear_model_is_the_gaussian_of_its_fit(sampled):
 
 
 def test_at_a_bound_draws_stay_inside_and_lean_against_it(sampled):
-    _, _, fit, posterior = sampled
+    _, best, posterior = sampled
     mh = posterior.column("mh")[3]
     assert mh.max() <= 1.0
-    sigma = fit.errors[3, 1]
+    sigma = best.errors[3, 1]
     # What a Gaussian cut at the bound has: mean and width follow from where its peak lies.
-    peak = fit.labels[3, 1]
+    peak = best.labels[3, 1]
     assert peak > 1.0 - 2 * sigma
     assert mh.std() < 0.9 * sigma
     skewness = np.mean(((mh - mh.mean()) / mh.std()) ** 3)
@@ -102,14 +106,12 @@ def test_at_a_bound_draws_stay_inside_and_lean_against_it(sampled):
 
 
 def test_a_star_is_sampled_alike_in_whatever_company(sampled):
-    model, batch, fit, posterior = sampled
+    problem, best, posterior = sampled
     alone = sample_posterior(
-        model,
-        batch,
-        fit,
+        problem,
+        best,
         jax.random.key(3),
         stars=[2, 0, 3, 1],
-        settings=AT_REST,
         sampling=replace(LONG, n_draw=50),
     )
     assert alone.stars.tolist() == [2, 0, 3, 1]
@@ -122,26 +124,20 @@ def test_a_star_is_sampled_alike_in_whatever_company(sampled):
 
 @pytest.mark.slow
 def test_velocity_polynomial_context_and_priors_are_sampled(sampled):
-    model, _, _, _ = sampled
+    model = sampled[0].model
     batch = observe(model, np.full((2, 2), 0.1), snr=300.0)
     context = jnp.full((2, GRID.n_pix), 0.02, jnp.float32)
     batch = SpectrumBatch(batch.flux + context, batch.ivar, batch.information, GRID)
-    settings = FitSettings(priors=(LabelPrior("mh", 0.2, 0.001),), poly_order=0)
-    fit = fit_stars(model, batch, context=context, settings=settings)
-    found = sample_posterior(
-        model,
-        batch,
-        fit,
-        jax.random.key(0),
-        context=context,
-        settings=settings,
-        sampling=replace(LONG, n_draw=400),
+    problem = FitProblem.from_batch(
+        model, batch, context=context, priors=LabelPrior("mh", 0.2, 0.001), poly_order=0
     )
+    best = fit(problem)
+    found = sample_posterior(problem, best, jax.random.key(0), sampling=replace(LONG, n_draw=400))
     assert found.names == ("teff", "mh", "rv", "poly_0")
-    np.testing.assert_allclose(found.column("mh").std(axis=1), fit.errors[:, 1], rtol=0.12)
-    np.testing.assert_allclose(found.column("rv").std(axis=1), fit.e_rv, rtol=0.12)
-    np.testing.assert_allclose(found.covariance[:, :3, :3] / fit.covariance, 1.0, atol=0.5)
-    assert (np.abs(found.mean[:, 2] - fit.residual_kms) < 0.2 * fit.e_rv).all()
+    np.testing.assert_allclose(found.column("mh").std(axis=1), best.errors[:, 1], rtol=0.12)
+    np.testing.assert_allclose(found.column("rv").std(axis=1), best.e_rv, rtol=0.12)
+    np.testing.assert_allclose(found.covariance[:, :3, :3] / best.covariance, 1.0, atol=0.5)
+    assert (np.abs(found.mean[:, 2] - best.residual_kms) < 0.2 * best.e_rv).all()
     assert (np.abs(found.column("poly_0").mean(axis=1)) < 0.01).all()
 
 
@@ -151,9 +147,8 @@ def test_two_valleys_are_told_by_rhat_and_an_empty_star_by_nan(sampled):
     empty = SpectrumBatch(batch.flux, batch.ivar.at[1].set(0), batch.information.at[1].set(0), GRID)
     # Half way between the valleys: chains fall to either side.
     middle = Start(np.full((N_STAR, 2), [3500.0, 0.5], np.float32), np.zeros(N_STAR, np.float32))
-    found = sample_posterior(
-        model, empty, middle, jax.random.key(1), settings=AT_REST, sampling=LONG
-    )
+    problem = FitProblem.from_batch(model, empty, fit_velocity=False)
+    found = sample_posterior(problem, middle, jax.random.key(1), sampling=LONG)
     assert np.isnan(found.samples[1]).all()
     assert np.isnan(found.rhat[1]).all()
     warm = (found.samples[..., 0].mean(axis=2) > 3500).sum(axis=1)[[0, 2, 3]]
@@ -165,13 +160,13 @@ def test_two_valleys_are_told_by_rhat_and_an_empty_star_by_nan(sampled):
 
 
 def test_what_is_missing_or_wrong_is_named(sampled, monkeypatch):
-    model, batch, fit, posterior = sampled
+    problem, best, posterior = sampled
     key = jax.random.key(0)
     with pytest.raises(UsageError, match="0 to 3"):
-        sample_posterior(model, batch, fit, key, stars=[4])
-    short = Start(fit.labels[:2], fit.residual_kms[:2])
+        sample_posterior(problem, best, key, stars=[4])
+    short = Start(best.labels[:2], best.residual_kms[:2])
     with pytest.raises(MismatchError, match="one velocity a spectrum"):
-        sample_posterior(model, batch, short, key)
+        sample_posterior(problem, short, key)
     with pytest.raises(UsageError, match="two chains"):
         SamplingConfig(n_chain=1)
     with pytest.raises(UsageError, match="teff, mh"):
@@ -185,4 +180,4 @@ def test_what_is_missing_or_wrong_is_named(sampled, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_blackjax)
     with pytest.raises(UsageError, match=r"jaxmdwarf\[posterior\]"):
-        sample_posterior(model, batch, fit, key)
+        sample_posterior(problem, best, key)

@@ -1,14 +1,15 @@
 """Fits on Gram systems: the solution of the pixels without the pixels."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.inference.objective import build_objective
-from jaxmdwarf.inference.schedule import FitSettings, Start, fit_stars
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.inference.solvers.gram import (
     GramSystem,
     choose_node,
@@ -19,16 +20,21 @@ from jaxmdwarf.inference.solvers.gram import (
     place_nodes,
     reduce_stars,
 )
+from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.models.priors import LabelPrior, RelationPrior
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
-FAST = FitSettings(fit_velocity=False, batch_size=64)
-SLOW = replace(FAST, fast_path=False)
+FAST, SLOW = LevenbergMarquardt(), LevenbergMarquardt(fast_path=False)
 PRIORS = (
     LabelPrior("alpha_m", 0.1, 0.1),
     RelationPrior("logg", ("teff",), ((0,), (1,)), (5.0, -0.3), 0.1, (3400.0,), (1000.0,)),
 )
+
+
+def fit_at_rest(model, batch, solver=FAST, *, start=None, **assumed):
+    problem = FitProblem.from_batch(model, batch, fit_velocity=False, **assumed)
+    return fit(problem, start=start, solver=solver, schedule=FitScheduleConfig(batch_size=64))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,8 @@ def test_systems_say_what_the_pixels_say(make_model, observe_stars):
         batch = observe_stars(
             model, grid, rng.uniform(-0.3, 0.3, (6, 4)), np.zeros(6), np.full(6, 50.0), rng
         )
-        objective = build_objective(model, batch, fit_velocity=False, priors=PRIORS)
+        problem = FitProblem.from_batch(model, batch, fit_velocity=False, priors=PRIORS)
+        objective = build_objective(problem)
         system = reduce_stars(objective, multiply_shapes(model, grid))
         at = jnp.asarray(rng.uniform(-0.4, 0.4, (6, 4)))
         ours = gram_equations(objective, system)(at)
@@ -76,8 +83,8 @@ def test_systems_say_what_the_pixels_say(make_model, observe_stars):
 
 @pytest.mark.parametrize("changed", [{}, {"priors": PRIORS}, {"continuum_sigma_aa": 30.0}])
 def test_the_fast_path_ends_where_the_pixels_end(band_model, survey, changed):
-    fast = fit_stars(band_model, survey, settings=replace(FAST, **changed))
-    slow = fit_stars(band_model, survey, settings=replace(SLOW, **changed))
+    fast = fit_at_rest(band_model, survey, FAST, **changed)
+    slow = fit_at_rest(band_model, survey, SLOW, **changed)
     assert fast.converged.mean() >= 0.99
     both = fast.converged & slow.converged
     distance = np.abs(fast.labels - slow.labels)[both] / slow.errors[both]
@@ -96,16 +103,14 @@ def test_a_given_start_is_kept(band_model, survey):
     """From the solution itself one step is left, not a search."""
     rows = np.arange(64)
     few = SpectrumBatch(survey.flux[rows], survey.ivar[rows], survey.information[rows], survey.grid)
-    first = fit_stars(band_model, few, settings=FAST)
-    again = fit_stars(
-        band_model, few, start=Start(first.labels, np.zeros(64, np.float32)), settings=FAST
-    )
+    first = fit_at_rest(band_model, few)
+    again = fit_at_rest(band_model, few, start=Start(first.labels, np.zeros(64, np.float32)))
     assert np.median(again.n_iter) <= 2
     assert (np.abs(again.labels - first.labels) / first.errors).max() < 0.02
 
 
 def test_neighbours_and_padding_do_not_matter(band_model, survey):
-    whole = fit_stars(band_model, survey, settings=FAST)
+    whole = fit_at_rest(band_model, survey)
     order = np.random.default_rng(4).permutation(256)[:100]
     bad = survey.ivar[order] == 0
     flux = jnp.where(bad, jnp.inf, survey.flux[order])
@@ -116,7 +121,7 @@ def test_neighbours_and_padding_do_not_matter(band_model, survey):
         jnp.concatenate([ivar, jnp.zeros((9, flux.shape[1]))]),
         survey.grid,
     )
-    result = fit_stars(band_model, some, settings=FAST)
+    result = fit_at_rest(band_model, some)
     away = np.abs(result.labels[:100] - whole.labels[order]) / whole.errors[order]
     assert np.nanmax(away) < 0.02
     np.testing.assert_array_equal(result.flags[:100], whole.flags[order])
@@ -128,18 +133,19 @@ def test_very_bright_stars_lose_no_digits(make_model, band_grid, observe_stars):
     rng = np.random.default_rng(3)
     scaled = rng.uniform(-0.4, 0.4, (64, 4)).astype(np.float32)
     batch = observe_stars(model, band_grid, scaled, np.zeros(64), np.full(64, 2000.0), rng)
-    fast = fit_stars(model, batch, settings=FAST)
-    slow = fit_stars(model, batch, settings=SLOW)
+    fast = fit_at_rest(model, batch, FAST)
+    slow = fit_at_rest(model, batch, SLOW)
     assert fast.converged.mean() > 0.98
     assert np.quantile(np.abs(fast.labels - slow.labels) / slow.errors, 0.99) < 0.02
     np.testing.assert_allclose(fast.chi2, slow.chi2, rtol=1e-3)
 
 
 def test_the_node_of_lowest_cost_is_chosen(band_model, survey):
-    objective = build_objective(band_model, survey, fit_velocity=False, priors=PRIORS)
+    problem = FitProblem.from_batch(band_model, survey, fit_velocity=False, priors=PRIORS)
+    objective = build_objective(problem)
     system = reduce_stars(objective, multiply_shapes(band_model, survey.grid))
     assert isinstance(system, GramSystem)
-    nodes = place_nodes(band_model, 2)
+    nodes = place_nodes(band_model, per_label=2)
     chosen = choose_node(objective, system, nodes)
     costs = np.stack(
         [
@@ -155,5 +161,6 @@ def test_the_node_of_lowest_cost_is_chosen(band_model, survey):
 def test_models_without_a_small_head_are_fitted_on_pixels(band_model, make_model, survey):
     assert has_gram_path(band_model)
     assert not has_gram_path(make_model(survey.grid, n_band=120))
-    assert not FitSettings().may_reduce
-    assert not replace(FAST, poly_order=1).may_reduce
+    for assumed in ({}, {"fit_velocity": False, "poly_order": 1}):
+        assert not FitProblem.from_batch(band_model, survey, **assumed).labels_alone
+    assert FitProblem.from_batch(band_model, survey, fit_velocity=False).labels_alone

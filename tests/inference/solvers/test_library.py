@@ -1,14 +1,14 @@
 """Whatever the solver, the solution is the same."""
 
-from dataclasses import replace
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmdwarf.inference.objective import squash_to_bounds, unsquash_from_bounds
-from jaxmdwarf.inference.schedule import fit_batch, fit_stars
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.config import FitScheduleConfig
+from jaxmdwarf.inference.parameters import squash_to_bounds, unsquash_from_bounds
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit, fit_batch
+from jaxmdwarf.inference.solvers.by_name import find_solver
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
@@ -39,17 +39,22 @@ def take(batch, n):
     return SpectrumBatch(batch.flux[:n], batch.ivar[:n], batch.information[:n], batch.grid)
 
 
+def fit_first(model, survey, n, solver="lm"):
+    """The first stars of the survey in one batch."""
+    problem = FitProblem.from_batch(model, take(survey, n), priors=PRIORS)
+    return fit(problem, solver=solver, schedule=FitScheduleConfig(batch_size=n))
+
+
 @pytest.fixture(scope="module")
 def reference(model, survey):
-    return fit_stars(model, survey, settings=FitSettings(priors=PRIORS, batch_size=64))
+    return fit_first(model, survey, 64)
 
 
 @pytest.mark.parametrize(
     ("solver", "n"), [("lbfgs", 64), ("optimistix", 32), ("optimistix-lbfgs", 16), ("jaxopt", 16)]
 )
 def test_solvers_agree(model, survey, reference, solver, n):
-    settings = FitSettings(solver=solver, priors=PRIORS, batch_size=n)
-    result = fit_stars(model, take(survey, n), settings=settings)
+    result = fit_first(model, survey, n, solver)
     seen = np.arange(n) != 9
     assert result.converged[seen].mean() > 0.95
     good = result.converged & reference.converged[:n]
@@ -66,10 +71,10 @@ def test_solvers_agree(model, survey, reference, solver, n):
 
 
 def test_lbfgs_needs_few_evaluations_and_says_when_they_were_too_few(model, survey):
-    settings = FitSettings(solver="lbfgs", batch_size=64, priors=PRIORS)
-    result = fit_batch(model, survey, settings=settings)
+    problem = FitProblem.from_batch(model, survey, priors=PRIORS)
+    result = fit_batch(problem, solver="lbfgs")
     assert np.median(result.n_iter) < 16
-    hasty = fit_batch(model, survey, settings=replace(settings, max_iter=1))
+    hasty = fit_batch(problem, solver=find_solver("lbfgs", max_iter=1))
     assert (np.asarray(hasty.flags) & int(QualityFlag.NOT_CONVERGED)).mean() > 0.5
 
 

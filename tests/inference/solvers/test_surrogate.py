@@ -10,9 +10,12 @@ import pytest
 from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.inference.objective import LINEARISED_ROWS, build_objective, linearise_flux
-from jaxmdwarf.inference.schedule import Start, fit_stars
-from jaxmdwarf.inference.settings import FitSettings
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit
+from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.inference.solvers.surrogate import minimise_with_surrogate
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, Surrogate
@@ -22,7 +25,16 @@ from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6899.0, 1.0)
 N_STAR = 96
-ALONE = FitSettings(fit_velocity=False, batch_size=32)
+
+
+def fit_stars(model, batch, context=None, *, start=None, fit_velocity=False, **solver):
+    problem = FitProblem.from_batch(model, batch, context=context, fit_velocity=fit_velocity)
+    return fit(
+        problem,
+        start=start,
+        solver=LevenbergMarquardt(**solver),
+        schedule=FitScheduleConfig(batch_size=32),
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,6 +64,10 @@ class ExpensiveModel(ForwardModel):
     @property
     def label_space(self) -> LabelSpace:
         return self.base.label_space
+
+    @property
+    def preprocessing(self):
+        return self.base.preprocessing
 
     @property
     def grid(self) -> PixelGrid:
@@ -102,7 +118,7 @@ def stars(expensive):
 def exact(expensive, stars):
     """The fit without a surrogate: Levenberg-Marquardt with the model's own derivatives."""
     batch, phase, _ = stars
-    return fit_stars(replace(expensive, followed=False), batch, context=phase, settings=ALONE)
+    return fit_stars(replace(expensive, followed=False), batch, phase)
 
 
 def distance_sigma(one, other):
@@ -111,7 +127,7 @@ def distance_sigma(one, other):
 
 def test_slopes_of_a_surrogate_lead_to_the_minimum_of_the_model(expensive, stars, exact):
     batch, phase, _ = stars
-    found = fit_stars(expensive, batch, context=phase, settings=ALONE)
+    found = fit_stars(expensive, batch, phase)
     assert found.converged.mean() > 0.98
     assert np.quantile(distance_sigma(found, exact)[found.converged], 0.99) < 0.05
     np.testing.assert_allclose(found.errors, exact.errors, rtol=0.02)
@@ -120,7 +136,7 @@ def test_slopes_of_a_surrogate_lead_to_the_minimum_of_the_model(expensive, stars
 
 def test_the_surrogate_alone_is_far_from_there(expensive, stars, exact):
     batch, _, _ = stars
-    alone = fit_stars(expensive.base, batch, settings=ALONE)
+    alone = fit_stars(expensive.base, batch)
     assert np.median(distance_sigma(alone, exact)) > 2
 
 
@@ -133,7 +149,7 @@ def test_even_a_surrogate_that_points_elsewhere_leads_to_the_minimum(
 
     batch, phase, _ = stars
     misled = Misled(expensive.base, expensive.strength, expensive.shapes)
-    found = fit_stars(misled, batch, context=phase, settings=replace(ALONE, max_iter=80))
+    found = fit_stars(misled, batch, phase, max_iter=80)
     assert found.converged.mean() > 0.9
     assert np.median(distance_sigma(found, exact)[found.converged]) < 0.05
 
@@ -150,7 +166,7 @@ def test_velocity_is_fitted_along(make_model):
         np.tile(model.label_space.unscale(np.full(4, 0.15, np.float32)), (4, 1)),
         np.full(4, 10.0, np.float32),
     )
-    found = fit_stars(model, batch, start=start, settings=FitSettings())
+    found = fit_stars(model, batch, start=start, fit_velocity=True)
     assert found.converged.all()
     np.testing.assert_allclose(found.rv_kms, 0, atol=0.1)
     assert (np.abs(model.label_space.scale(found.labels)) < 3e-3).all()
@@ -158,7 +174,8 @@ def test_velocity_is_fitted_along(make_model):
 
 def test_inactive_stars_stay_where_they_are(expensive, stars):
     batch, phase, _ = stars
-    objective = build_objective(expensive, batch, context=phase, fit_velocity=False)
+    problem = FitProblem.from_batch(expensive, batch, context=phase, fit_velocity=False)
+    objective = build_objective(problem)
     start = jnp.full((N_STAR, 4), 0.1)
     active = jnp.arange(N_STAR) < 3
     state = minimise_with_surrogate(objective, expensive.base, start, active=active, max_iter=12)
@@ -183,7 +200,7 @@ def test_derivatives_in_groups_are_those_of_all_at_once(expensive):
 def test_an_accurate_surrogate_is_checked_in_one_evaluation(expensive, stars, exact):
     batch, phase, _ = stars
     near = replace(expensive, surrogate_error=1e-3)
-    found = fit_stars(near, batch, context=phase, settings=ALONE)
+    found = fit_stars(near, batch, phase)
     assert found.converged.all()
     assert not (found.flags & int(QualityFlag.FAST_PATH_DISAGREED)).any()
     assert (found.n_iter == 1).all()
@@ -193,15 +210,13 @@ def test_an_accurate_surrogate_is_checked_in_one_evaluation(expensive, stars, ex
 def test_a_surrogate_that_is_wrong_is_told_and_put_right(expensive, stars, exact):
     batch, phase, _ = stars
     wrong = replace(expensive, surrogate_error=0.5)
-    found = fit_stars(wrong, batch, context=phase, settings=ALONE)
+    found = fit_stars(wrong, batch, phase)
     told = (found.flags & int(QualityFlag.FAST_PATH_DISAGREED)) > 0
     assert told.mean() > 0.9
     assert np.quantile(distance_sigma(found, exact)[found.converged], 0.98) < 0.05
-    unchecked = fit_stars(
-        wrong, batch, context=phase, settings=replace(ALONE, check_surrogate=False)
-    )
+    unchecked = fit_stars(wrong, batch, phase, check_surrogate=False)
     assert np.median(distance_sigma(unchecked, exact)) > 1
-    slow = fit_stars(wrong, batch, context=phase, settings=replace(ALONE, fast_path=False))
+    slow = fit_stars(wrong, batch, phase, fast_path=False)
     assert not (slow.flags & int(QualityFlag.FAST_PATH_DISAGREED)).any()
     assert np.median(distance_sigma(slow, exact)) < 0.05
 
@@ -211,7 +226,7 @@ def test_stars_without_pixels_are_told_from_those_with_a_surrogate(expensive, st
     ivar = batch.ivar.at[1].set(0)
     flux = batch.flux.at[1].set(jnp.nan)
     near = replace(expensive, surrogate_error=1e-3)
-    found = fit_stars(near, SpectrumBatch(flux, ivar, ivar, GRID), context=phase, settings=ALONE)
+    found = fit_stars(near, SpectrumBatch(flux, ivar, ivar, GRID), phase)
     assert np.isnan(found.labels[1]).all()
     assert found.flags[1] & int(QualityFlag.NO_GOOD_PIXELS)
     assert np.isfinite(np.delete(found.labels, 1, axis=0)).all()
@@ -220,10 +235,10 @@ def test_stars_without_pixels_are_told_from_those_with_a_surrogate(expensive, st
 def test_order_and_company_of_stars_do_not_matter(expensive, stars):
     batch, phase, _ = stars
     near = replace(expensive, surrogate_error=0.02)
-    whole = fit_stars(near, batch, context=phase, settings=ALONE)
+    whole = fit_stars(near, batch, phase)
     rows = np.random.default_rng(0).permutation(N_STAR)[:20]
     some = SpectrumBatch(batch.flux[rows], batch.ivar[rows], batch.information[rows], GRID)
-    alone = fit_stars(near, some, context=phase[rows], settings=ALONE)
+    alone = fit_stars(near, some, phase[rows])
     assert np.abs((alone.labels - whole.labels[rows]) / whole.errors[rows]).max() < 0.02
     agreed = int(QualityFlag.FAST_PATH_DISAGREED)
     np.testing.assert_array_equal(alone.flags & agreed, whole.flags[rows] & agreed)
@@ -231,4 +246,4 @@ def test_order_and_company_of_stars_do_not_matter(expensive, stars):
 
 def test_a_step_that_is_trusted_is_positive():
     with pytest.raises(UsageError, match="trusted_sigma"):
-        FitSettings(trusted_sigma=0.0)
+        LevenbergMarquardt(trusted_sigma=0.0)

@@ -20,10 +20,10 @@ QUICK = MatchedConfig(strengths=(0.2,), n_passes=3, n_nuisance=2, order=1, min_s
 
 
 def fit_at_rest(model, domain):
-    from jaxmdwarf.inference.schedule import FitSettings, fit_stars
+    from jaxmdwarf.inference.problem import FitProblem
+    from jaxmdwarf.inference.schedule import fit
 
-    settings = FitSettings(fit_velocity=False, priors=model.priors())
-    return fit_stars(model, domain.batch(), settings=settings).labels
+    return fit(FitProblem.from_batch(model, domain.batch(), fit_velocity=False)).labels
 
 
 def train_again(universe, sample_labels):

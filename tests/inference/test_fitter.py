@@ -1,0 +1,218 @@
+"""Raw spectra to labels in one call, and all that can be asked of the answer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.inference.config import FitConfig
+from jaxmdwarf.inference.explore.bounds import cramer_rao
+from jaxmdwarf.inference.fitter import Fitter
+from jaxmdwarf.inference.schedule import fit
+from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.layered import LayeredModel
+from jaxmdwarf.models.preprocessing import Preprocessing
+from jaxmdwarf.models.priors import LabelPrior, RelationPrior
+from jaxmdwarf.preprocess.continuum import normalise_model
+from jaxmdwarf.spectra import RawSpectrum, SpectrumMeta
+from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
+
+GRID = PixelGrid.linear(6000.0, 6699.0, 1.0)
+WINDOW = (6040.0, 6660.0)
+N_STAR, SNR = 24, 120.0
+KNOWN = (
+    LabelPrior("mh", 0.0, 0.3),
+    RelationPrior("logg", ("teff",), ((0,),), (5.0,), 0.5, (3500.0,), (500.0,)),
+    RelationPrior("teff", ("age",), ((0,),), (3500.0,), 50.0, (5.0,), (5.0,), key="cooling"),
+)
+
+
+class Normalised(LayeredModel):
+    """Another model's flux over its pseudo-continuum, as an emulator learns it."""
+
+    base: ForwardModel
+
+    @property
+    def model_error(self):
+        return self.base.model_error
+
+    @property
+    def preprocessing(self):
+        return Preprocessing(sigma_aa=30.0, masks_aa=((6270.0, 6330.0),))
+
+    def priors(self):
+        return KNOWN
+
+    def predict_scaled(self, scaled, context=None):
+        return self.predict_scaled_batch(scaled[None])[0]
+
+    def predict_scaled_batch(self, scaled, context=None):
+        flux = self.base.predict_scaled_batch(scaled)
+        outside = (self.grid.wave_aa > 6270.0) & (self.grid.wave_aa < 6330.0)
+        return normalise_model(flux, self.grid, sigma_aa=30.0, window=outside)
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return Normalised(make_model(GRID, n_band=20))
+
+
+@pytest.fixture(scope="module")
+def stars(make_model):
+    """Raw spectra on pixels of their own, moving at up to 150 km/s, and what they are."""
+    nature = make_model(GRID, n_band=20)
+    rng = np.random.default_rng(5)
+    scaled = rng.uniform(-0.3, 0.3, (N_STAR, 4)).astype(np.float32)
+    speeds = rng.uniform(-150, 150, N_STAR)
+    flux = np.asarray(nature.predict_scaled_batch(jnp.asarray(scaled)), float)
+    raws = []
+    for row, speed in zip(flux, speeds, strict=True):
+        wave = np.arange(6001.0, 6700.0, 0.7)
+        at = wave / (1 + speed / SPEED_OF_LIGHT_KMS)
+        seen = np.interp(at, nature.grid.wave_aa, row) * (1 + 0.1 * np.sin(wave / 400.0))
+        sigma = 1 / SNR
+        raws.append(
+            RawSpectrum(
+                wave,
+                seen + sigma * rng.normal(size=wave.size),
+                np.full(wave.size, sigma**-2),
+                SpectrumMeta(z=speed / SPEED_OF_LIGHT_KMS),
+            )
+        )
+    return raws, np.asarray(nature.label_space.unscale(scaled)), speeds
+
+
+@pytest.fixture(scope="module")
+def config():
+    return FitConfig(window_aa=WINDOW, priors=("none",))
+
+
+@pytest.fixture(scope="module")
+def fitter(model, config):
+    return Fitter(model, config)
+
+
+@pytest.fixture(scope="module")
+def fitted(fitter, stars):
+    return fitter.fit(stars[0], keep_spectra=True)
+
+
+def test_labels_and_velocities_come_out_right(fitted, stars):
+    _, labels, speeds = stars
+    result = fitted.result
+    assert len(fitted) == N_STAR
+    assert fitted.label_names == ("teff", "logg", "mh", "alpha_m")
+    assert result.converged.all()
+    pulls = np.abs(result.labels - labels) / result.errors
+    assert np.median(pulls) < 1.5
+    assert np.median(np.abs(result.rv_kms - speeds)) < 3.0
+
+
+def test_the_problem_of_a_star_is_the_one_that_was_solved(fitted):
+    some = fitted.problem([3, 1])
+    np.testing.assert_allclose(some.frame_kms, fitted.frame_kms[[3, 1]], rtol=1e-6)
+    again = fit(some)
+    found = fitted.result.take([3, 1])
+    assert (np.abs(again.labels - found.labels) / found.errors).max() < 0.02
+    np.testing.assert_allclose(again.rv_kms, found.rv_kms, atol=0.05)
+    np.testing.assert_allclose(again.errors, found.errors, rtol=0.01)
+    assert fitted.problem().n_spec == N_STAR
+    assert fitted.problem(5).n_spec == 1
+    # Errors know of the noise that the pseudo-continuum took out; those of the weights do not.
+    ratio = found.errors / cramer_rao(some, found).labels
+    assert ((ratio > 0.8) & (ratio < 1)).all()
+
+
+def test_model_flux_is_that_of_the_labels_in_the_frame_of_the_data(fitted):
+    seen = fitted.spectra()
+    n_used = seen.used.sum(axis=1)
+    np.testing.assert_array_equal(n_used, fitted.result.n_pix)
+    inside = (seen.wave_aa >= WINDOW[0]) & (seen.wave_aa <= WINDOW[1])
+    assert not seen.used[:, ~inside].any()
+    assert not seen.used[:, (seen.wave_aa > 6271) & (seen.wave_aa < 6329)].any()
+    assert (seen.ivar[seen.used] > 0).all()
+    pulls = np.where(seen.used, (seen.flux - seen.model_flux) / seen.sigma, 0)
+    np.testing.assert_allclose(np.sum(pulls**2, axis=1), fitted.result.chi2, rtol=1e-3)
+
+
+def test_a_polynomial_is_part_of_the_model_flux(model, stars):
+    config = FitConfig(window_aa=WINDOW, priors=("none",), velocity="header", poly_order=1)
+    fitted = Fitter(model, config).fit(stars[0][:4], keep_spectra=True)
+    seen = fitted.spectra()
+    pulls = np.where(seen.used, (seen.flux - seen.model_flux) / seen.sigma, 0)
+    np.testing.assert_allclose(np.sum(pulls**2, axis=1), fitted.result.chi2, rtol=1e-3)
+
+
+def test_lists_of_other_lengths_compile_nothing(fitter, stars, fitted):
+    """The programs of twenty-four spectra serve one and twenty-one."""
+    raws, _, _ = stars
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None
+    )
+    few = {n: fitter.fit(raws[:n]) for n in (1, 21)}
+    assert compiled == []
+    for n, found in few.items():
+        away = np.abs(found.result.labels - fitted.result.labels[:n]) / fitted.result.errors[:n]
+        assert away.max() < 0.02
+        np.testing.assert_array_equal(found.flags, fitted.flags[:n])
+
+
+def test_lists_longer_than_a_chunk_are_divided(model, stars, fitted, config):
+    parts = Fitter(model, FitConfig(window_aa=WINDOW, priors=("none",), chunk_size=10))
+    divided = parts.fit(stars[0], keep_spectra=True, pad_to=32)
+    assert len(divided) == N_STAR
+    away = np.abs(divided.result.labels - fitted.result.labels) / fitted.result.errors
+    assert away.max() < 0.02
+    np.testing.assert_array_equal(divided.flags, fitted.flags)
+    np.testing.assert_allclose(divided.problem(20).frame_kms, fitted.problem(20).frame_kms)
+
+
+def test_labels_are_fixed_for_all_or_for_each(model, stars):
+    raws, labels, _ = stars
+    config = FitConfig(window_aa=WINDOW, priors=("none",), fixed={"alpha_m": 0.2})
+    found = Fitter(model, config).fit(raws, fixed={"logg": labels[:, 1]})
+    np.testing.assert_allclose(found.result.labels[:, 3], 0.2)
+    np.testing.assert_allclose(found.result.labels[:, 1], labels[:, 1], rtol=1e-6)
+    assert np.isnan(found.result.errors[:, [1, 3]]).all()
+    assert np.isfinite(found.result.errors[:, [0, 2]]).all()
+
+
+def test_priors_are_those_of_the_model_or_some_of_them(model, stars):
+    raws = stars[0][:6]
+    whole = Fitter(model, FitConfig(window_aa=WINDOW))
+    (warning,) = whole.warnings
+    assert "'cooling' on teff was left out: no label age here." in warning
+    assert whole.fit(raws).warnings == whole.warnings
+    some = Fitter(model, FitConfig(window_aa=WINDOW, priors=("sequence",)))
+    assert some.warnings == ()
+    problem = some.fit(raws, keep_spectra=True).problem()
+    assert problem.priors == KNOWN[1:2]
+
+
+def test_what_cannot_be_is_said_at_once(model, fitter, stars, make_model):
+    raws = stars[0]
+    with pytest.raises(UsageError, match="no spectrum was given"):
+        fitter.fit([])
+    with pytest.raises(UsageError, match="keep_spectra=True"):
+        fitter.fit(raws[:3]).problem(0)
+    with pytest.raises(MismatchError, match="one a spectrum"):
+        fitter.fit(raws[:3], fixed={"logg": [4.8, 4.9]})
+    for wrong, text in (
+        ({"priors": ("sequense",)}, "no prior 'sequense'"),
+        ({"fixed": {"mass": 0.3}}, "'mass' is unknown"),
+        ({"fixed": {"teff": 9000.0}}, "outside the model"),
+        ({"window_aa": (7000.0, 7100.0)}, "nothing of 7000-7100"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            Fitter(model, FitConfig(**wrong))
+    for wrong, text in (
+        ({"window_aa": (7000.0, 6000.0)}, "lower end first"),
+        ({"chunk_size": 0}, "below 1"),
+        ({"priors": (3.5,)}, "is no prior"),
+    ):
+        with pytest.raises((UsageError, TypeError), match=text):
+            FitConfig(**wrong)
+    with pytest.raises(UsageError, match="not normalised"):
+        Fitter(make_model(GRID))
