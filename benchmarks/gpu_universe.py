@@ -20,10 +20,10 @@ def build_on_host(gap_text, coarse):
 
     jax.config.update("jax_platforms", "cpu")
     from jaxmdwarf.simulate.gap import DomainGap
-    from jaxmdwarf.simulate.synthesis import Synthesis, build_simulator
+    from jaxmdwarf.simulate.synthesis import SynthesisConfig, build_simulator
 
     gap = DomainGap.parse(gap_text)
-    settings = Synthesis(ln_step=4.5e-5) if coarse else Synthesis()
+    settings = SynthesisConfig(ln_step=4.5e-5) if coarse else SynthesisConfig()
     return jax.tree.map(np.asarray, build_simulator(gap.physics(seed=SEED), settings))
 
 

@@ -36,8 +36,8 @@ def simulate_observation(
     Parameters
     ----------
     model_flux : (n_spec, n_pix)
-        Normalised model flux. Row i is observed as row i of `ivar` was; which star lends its noise
-        to which model is the caller's choice.
+        Normalised model flux. Row i is observed as row i of `ivar` was; the noise of which star
+        goes to which model is the caller's choice.
     ivar : (n_spec, n_pix)
         Inverse variances of observed, normalised spectra; 0 marks bad pixels.
     rng : numpy Generator
@@ -86,7 +86,7 @@ def simulate_observation(
         raise MismatchError(
             f"model flux {model_flux.shape}, ivar {ivar.shape} and information "
             f"{None if information is None else information.shape} must have one shape.",
-            "lend each model spectrum the ivar of one observed spectrum.",
+            "give each model spectrum the ivar of one observed spectrum.",
         )
     good = ivar > 0
     sigma = noise_factor / np.sqrt(np.where(good, ivar, 1.0))

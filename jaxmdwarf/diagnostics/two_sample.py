@@ -18,7 +18,7 @@ from jaxmdwarf.spectra import SpectrumBatch
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """How two sets are told apart.
+    """A classifier two-sample test (Lopez-Paz & Oquab 2017, ICLR).
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class ClassifierConfig:
     Notes
     -----
     A linear classifier sees every difference of means along any direction. The others see
-    differences of scatter too: with them even spectra of the right stars are told from observed
-    ones by what no function of labels can have, the accidents of calibration, sky and noise of
-    single spectra. Quote them beside the same number for an oracle.
+    differences of scatter too: with them even spectra of the right stars are distinguished from
+    observed ones by what no function of labels can have, the accidents of calibration, sky and
+    noise of single spectra. Quote them beside the same number for an oracle.
     """
 
     kind: Literal["linear", "mlp", "boosted"] = "linear"
@@ -62,13 +62,13 @@ class ClassifierScore(NamedTuple):
     Parameters
     ----------
     accuracy : float
-        Share of held-out rows that were told right, over both sets: 0.5 if they are alike.
+        Share of held-out rows that were classified correctly: 0.5 if the sets are alike.
     e_accuracy : float
         Its standard error; rows of a pair count as one.
     rows : (n_pair,)
         Rows of the sets that took part.
     correct : (n_pair,)
-        How much of each pair was told right: 0, 0.5 or 1.
+        Share of each pair that was classified correctly: 0, 0.5 or 1.
     noise_factor : float
         By which the stated errors were multiplied for the noise; 1 if they were taken as stated.
     """
@@ -90,7 +90,7 @@ def classifier_accuracy(
     *,
     match_noise: bool = True,
     sigma_aa: float | None = PAPER_SIGMA_AA,
-    settings: ClassifierConfig | None = None,
+    config: ClassifierConfig | None = None,
 ) -> ClassifierScore:
     """Accuracy of a classifier that tells transferred model spectra from observed ones.
 
@@ -107,7 +107,7 @@ def classifier_accuracy(
         pixels out; needs some 120 spectra, and takes the stated errors below that.
     sigma_aa : float, optional
         Width of the pseudo-continuum that the observed spectra were divided by; None for none.
-    settings : ClassifierConfig, optional
+    config : ClassifierConfig, optional
 
     Returns
     -------
@@ -138,18 +138,18 @@ def classifier_accuracy(
     classifier. Fitted labels also hide what of a gap looks like other labels: quote beside it the
     accuracy at labels of the population, which on a simulation are the true ones.
     """
-    settings = settings or ClassifierConfig()
+    config = config or ClassifierConfig()
     flux, ivar, information = (
         np.asarray(values) for values in (observed.flux, observed.ivar, observed.information)
     )
     require_one_shape(transferred=transferred, observed=flux)
-    rng = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(config.seed)
     seen = np.flatnonzero((ivar > 0).any(axis=1))
-    rows = np.sort(rng.permutation(seen)[: settings.max_pairs])
+    rows = np.sort(rng.permutation(seen)[: config.max_pairs])
     flux, ivar, information = flux[rows], ivar[rows], information[rows]
     factor, kept = 1.0, ivar
     if match_noise and len(rows) >= _ENOUGH_TO_MATCH:
-        found = find_noise_match(flux, ivar, seed=settings.seed)
+        found = find_noise_match(flux, ivar, seed=config.seed)
         factor, kept = found.factor, np.where(found.outlier, 0.0, ivar).astype(ivar.dtype)
     mock = simulate_observation(
         transferred[rows],
@@ -160,7 +160,7 @@ def classifier_accuracy(
         sigma_aa=sigma_aa or PAPER_SIGMA_AA,
         noise_factor=factor,
     )
-    score = classifier_two_sample_test(mock, flux, ivar=kept, settings=settings)
+    score = classifier_two_sample_test(mock, flux, ivar=kept, config=config)
     return score._replace(rows=rows[score.rows], noise_factor=factor)
 
 
@@ -172,7 +172,7 @@ def classifier_two_sample_test(
     second: Float[np.ndarray, "n_second n_pix"],
     *,
     ivar: Float[np.ndarray, "n_first n_pix"] | None = None,
-    settings: ClassifierConfig | None = None,
+    config: ClassifierConfig | None = None,
 ) -> ClassifierScore:
     """Cross-validated accuracy of a classifier between any two sets of vectors.
 
@@ -182,7 +182,7 @@ def classifier_two_sample_test(
         The larger set is thinned to the size of the smaller.
     ivar : (n, n_pix), optional
         For sets whose rows are pairs: pixels with 0 are bad in both, and never read.
-    settings : ClassifierConfig, optional
+    config : ClassifierConfig, optional
 
     Raises
     ------
@@ -203,19 +203,19 @@ def classifier_two_sample_test(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    settings = settings or ClassifierConfig()
+    config = config or ClassifierConfig()
     if first.shape[1] != second.shape[1]:
         raise MismatchError(
             f"vectors of {first.shape[1]} and {second.shape[1]} elements cannot be compared.",
             "bring both sets onto one grid.",
         )
-    rng = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(config.seed)
     if ivar is not None:
         require_one_shape(first=first, second=second, ivar=ivar)
-    n_pair = min(len(first), len(second), settings.max_pairs)
-    if n_pair < 10 * settings.n_fold:
+    n_pair = min(len(first), len(second), config.max_pairs)
+    if n_pair < 10 * config.n_fold:
         raise UsageError(
-            f"{n_pair} pairs are too few for {settings.n_fold} folds.",
+            f"{n_pair} pairs are too few for {config.n_fold} folds.",
             "give ten or more a fold.",
         )
     rows = np.sort(rng.permutation(len(first))[:n_pair])
@@ -223,42 +223,40 @@ def classifier_two_sample_test(
     features = np.concatenate([first[rows], second[others]]).astype(np.float32)
     if ivar is not None:
         features = _weigh_pixels(features, ivar[rows])
-    fold = rng.permutation(n_pair) % settings.n_fold
+    fold = rng.permutation(n_pair) % config.n_fold
     domain = np.repeat([0, 1], n_pair)
     correct = np.zeros(2 * n_pair)
-    n_component = min(settings.n_component, features.shape[1], n_pair)
-    for number in range(settings.n_fold):
+    n_component = min(config.n_component, features.shape[1], n_pair)
+    for number in range(config.n_fold):
         test = np.tile(fold == number, 2)
         reduce = make_pipeline(
-            PCA(n_component, svd_solver="randomized", random_state=settings.seed),
+            PCA(n_component, svd_solver="randomized", random_state=config.seed),
             StandardScaler(),
         )
         seen = reduce.fit_transform(features[~test])
         with threadpool_limits(1, user_api="openmp"):
             # So little work is done sooner by one thread than shared out.
-            classifier = _make_classifier(settings).fit(seen, domain[~test])
-        told = classifier.predict(reduce.transform(features[test]))
-        correct[test] = told == domain[test]
+            classifier = _make_classifier(config).fit(seen, domain[~test])
+        predicted = classifier.predict(reduce.transform(features[test]))
+        correct[test] = predicted == domain[test]
     per_pair = correct.reshape(2, n_pair).mean(axis=0)
     return ClassifierScore(*_mean_and_error(per_pair), rows, per_pair)
 
 
-def _make_classifier(settings: ClassifierConfig) -> Any:
-    if settings.kind == "linear":
+def _make_classifier(config: ClassifierConfig) -> Any:
+    if config.kind == "linear":
         from sklearn.linear_model import LogisticRegression
 
         return LogisticRegression(C=0.1, max_iter=500)
-    if settings.kind == "mlp":
+    if config.kind == "mlp":
         from sklearn.neural_network import MLPClassifier
 
         return MLPClassifier(
-            (64,), alpha=1.0, max_iter=80, early_stopping=True, random_state=settings.seed
+            (64,), alpha=1.0, max_iter=80, early_stopping=True, random_state=config.seed
         )
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    return HistGradientBoostingClassifier(
-        max_iter=80, max_leaf_nodes=15, random_state=settings.seed
-    )
+    return HistGradientBoostingClassifier(max_iter=80, max_leaf_nodes=15, random_state=config.seed)
 
 
 def _weigh_pixels(features: np.ndarray, ivar: np.ndarray) -> np.ndarray:
@@ -275,7 +273,7 @@ def _weigh_pixels(features: np.ndarray, ivar: np.ndarray) -> np.ndarray:
 def _mean_and_error(correct: np.ndarray) -> tuple[float, float]:
     if not correct.size:
         return math.nan, math.nan
-    # Never below what a single pair told wrong would give: 100 of 100 is not certainty.
+    # Never below what a single misclassified pair would give: 100 of 100 is not certainty.
     error = max(float(correct.std()), 1.0 / math.sqrt(correct.size)) / math.sqrt(correct.size)
     return float(correct.mean()), error
 
@@ -304,15 +302,15 @@ def latent_scores(
     shared_synth: Float[np.ndarray, "n_synth ..."],
     shared_obs: Float[np.ndarray, "n_obs ..."],
     *,
-    settings: ClassifierConfig | None = None,
+    config: ClassifierConfig | None = None,
 ) -> LatentScores:
-    """Whether synthetic and observed spectra can be told apart in the shared latent space.
+    """Whether synthetic and observed spectra can be distinguished in the shared latent space.
 
     Parameters
     ----------
     shared_synth, shared_obs : (n, ...)
         Latents; axes behind the first are flattened.
-    settings : ClassifierConfig, optional
+    config : ClassifierConfig, optional
 
     Examples
     --------
@@ -322,13 +320,13 @@ def latent_scores(
     >>> abs(scores.accuracy - 0.5) < 0.1, abs(scores.distance) < 0.02
     (True, True)
     """
-    settings = settings or ClassifierConfig()
+    config = config or ClassifierConfig()
     first = np.asarray(shared_synth, np.float64).reshape(len(shared_synth), -1)
     second = np.asarray(shared_obs, np.float64).reshape(len(shared_obs), -1)
-    score = classifier_two_sample_test(first, second, settings=settings)
+    score = classifier_two_sample_test(first, second, config=config)
     spread = np.concatenate([first, second]).std(axis=0)
     scale = np.where(spread > 0, spread, 1.0)
-    rng = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(config.seed)
     n_row = min(len(first), len(second), 1000)
     parts = [rng.permutation(one)[:n_row] / scale for one in (first, second)]
     return LatentScores(score.accuracy, score.e_accuracy, energy_distance(*parts), n_row)

@@ -339,7 +339,7 @@ def perturb_atomic_lines(
     Notes
     -----
     The strongest third (by log gf minus the Boltzmann exponent at 3300 K) is never missing or
-    displaced: laboratory data fail for the many weak lines, not for the famous ones.
+    displaced: laboratory data fail for the many weak lines, not for the strong ones.
     """
     rng = np.random.default_rng(physics.seed)
     n_line = len(lines.wave_aa)

@@ -96,7 +96,7 @@ class Physics:
 
 
 @dataclass(frozen=True)
-class Synthesis:
+class SynthesisConfig:
     """Numerical settings of a synthesis.
 
     Parameters
@@ -143,16 +143,18 @@ class Simulator(eqx.Module):
         return self.tables.wave_aa
 
 
-def build_simulator(physics: Physics | None = None, settings: Synthesis | None = None) -> Simulator:
+def build_simulator(
+    physics: Physics | None = None, settings: SynthesisConfig | None = None
+) -> Simulator:
     """Prepare a synthesis: line lists and cross-section tables (host, seconds).
 
     Parameters
     ----------
     physics : Physics, optional
         Theory by default.
-    settings : Synthesis, optional
+    settings : SynthesisConfig, optional
     """
-    physics, settings = physics or Physics(), settings or Synthesis()
+    physics, settings = physics or Physics(), settings or SynthesisConfig()
     return Simulator(
         tables=build_opacity_tables(physics.lines(), settings.grid()),
         structure=physics.structure(),

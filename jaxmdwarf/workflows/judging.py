@@ -147,7 +147,7 @@ def judge_fitted(fitted: FittedFlux, *, settings: ClassifierConfig | None = None
         bright=summarise_residual(
             flux[bright], fitted.model[bright], ivar[bright], clip=CLIP_SIGMA
         ),
-        classifier=classifier_accuracy(fitted.model[told], _take(observed, told), settings=settings)
+        classifier=classifier_accuracy(fitted.model[told], _take(observed, told), config=settings)
         if enough
         else None,
         grid=observed.grid,

@@ -46,7 +46,7 @@ def observe(flux, rng, *, inflation=1.0):
 @pytest.mark.parametrize("kind", KINDS)
 def test_spectra_of_one_distribution_cannot_be_told_apart(rng, kind):
     models, observed = stars(rng, 240), observe(stars(rng, 240), rng)
-    score = classifier_accuracy(models, observed, settings=ClassifierConfig(kind))
+    score = classifier_accuracy(models, observed, config=ClassifierConfig(kind))
     assert score.accuracy == pytest.approx(0.5, abs=4 * score.e_accuracy)
     assert score.e_accuracy < 0.05
 
@@ -54,8 +54,8 @@ def test_spectra_of_one_distribution_cannot_be_told_apart(rng, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors_that_are_stated_too_small_are_no_cue(rng, kind):
     models, observed = stars(rng, 240), observe(stars(rng, 240), rng, inflation=2.0)
-    settings = ClassifierConfig(kind)
-    matched = classifier_accuracy(models, observed, settings=settings)
+    config = ClassifierConfig(kind)
+    matched = classifier_accuracy(models, observed, config=config)
     assert matched.noise_factor == pytest.approx(2.0, rel=0.05)
     assert matched.accuracy == pytest.approx(0.5, abs=4 * matched.e_accuracy)
 
@@ -63,7 +63,7 @@ def test_errors_that_are_stated_too_small_are_no_cue(rng, kind):
 def test_stated_errors_are_a_cue_for_a_classifier_that_sees_scatter(rng):
     models, observed = stars(rng, 240), observe(stars(rng, 240), rng, inflation=2.0)
     score = classifier_accuracy(
-        models, observed, match_noise=False, settings=ClassifierConfig("boosted")
+        models, observed, match_noise=False, config=ClassifierConfig("boosted")
     )
     assert score.noise_factor == 1.0
     assert score.accuracy > 0.6
@@ -98,7 +98,7 @@ def test_neither_the_places_nor_the_values_of_bad_pixels_tell_anything(rng):
 def test_the_same_seed_gives_the_same_score_and_another_one_another(rng):
     models, observed = stars(rng, 150), observe(stars(rng, 150), rng)
     scores = [
-        classifier_accuracy(models, observed, settings=ClassifierConfig(seed=seed))
+        classifier_accuracy(models, observed, config=ClassifierConfig(seed=seed))
         for seed in (3, 3, 4)
     ]
     np.testing.assert_array_equal(scores[0].correct, scores[1].correct)
@@ -114,9 +114,7 @@ def test_sets_of_different_sizes_are_balanced(rng):
 
 def test_only_the_rows_asked_for_take_part(rng):
     first, second = rng.standard_normal((2, 500, 6))
-    score = classifier_two_sample_test(
-        first, second + 3.0, settings=ClassifierConfig(max_pairs=100)
-    )
+    score = classifier_two_sample_test(first, second + 3.0, config=ClassifierConfig(max_pairs=100))
     assert len(score.rows) == 100
     assert np.unique(score.rows).size == 100
 

@@ -15,7 +15,7 @@ from jaxmdwarf.simulate.opacity import LinePhysics, build_opacity_tables
 from jaxmdwarf.simulate.synthesis import (
     Physics,
     Simulator,
-    Synthesis,
+    SynthesisConfig,
     build_simulator,
     surface_flux,
     synthesize,
@@ -154,7 +154,7 @@ def test_real_templates_look_like_simulated_nature(nature, observe, real_data):
 
 
 def test_gradients_agree_with_finite_differences():
-    settings = Synthesis(start_aa=7040.0, stop_aa=7065.0, ln_step=2.7e-5)
+    settings = SynthesisConfig(start_aa=7040.0, stop_aa=7065.0, ln_step=2.7e-5)
     settings = replace(settings, n_depth=20)
     simulator = build_simulator(settings=settings)
     with jax.enable_x64(True):
@@ -173,7 +173,7 @@ def test_without_a_gap_nature_is_theory():
     assert DomainGap.none().physics() == Physics()
 
 
-SHORT = Synthesis(start_aa=7000.0, stop_aa=7150.0)
+SHORT = SynthesisConfig(start_aa=7000.0, stop_aa=7150.0)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ class DistillationConfig:
     n_spectra : int
         Spectra that are made by the large networks to learn from.
     n_components : int
-        Strongest components of the split latents that the small network is told.
+        Strongest components of the split latents that the small network is given.
     uniform_share : float
         Share of the spectra whose labels are drawn from the whole label space, where a descent may
         pass; the others have labels as the stars of the synthetic domain.

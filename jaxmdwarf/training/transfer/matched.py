@@ -303,7 +303,7 @@ def _find_noise_scale(found: Posterior, snr: np.ndarray) -> float:
 
 
 def _clip(evidence: np.ndarray) -> np.ndarray:
-    """Evidence without the ruin that a few binaries and giants make of a mean."""
+    """Evidence with clipped tails, or a few binaries and giants would rule the mean."""
     return np.clip(evidence, *np.quantile(evidence, [0.05, 0.95]))
 
 
