@@ -134,7 +134,7 @@ def measure_flux_scale(
     if not total > 0:
         raise MismatchError("no pixel of the observed spectra is good.", "look at the spectra.")
     mean, square = mean / total, square / total
-    return round(1.0 + mean, 4), max(round(float(np.sqrt(square - mean**2)), 4), 1e-4)
+    return round(float(1.0 + mean), 4), max(round(float(np.sqrt(square - mean**2)), 4), 1e-4)
 
 
 def settle_flux_scale(config: CycleStarConfig, data: TransferData) -> CycleStarConfig:
