@@ -14,7 +14,7 @@ solvers
     4 labels and velocity by L-BFGS, beside other libraries' solvers mapped over stars.
 observed
     4 labels through Cycle-StarNet's original networks (untrained: rates hold, labels are those of
-    a toy): exact; by what was distilled from them, with the networks' last word and without; and
+    a toy): exact; by what was distilled from them, finished under the networks and not; and
     the fits of benchmarks/peers/fit_torch.py.
 
 Rates exclude compilation, which is given apart; on a busy machine those per processor second say

@@ -21,7 +21,7 @@ def fake_flux(labels):
 
 @pytest.fixture(scope="module")
 def surveys(tmp_path_factory):
-    """One survey in memory and as files, with cheap physics in place of the simulated."""
+    """One survey in memory and as files, with a toy in place of the simulated physics."""
     with pytest.MonkeyPatch.context() as patch:
         source = workflow.FluxSource(WAVE_AA, fake_flux)
         for module in (front, workflow):
