@@ -10,7 +10,15 @@ Spectra come as arrays, lists, astropy quantities, specutils objects, files or f
 >>> print(f"M{table['SpT'][0]:.1f}, TiO5 {table['TiO5'][0]:.2f} +- {table['e_TiO5'][0]:.2f}")
 M1.7, TiO5 0.60 +- 0.01
 
+Three lines from arrays to labels and a figure, with a model directory (that of ``jaxmdwarf
+quickstart --out first`` is ``first/transfer``):
+
+>>> fits = jm.fit((wave, flux, ivar), jm.load_model("model"))  # doctest: +SKIP
+>>> fits.write("catalogue.fits")  # doctest: +SKIP
+>>> fits.plot().savefig("fit.png")  # doctest: +SKIP
+
 =====================  =================================================================
+`fit`, `Fitter`        labels, velocities, errors, flags and figures of spectra
 `measure`              S/N, Halpha, TiO5, CaH and spectral types, without a model
 `read`, `Spectrum`     spectra from whatever holds them
 `load_model`           a model directory
@@ -45,6 +53,7 @@ for _room in ("measure", "simulate"):
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from jaxmdwarf.api.fitting import Fitter, fit
     from jaxmdwarf.api.inputs import read
     from jaxmdwarf.api.measuring import measure
     from jaxmdwarf.api.simulation import simulate
@@ -53,8 +62,10 @@ if TYPE_CHECKING:
     from jaxmdwarf.spectra import RawSpectrum as Spectrum
 
 __all__ = [
+    "Fitter",
     "Spectrum",
     "__version__",
+    "fit",
     "load_model",
     "measure",
     "read",
@@ -64,7 +75,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Fitter": "jaxmdwarf.api.fitting:Fitter",
     "Spectrum": "jaxmdwarf.spectra:RawSpectrum",
+    "fit": "jaxmdwarf.api.fitting:fit",
     "load_model": "jaxmdwarf.io.models:load_model",
     "measure": "jaxmdwarf.api.measuring:measure",
     "read": "jaxmdwarf.api.inputs:read",

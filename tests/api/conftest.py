@@ -16,7 +16,7 @@ from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6900.0, 1.0)
-N_STAR = 6
+N_STAR = 24
 
 
 class Stars(NamedTuple):

@@ -66,3 +66,4 @@ def test_help_begins_with_an_example():
     head = jm.__doc__.split("====")[0]
     assert ">>> import jaxmdwarf as jm" in head
     assert "jm.measure(" in head
+    assert "jm.fit(" in head

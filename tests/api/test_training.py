@@ -100,6 +100,7 @@ def test_a_transfer_is_trained_on_spectra_in_memory(model, stars, tmp_path):
     again = jm.load_model(tmp_path / "transfer")
     assert np.allclose(again.model_error, 0.02)
     assert describe_model(trained.folder)["training"]["config"]["settings"] == {"error": 0.02}
+    assert np.isfinite(jm.fit(stars.arrays(0), trained).labels).all()
 
 
 def test_files_and_a_directory_are_worked_on_as_the_command_does(model, stars, tmp_path):
