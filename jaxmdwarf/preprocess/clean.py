@@ -179,6 +179,13 @@ def shape_features(batch: SpectrumBatch, *, bin_aa: float = 4.0) -> tuple[np.nda
 def bin_grid(grid: PixelGrid, *, bin_aa: float = 4.0) -> PixelGrid:
     """Bins of whole pixels of a linear grid.
 
+    Parameters
+    ----------
+    grid : PixelGrid
+        Linear.
+    bin_aa : float
+        Width of a bin, Angstrom, rounded to whole pixels.
+
     Raises
     ------
     UsageError

@@ -140,7 +140,9 @@ class Survey:
             rows = np.flatnonzero((visits["star"] >= group[0]) & (visits["star"] <= group[-1]))
             double = group[stars["is_binary"][group]]
             flux = synthesize(
-                np.concatenate([star_labels(stars, group), companion_labels(stars, double)])
+                np.concatenate(
+                    [_labels_of(stars, group), _labels_of(stars, double, companion=True)]
+                )
             )
             companion = np.full(group.size, -1)
             companion[double - first] = np.arange(double.size)
@@ -400,37 +402,10 @@ def simulate_survey(config: SurveyConfig, *, relation: Relation = empirical_rela
     return Survey(config, population)
 
 
-def star_labels(stars: Columns, rows: np.ndarray) -> np.ndarray:
-    """Labels (n, 4) of stars at `rows`.
-
-    Parameters
-    ----------
-    stars : Columns
-        One row a star.
-    rows : (n,) int
-
-    Returns
-    -------
-    (n, 4) Teff (K), log g (cgs), [M/H], [alpha/M]
-    """
-    return np.stack([stars[name][rows] for name in ("teff", "logg", "mh", "alpha_m")], axis=1)
-
-
-def companion_labels(stars: Columns, rows: np.ndarray) -> np.ndarray:
-    """Labels (n, 4) of the companions of stars at `rows`; they share the primary's chemistry.
-
-    Parameters
-    ----------
-    stars : Columns
-        One row a star.
-    rows : (n,) int
-
-    Returns
-    -------
-    (n, 4) Teff (K), log g (cgs), [M/H], [alpha/M]
-    """
-    names = ("companion_teff", "companion_logg", "mh", "alpha_m")
-    return np.stack([stars[name][rows] for name in names], axis=1)
+def _labels_of(stars: Columns, rows: np.ndarray, *, companion: bool = False) -> np.ndarray:
+    """Labels (n, 4) of stars at `rows`, or of their companions, which share their chemistry."""
+    names = ("companion_teff", "companion_logg") if companion else ("teff", "logg")
+    return np.stack([stars[name][rows] for name in (*names, "mh", "alpha_m")], axis=1)
 
 
 def sample_grid_labels(n: int, *, space: LabelSpace | None = None, seed: int = 0) -> np.ndarray:
