@@ -73,9 +73,9 @@ def make_data(seed=0):
 
 def first_batch(data, config):
     """A batch that both train on; host arrays."""
-    rows = slice(0, config.batch_size)
+    rows = slice(0, config.optimiser.batch_size)
     synth = np.array(data.emulator.predict_scaled_batch(data.scaled[rows]))
-    synth_ivar = np.full_like(synth, config.synthetic_error**-2)
+    synth_ivar = np.full_like(synth, config.noise.synthetic_error**-2)
     return synth, synth_ivar, np.array(data.flux[rows]), np.array(data.ivar[rows])
 
 
@@ -86,13 +86,14 @@ def make_peer(state, config, arrays):
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = config.shape(PAPER_GRID.n_pix)
-    rate, betas = config.learning_rate, (config.first_moment_decay, config.second_moment_decay)
+    how = config.optimiser
+    rate, betas = how.learning_rate, (how.first_moment_decay, how.second_moment_decay)
     peer = Training(
         sizes,
-        config.weights,
+        config.losses.weights,
         learning_rate=rate,
         betas=betas,
-        reencoded_split=config.reencoded_split,
+        reencoded_split=config.losses.reencoded_split,
     )
     peer.copy_weights(state.generator, state.critics)
     for module in peer.modules():
@@ -158,8 +159,8 @@ def main():
             state.generator,
             state.critics,
             domains,
-            config.weights,
-            reencoded_split=config.reencoded_split,
+            config.losses.weights,
+            reencoded_split=config.losses.reencoded_split,
         ).losses
         summary["largest_loss_difference"] = max(
             abs(float(ours[name]) / value - 1) for name, value in theirs(1).items()

@@ -243,7 +243,7 @@ def prepare_gradients(run):
 
     config = CycleStarConfig.paper(flux_scale=FLUX_SCALE)
     if run.small:
-        config = replace(config, sizes="compact", batch_size=2)
+        config = config.vary(sizes="compact", batch_size=2)
     data = make_data()
     sizes = config.shape(data.flux.shape[1])
     networks = init_generator(sizes, jax.random.key(0)), init_critics(sizes, jax.random.key(1))
@@ -254,7 +254,7 @@ def prepare_gradients(run):
 
         def work(params, critics, domains):
             found = transfer_gradients(
-                chosen, params, critics, domains, config.weights, reencoded_split=True
+                chosen, params, critics, domains, config.losses.weights, reencoded_split=True
             )
             return found.losses, (found.generator, found.critics)
 
@@ -420,10 +420,9 @@ def configure_transfer(sizes, batch, precision, form):
     from jaxmdwarf.wavelengths import PAPER_GRID
 
     # Compact networks without centres, which the peer does not know; they cost no time.
-    if sizes == "compact":
-        sizes = replace(CycleStarSizes.compact(PAPER_GRID.n_pix), centred=False)
+    own = replace(CycleStarSizes.compact(PAPER_GRID.n_pix), centred=False)
     return CycleStarConfig.paper(
-        sizes=sizes,
+        own_sizes=own if sizes == "compact" else None,
         batch_size=batch,
         precision=precision,
         convolution=form,

@@ -5,6 +5,7 @@ import multiprocessing
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import astuple
 
 import numpy as np
 
@@ -272,10 +273,10 @@ def train_paper(run):
         "n_spectra": domain.n_spec,
         "n_train": len(split.train),
         "n_labels": len(drawn),
-        "flux_scale": config.flux_scale,
-        "weights": [config.weights.synth, config.weights.obs, config.weights.adversarial],
+        "flux_scale": config.networks.flux_scale,
+        "weights": list(astuple(config.losses.weights)),
         "convolution": form,
-        "batch_size": config.batch_size,
+        "batch_size": config.optimiser.batch_size,
         "parameters": count_parameters(state.generator),
         "made_s": clock,
         "labels_of_theory": timed("fit of theory", lambda: judge.measure(emulator)),
@@ -289,7 +290,7 @@ def train_paper(run):
     next_labels = 0.0
     trained_s = 0.0
     interval_s = 0.0
-    while int(state.step) < config.steps:
+    while int(state.step) < config.schedule.steps:
         if curves and run.left("training") < reserve + 1.5 * (interval_s + validation_s):
             break
         if not curves and run.left("training") < reserve and not run.small:

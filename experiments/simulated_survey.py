@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,7 @@ class SimulatedSurveyConfig:
             return methods
         small = CycleStarConfig.compact(steps=self.networks.steps)
         # The paper's losses and nothing of ours, at sizes and rates that a processor can train.
-        plain = replace(
-            small, residual=False, r1=0.0, averaging=0.0, clip_norm=None, warmup_steps=0
-        )
+        plain = small.vary(residual=False, r1=0.0, averaging=0.0, clip_norm=None, warmup_steps=0)
         # Judged here by truth, whatever their own guards say of them.
         return {
             **methods,

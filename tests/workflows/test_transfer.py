@@ -62,7 +62,7 @@ TINY = CycleStarSizes(
 )
 OPTIONS = TransferConfig(
     method=CycleStar(
-        CycleStarConfig(sizes=TINY, batch_size=8, steps=30, report_every=10),
+        CycleStarConfig().vary(own_sizes=TINY, batch_size=8, steps=30, report_every=10),
         DistillationConfig(
             n_spectra=64,
             training=EmulatorConfig(
@@ -151,7 +151,7 @@ def trained(survey, model_dir, reference, tmp_path_factory):
 
 def with_networks(**changes):
     method = OPTIONS.method
-    return replace(OPTIONS, method=replace(method, settings=replace(method.settings, **changes)))
+    return replace(OPTIONS, method=replace(method, settings=method.settings.vary(**changes)))
 
 
 def prepare(folder, cache, options=OPTIONS.observed):
@@ -308,7 +308,7 @@ def test_checkpoints_of_other_settings_are_never_silently_replaced(
     monkeypatch.setattr(NotedCheckpoints, "save", stop)
     with pytest.raises(Stopped):
         train(survey, model_dir, tmp_path / "model")
-    wider = with_networks(sizes=replace(TINY, shared_latents=5))
+    wider = with_networks(own_sizes=replace(TINY, shared_latents=5))
     with pytest.raises(UsageError, match="sizes") as caught:
         train(survey, model_dir, tmp_path / "model", wider)
     assert "--overwrite" in caught.value.remedy
@@ -367,7 +367,8 @@ def test_the_command_passes_its_options_on(monkeypatch, capsys):
     assert (method.name, options.seed, seen["resume"]) == ("matched+cyclestar", 4, False)
     assert method.matched.seed == method.networks.seed == method.seed == 4
     training = method.networks.settings
-    assert (training.sizes, training.steps, training.report_every) == ("original", 70, 70)
+    assert (training.networks.sizes, training.schedule.steps) == ("original", 70)
+    assert training.schedule.report_every == 70
     assert main([*command, "--seed", "-1"]) == 2
     assert main([*command, "--method", "cyclestar", "--steps", "0"]) == 2
     capsys.readouterr()

@@ -1,13 +1,194 @@
-"""How Cycle-StarNet is trained: a frozen description; the paper's and a compact one are ready."""
+"""How Cycle-StarNet is trained: a tree of frozen descriptions; the paper's and a compact one."""
 
-from dataclasses import dataclass, field, replace
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.networks.cyclestar import ConvolutionForm, CycleStarSizes, Precision
 from jaxmdwarf.training.cyclestar.losses import AdversarialForm, LossWeights
 
-_SIZES = ("compact", "original")
+
+@dataclass(frozen=True)
+class CycleStarNetworkConfig:
+    """Which networks are trained, and in which arithmetic.
+
+    Parameters
+    ----------
+    sizes : {"compact", "original"}
+    own_sizes : CycleStarSizes, optional
+        Sizes of your own in place of these; the number of pixels is taken from the spectra, and
+        arithmetic and scale of flux from here.
+    flux_scale : (float, float) or "data"
+        The one mean and the one deviation by which all flux is scaled inside the networks; "data"
+        measures them on the observed training spectra (see
+        `jaxmdwarf.training.cyclestar.data.measure_flux_scale`). Networks with centres of their own
+        have no use for the mean.
+    residual : bool
+        Whether a transfer is the spectrum plus the difference of the two decoders.
+    precision : {"float32", "tf32", "bf16"}
+        Of matrix products in training; the model that comes out computes in float32. See
+        `jaxmdwarf.networks.cyclestar.CycleStarSizes`.
+    convolution : {"auto", "product", "library"}
+        See there.
+    """
+
+    sizes: Literal["compact", "original"] = "compact"
+    own_sizes: CycleStarSizes | None = None
+    flux_scale: tuple[float, float] | Literal["data"] = (1.0, 0.1)
+    residual: bool = False
+    precision: Precision = "float32"
+    convolution: ConvolutionForm = "auto"
+
+    def __post_init__(self) -> None:
+        _require_known(self, sizes=("compact", "original"))
+        _require_known(self, precision=get_args(Precision), convolution=get_args(ConvolutionForm))
+        if self.flux_scale != "data" and not (
+            len(self.flux_scale) == 2 and float(self.flux_scale[1]) > 0
+        ):
+            raise UsageError(
+                f"flux_scale {self.flux_scale!r} is not a mean and a positive deviation.",
+                'give two numbers, for example (0.977, 0.052), or "data".',
+            )
+
+
+@dataclass(frozen=True)
+class CycleStarOptimiserConfig:
+    """How both players take a step.
+
+    Parameters
+    ----------
+    learning_rate, critic_learning_rate : float
+        Peak rates of the two Adams.
+    first_moment_decay, second_moment_decay : float
+        Adam's betas.
+    batch_size : int
+        Spectra of each domain a step, drawn with replacement.
+    averaging : float
+        Decay a step of the running average of the generator's weights, which is then validated
+        and kept; 0 is off.
+    clip_norm : float or None
+        Largest norm of either player's gradient.
+    """
+
+    learning_rate: float = 2e-3
+    critic_learning_rate: float = 5e-4
+    first_moment_decay: float = 0.5
+    second_moment_decay: float = 0.999
+    batch_size: int = 32
+    averaging: float = 0.0
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "learning_rate", "critic_learning_rate", "batch_size")
+        if self.clip_norm is not None:
+            _require_positive(self, "clip_norm")
+        for name in ("averaging", "first_moment_decay", "second_moment_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class CycleStarScheduleConfig:
+    """How many steps are taken, at which rates, and what of them is kept.
+
+    Parameters
+    ----------
+    steps : int
+        Batch iterations (what the paper calls epochs), at most.
+    report_every : int
+        Steps a dispatch; validation, early stopping and checkpoints happen in between.
+    kind : {"constant", "decay", "cosine"}
+        "decay" multiplies both rates by `decay` after each of `decay_steps`; "cosine" falls to a
+        hundredth at the last step.
+    decay : float
+    decay_steps : tuple of int
+    warmup_steps : int
+        Steps over which the rates rise from zero.
+    validation_rows : int
+        Spectra of each domain that are validated on, at most.
+    patience : int or None
+        Steps without a smaller gap after which training stops; None never stops early.
+    keep : {"best", "last"}
+        Whether the weights with the smallest validation gap are kept, or the last.
+    """
+
+    steps: int = 2000
+    report_every: int = 100
+    kind: Literal["constant", "decay", "cosine"] = "cosine"
+    decay: float = 0.7
+    decay_steps: tuple[int, ...] = ()
+    warmup_steps: int = 0
+    validation_rows: int = 512
+    patience: int | None = None
+    keep: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        _require_known(self, kind=("constant", "decay", "cosine"), keep=("best", "last"))
+        _require_positive(self, "steps", "report_every", "decay", "validation_rows")
+        if self.patience is not None:
+            _require_positive(self, "patience")
+        if self.warmup_steps < 0:
+            raise UsageError(f"warmup_steps must not be negative, got {self.warmup_steps}.")
+
+
+@dataclass(frozen=True)
+class CycleStarLossesConfig:
+    """What both players minimise.
+
+    Parameters
+    ----------
+    weights : LossWeights
+        Of equation 7.
+    form : {"non_saturating", "paper"}
+        What the generator minimises of equation 5; see
+        `jaxmdwarf.training.cyclestar.losses.adversarial_loss`.
+    reencoded_split : bool
+        Whether the observed critic sees split latents read again from a transfer.
+    r1 : float
+        Weight of the slope penalty of the critics (Mescheder et al. 2018); 0 is off.
+    spectral_norm : bool
+        Whether kernels of the critics are divided by their largest singular value (Miyato et al.
+        2018).
+    instance_noise : float
+        Standard deviation of the noise on spectra that critics see, falling linearly to 0 at the
+        last step (Sønderby et al. 2017); 0 is off.
+    """
+
+    weights: LossWeights = field(default_factory=LossWeights)
+    form: AdversarialForm = "non_saturating"
+    reencoded_split: bool = False
+    r1: float = 0.0
+    spectral_norm: bool = False
+    instance_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_known(self, form=("non_saturating", "paper"))
+        for name in ("r1", "instance_noise"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must not be negative, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class CycleStarNoiseConfig:
+    """What errors spectra are given.
+
+    Parameters
+    ----------
+    synthetic_error : float
+        One-sigma error of normalised synthetic flux (paper, section 2.4).
+    error_floor, largest_error : float or None
+        See `jaxmdwarf.training.transfer.domain.floor_errors`.
+    """
+
+    synthetic_error: float = 0.01
+    error_floor: float | None = 0.005
+    largest_error: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "synthetic_error")
 
 
 @dataclass(frozen=True)
@@ -16,144 +197,52 @@ class CycleStarConfig:
 
     Parameters
     ----------
-    sizes : {"compact", "original"} or CycleStarSizes
-        Networks; of sizes of your own, the number of pixels is taken from the spectra, and
-        arithmetic and scale of flux from here.
-    flux_scale : (float, float) or "data"
-        The one mean and the one deviation by which all flux is scaled inside the networks; "data"
-        measures them on the observed training spectra (see
-        `jaxmdwarf.training.cyclestar.data.measure_flux_scale`). Networks with centres of their own
-        have no use for the mean.
-    batch_size : int
-        Spectra of each domain a step, drawn with replacement.
-    steps : int
-        Batch iterations (what the paper calls epochs), at most.
-    report_every : int
-        Steps a dispatch; validation, early stopping and checkpoints happen in between.
-    learning_rate, critic_learning_rate : float
-        Peak rates of the two Adams.
-    first_moment_decay, second_moment_decay : float
-        Adam's betas.
-    schedule : {"constant", "decay", "cosine"}
-        "decay" multiplies both rates by `decay` after each of `decay_steps`; "cosine" falls to a
-        hundredth at the last step.
-    decay : float
-    decay_steps : tuple of int
-    warmup_steps : int
-        Steps over which the rates rise from zero.
-    weights : LossWeights
-        Of equation 7.
-    form : {"non_saturating", "paper"}
-        What the generator minimises of equation 5; see
-        `jaxmdwarf.training.cyclestar.losses.adversarial_loss`.
-    reencoded_split : bool
-        Whether the observed critic sees split latents read again from a transfer.
-    residual : bool
-        Whether a transfer is the spectrum plus the difference of the two decoders.
-    synthetic_error : float
-        One-sigma error of normalised synthetic flux (paper, section 2.4).
-    error_floor, largest_error : float or None
-        See `jaxmdwarf.training.transfer.domain.floor_errors`.
-    r1 : float
-        Weight of the slope penalty of the critics (Mescheder et al. 2018); 0 is off.
-    spectral_norm : bool
-        Whether kernels of the critics are divided by their largest singular value (Miyato et al.
-        2018).
-    averaging : float
-        Decay a step of the running average of the generator's weights, which is then validated
-        and kept; 0 is off.
-    clip_norm : float or None
-        Largest norm of either player's gradient.
-    instance_noise : float
-        Standard deviation of the noise on spectra that critics see, falling linearly to 0 at the
-        last step (Sønderby et al. 2017); 0 is off.
-    precision : {"float32", "tf32", "bf16"}
-        Of matrix products in training; the model that comes out computes in float32. See
-        `jaxmdwarf.networks.cyclestar.CycleStarSizes`.
-    convolution : {"auto", "product", "library"}
-        See there.
-    validation_rows : int
-        Spectra of each domain that are validated on, at most.
-    patience : int or None
-        Steps without a smaller gap after which training stops; None never stops early.
-    keep : {"best", "last"}
-        Whether the weights with the smallest validation gap are kept, or the last.
+    networks : CycleStarNetworkConfig
+    optimiser : CycleStarOptimiserConfig
+    schedule : CycleStarScheduleConfig
+    losses : CycleStarLossesConfig
+    noise : CycleStarNoiseConfig
     seed : int
         Decides the split, the first weights, the batches.
     """
 
-    sizes: Literal["compact", "original"] | CycleStarSizes = "compact"
-    flux_scale: tuple[float, float] | Literal["data"] = (1.0, 0.1)
-    batch_size: int = 32
-    steps: int = 2000
-    report_every: int = 100
-    learning_rate: float = 2e-3
-    critic_learning_rate: float = 5e-4
-    first_moment_decay: float = 0.5
-    second_moment_decay: float = 0.999
-    schedule: Literal["constant", "decay", "cosine"] = "cosine"
-    decay: float = 0.7
-    decay_steps: tuple[int, ...] = ()
-    warmup_steps: int = 0
-    weights: LossWeights = field(default_factory=LossWeights)
-    form: AdversarialForm = "non_saturating"
-    reencoded_split: bool = False
-    residual: bool = False
-    synthetic_error: float = 0.01
-    error_floor: float | None = 0.005
-    largest_error: float | None = None
-    r1: float = 0.0
-    spectral_norm: bool = False
-    averaging: float = 0.0
-    clip_norm: float | None = None
-    instance_noise: float = 0.0
-    precision: Precision = "float32"
-    convolution: ConvolutionForm = "auto"
-    validation_rows: int = 512
-    patience: int | None = None
-    keep: Literal["best", "last"] = "best"
+    networks: CycleStarNetworkConfig = field(default_factory=CycleStarNetworkConfig)
+    optimiser: CycleStarOptimiserConfig = field(default_factory=CycleStarOptimiserConfig)
+    schedule: CycleStarScheduleConfig = field(default_factory=CycleStarScheduleConfig)
+    losses: CycleStarLossesConfig = field(default_factory=CycleStarLossesConfig)
+    noise: CycleStarNoiseConfig = field(default_factory=CycleStarNoiseConfig)
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        counts = ("batch_size", "steps", "report_every", "validation_rows")
-        rates = ("learning_rate", "critic_learning_rate", "decay", "synthetic_error")
-        for name in (*counts, *rates):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("patience", "clip_norm"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be positive or None, got {getattr(self, name)}.")
-        for name in ("r1", "instance_noise", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name in ("averaging", "first_moment_decay", "second_moment_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
-        if not isinstance(self.sizes, CycleStarSizes) and self.sizes not in _SIZES:
-            raise UsageError(
-                f"sizes {self.sizes!r} are unknown.", f"use one of {', '.join(_SIZES)}."
-            )
-        if self.flux_scale != "data" and not (
-            len(self.flux_scale) == 2 and float(self.flux_scale[1]) > 0
-        ):
-            raise UsageError(
-                f"flux_scale {self.flux_scale!r} is not a mean and a positive deviation.",
-                'give two numbers, for example (0.977, 0.052), or "data".',
-            )
-        for name, known in (
-            ("schedule", ("constant", "decay", "cosine")),
-            ("keep", ("best", "last")),
-            ("form", ("non_saturating", "paper")),
-            ("precision", get_args(Precision)),
-            ("convolution", get_args(ConvolutionForm)),
-        ):
-            if getattr(self, name) not in known:
-                raise UsageError(
-                    f"{name} {getattr(self, name)!r} is unknown.", f"use one of {', '.join(known)}."
-                )
+    def vary(self, **changes: Any) -> CycleStarConfig:
+        """The same with other values of fields of any section; no two sections share a name.
+
+        Raises
+        ------
+        UsageError
+            If no section has a field of that name.
+
+        Examples
+        --------
+        >>> config = CycleStarConfig().vary(steps=40, residual=True, seed=3)
+        >>> config.schedule.steps, config.networks.residual, config.seed
+        (40, True, 3)
+        """
+        changed: dict[str, Any] = {}
+        for name, value in changes.items():
+            if name in {item.name for item in fields(self)}:
+                changed[name] = value
+                continue
+            for section in (item.name for item in fields(self)):
+                part = changed.get(section, getattr(self, section))
+                if section != "seed" and name in {item.name for item in fields(part)}:
+                    changed[section] = replace(part, **{name: value})
+                    break
+            else:
+                raise UsageError(f"nothing of Cycle-StarNet's training is called {name!r}.")
+        return replace(self, **changed)
 
     @classmethod
-    def paper(cls, **changes: Any) -> "CycleStarConfig":
+    def paper(cls, **changes: Any) -> CycleStarConfig:
         """The paper's configuration: the authors' sizes and rates, nothing of ours.
 
         Five hundred thousand batches of 8; both Adams at 1e-4 with betas 0.5 and 0.999, both rates
@@ -167,7 +256,7 @@ class CycleStarConfig:
         per cent of a distance of about 1, which an adversarial term of order 1 would outweigh. For
         real spectra they take 3 and 9: give ``weights=LossWeights.real()``.
         """
-        plain = cls(
+        plain = cls().vary(
             sizes="original",
             flux_scale="data",
             weights=LossWeights.mock(),
@@ -176,19 +265,19 @@ class CycleStarConfig:
             report_every=1000,
             learning_rate=1e-4,
             critic_learning_rate=1e-4,
-            schedule="decay",
+            kind="decay",
             decay_steps=(50_000, 100_000, 150_000, 200_000),
             reencoded_split=True,
             largest_error=0.05,
             validation_rows=1000,
             keep="last",
         )
-        return replace(plain, **changes)
+        return plain.vary(**changes)
 
     @classmethod
-    def compact(cls, **changes: Any) -> "CycleStarConfig":
+    def compact(cls, **changes: Any) -> CycleStarConfig:
         """Small networks and what steadies them, for two minutes on two processor cores."""
-        steady = cls(
+        steady = cls().vary(
             steps=1200,
             weights=LossWeights(synth=1.0, obs=1.0, adversarial=1.0),
             residual=True,
@@ -197,7 +286,7 @@ class CycleStarConfig:
             clip_norm=100.0,
             warmup_steps=100,
         )
-        return replace(steady, **changes)
+        return steady.vary(**changes)
 
     def shape(self, n_pix: int) -> CycleStarSizes:
         """The networks for spectra of `n_pix` pixels.
@@ -207,20 +296,33 @@ class CycleStarConfig:
         UsageError
             If the scale of flux has still to be measured.
         """
-        if self.flux_scale == "data":
+        chosen = self.networks
+        if chosen.flux_scale == "data":
             raise UsageError(
                 "the scale of flux has not been measured yet.",
                 "use jaxmdwarf.training.cyclestar.data.settle_flux_scale first.",
             )
-        sizes = self.sizes
-        if not isinstance(sizes, CycleStarSizes):
-            sizes = getattr(CycleStarSizes, sizes)(n_pix)
-        mean, spread = self.flux_scale
+        sizes = chosen.own_sizes or getattr(CycleStarSizes, chosen.sizes)(n_pix)
+        mean, spread = chosen.flux_scale
         return replace(
             sizes,
             n_pix=n_pix,
             flux_mean=float(mean),
             flux_spread=float(spread),
-            precision=self.precision,
-            convolution=self.convolution,
+            precision=chosen.precision,
+            convolution=chosen.convolution,
         )
+
+
+def _require_known(config: Any, **known: Collection[str]) -> None:
+    for name, choices in known.items():
+        if getattr(config, name) not in choices:
+            raise UsageError(
+                f"{name} {getattr(config, name)!r} is unknown.", f"use one of {', '.join(choices)}."
+            )
+
+
+def _require_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise UsageError(f"{name} must be positive, got {getattr(config, name)}.")

@@ -1,6 +1,5 @@
 """What Cycle-StarNet learns from: both domains checked, split, on the device, drawn in batches."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -53,8 +52,8 @@ class TransferData(NamedTuple):
 
 def split_for_training(n_spec: int, config: CycleStarConfig) -> DomainSplit:
     """The paper's 8:2:1 split, if it leaves a batch to train on and some spectra to validate."""
-    least_held = min(8, config.batch_size)
-    return split_domain(n_spec, seed=config.seed, least=(config.batch_size, least_held, 1))
+    batch_size = config.optimiser.batch_size
+    return split_domain(n_spec, seed=config.seed, least=(batch_size, min(8, batch_size), 1))
 
 
 def prepare_transfer(
@@ -84,8 +83,8 @@ def prepare_transfer(
         )
     split = split or split_for_training(observed.n_spec, config)
     known = np.asarray(space.contains(labels.astype(np.float64)))
-    held_rows = split.validation[: config.validation_rows]
-    if np.count_nonzero(known) < max(2 * len(held_rows), config.batch_size):
+    held_rows = split.validation[: config.schedule.validation_rows]
+    if np.count_nonzero(known) < max(2 * len(held_rows), config.optimiser.batch_size):
         raise MismatchError(
             f"only {np.count_nonzero(known)} of {len(labels)} label draws are within the bounds of "
             "the emulator.",
@@ -93,7 +92,8 @@ def prepare_transfer(
         )
     scaled = np.asarray(space.scale(labels[known].astype(np.float64)), np.float32)
     scaled = scaled[np.random.default_rng(config.seed).permutation(len(scaled))]
-    ivar = floor_errors(observed.ivar, floor=config.error_floor, largest=config.largest_error)
+    noise = config.noise
+    ivar = floor_errors(observed.ivar, floor=noise.error_floor, largest=noise.largest_error)
     train_flux, train_ivar = observed.flux[split.train], ivar[split.train]
     comparison = find_comparison_basis(train_flux, train_ivar)
     n_held = len(held_rows)
@@ -139,20 +139,20 @@ def measure_flux_scale(
 
 def settle_flux_scale(config: CycleStarConfig, data: TransferData) -> CycleStarConfig:
     """The configuration with the scale of flux in numbers, measured where it is to be."""
-    if config.flux_scale != "data":
+    if config.networks.flux_scale != "data":
         return config
-    return replace(config, flux_scale=measure_flux_scale(data.flux, data.ivar))
+    return config.vary(flux_scale=measure_flux_scale(data.flux, data.ivar))
 
 
 def sample_domains(data: TransferData, config: CycleStarConfig, key) -> Domains:
     """A batch of each domain, drawn with replacement."""
     label_key, row_key = jax.random.split(key)
-    rows = jax.random.randint(row_key, (config.batch_size,), 0, data.flux.shape[0])
-    draws = jax.random.randint(label_key, (config.batch_size,), 0, data.scaled.shape[0])
+    rows = jax.random.randint(row_key, (config.optimiser.batch_size,), 0, data.flux.shape[0])
+    draws = jax.random.randint(label_key, (config.optimiser.batch_size,), 0, data.scaled.shape[0])
     synth = data.emulator.predict_scaled_batch(data.scaled[draws])
     return Domains(synth, make_synthetic_ivar(synth, config), data.flux[rows], data.ivar[rows])
 
 
 def make_synthetic_ivar(synth, config: CycleStarConfig):
     """Inverse variances of synthetic spectra, which have no noise: what a model is trusted."""
-    return jnp.full_like(synth, config.synthetic_error**-2)
+    return jnp.full_like(synth, config.noise.synthetic_error**-2)

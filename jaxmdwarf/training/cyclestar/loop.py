@@ -200,8 +200,8 @@ def train_cyclestar(
         state = state if restored is None else require_same_shapes(restored, state)
     records: list[TransferRecord] = []
     diverged_at = None
-    while int(state.step) < config.steps and not _out_of_patience(state, config):
-        n_step = min(config.report_every, config.steps - int(state.step))
+    while int(state.step) < config.schedule.steps and not _out_of_patience(state, config):
+        n_step = min(config.schedule.report_every, config.schedule.steps - int(state.step))
         began = time.perf_counter()
         latest, means = continue_transfer(state, data, config, n_step)
         losses = {name: float(value) for name, value in means.items()}
@@ -223,7 +223,7 @@ def train_cyclestar(
             f"training diverged within its first {diverged_at} steps.",
             "lower the learning rates, or clip gradients.",
         )
-    best = config.keep == "best" and int(state.best_step) > 0
+    best = config.schedule.keep == "best" and int(state.best_step) > 0
     kept = state.best if best else state.average
     model = build_transfer_model(data, config, kept)
     validation = validate_transfer(state._replace(average=kept), data, config, judge=judge)
@@ -231,7 +231,7 @@ def train_cyclestar(
         records=tuple(records),
         steps=int(state.step),
         kept_step=int(state.best_step) if best else int(state.step),
-        stopped_early=_out_of_patience(state, config) and int(state.step) < config.steps,
+        stopped_early=_out_of_patience(state, config) and int(state.step) < config.schedule.steps,
         diverged_at=diverged_at,
         validation=validation,
         faults=find_faults(validation, limits),
@@ -260,7 +260,7 @@ def build_transfer_model(
         params=generator,
         mean_split=jnp.zeros((sizes.latent_length, sizes.split_latents), jnp.float32),
         sizes=sizes,
-        residual=config.residual,
+        residual=config.networks.residual,
     )
     flux, ivar = data.flux[:_SPLIT_ROWS], data.ivar[:_SPLIT_ROWS]
     seen = (ivar > 0).any(axis=1)
@@ -271,9 +271,9 @@ def build_transfer_model(
 
 
 def _out_of_patience(state: TransferState, config: CycleStarConfig) -> bool:
-    if config.patience is None:
+    if config.schedule.patience is None:
         return False
-    return int(state.step) - int(state.best_step) >= config.patience
+    return int(state.step) - int(state.best_step) >= config.schedule.patience
 
 
 def _keep_best(state: TransferState, gap: float) -> TransferState:

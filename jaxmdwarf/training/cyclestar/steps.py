@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.networks.cyclestar import init_critics, init_generator, set_centres
-from jaxmdwarf.training.cyclestar.config import CycleStarConfig
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig, CycleStarScheduleConfig
 from jaxmdwarf.training.cyclestar.data import TransferData, sample_domains
 from jaxmdwarf.training.cyclestar.losses import (
     TransferGradients,
@@ -80,7 +80,7 @@ def start_transfer(data: TransferData, config: CycleStarConfig) -> TransferState
         average=generator,
         generator_moments=optimisers[0].init(generator),
         critic_moments=optimisers[1].init(critics),
-        singular=start_vectors(critics, vector_key) if config.spectral_norm else {},
+        singular=start_vectors(critics, vector_key) if config.losses.spectral_norm else {},
         best=generator,
         best_gap=jnp.asarray(jnp.inf, jnp.float32),
         best_step=jnp.asarray(0, jnp.int32),
@@ -134,8 +134,8 @@ def continue_transfer(
             slopes[1], carry.critic_moments, carry.critics
         )
         # Without averaging the average is the weights; the first steps are forgotten sooner.
-        decay = jnp.minimum(config.averaging, (1.0 + step) / (10.0 + step))
-        share = jnp.asarray(1.0 - decay if config.averaging else 1.0, jnp.float32)
+        decay = jnp.minimum(config.optimiser.averaging, (1.0 + step) / (10.0 + step))
+        share = jnp.asarray(1.0 - decay if config.optimiser.averaging else 1.0, jnp.float32)
         carry = carry._replace(
             generator=generator,
             critics=optax.apply_updates(carry.critics, updates),
@@ -152,32 +152,31 @@ def continue_transfer(
 
 
 def _optimisers(config: CycleStarConfig) -> tuple[optax.GradientTransformation, ...]:
+    how = config.optimiser
     return tuple(
         optax.chain(
-            optax.identity()
-            if config.clip_norm is None
-            else optax.clip_by_global_norm(config.clip_norm),
-            optax.scale_by_adam(b1=config.first_moment_decay, b2=config.second_moment_decay),
-            optax.scale_by_learning_rate(_schedule(config, peak)),
+            optax.identity() if how.clip_norm is None else optax.clip_by_global_norm(how.clip_norm),
+            optax.scale_by_adam(b1=how.first_moment_decay, b2=how.second_moment_decay),
+            optax.scale_by_learning_rate(_schedule(config.schedule, peak)),
         )
-        for peak in (config.learning_rate, config.critic_learning_rate)
+        for peak in (how.learning_rate, how.critic_learning_rate)
     )
 
 
-def _schedule(config: CycleStarConfig, peak: float) -> optax.Schedule:
-    if config.schedule == "decay":
+def _schedule(schedule: CycleStarScheduleConfig, peak: float) -> optax.Schedule:
+    if schedule.kind == "decay":
         later = optax.piecewise_constant_schedule(
-            peak, dict.fromkeys(config.decay_steps, config.decay)
+            peak, dict.fromkeys(schedule.decay_steps, schedule.decay)
         )
-    elif config.schedule == "cosine":
-        later = optax.cosine_decay_schedule(peak, config.steps, alpha=0.01)
+    elif schedule.kind == "cosine":
+        later = optax.cosine_decay_schedule(peak, schedule.steps, alpha=0.01)
     else:
         later = optax.constant_schedule(peak)
-    if not config.warmup_steps:
+    if not schedule.warmup_steps:
         return later
 
     def warm_up(step):
-        return later(step) * jnp.minimum(1.0, (step + 1) / config.warmup_steps)
+        return later(step) * jnp.minimum(1.0, (step + 1) / schedule.warmup_steps)
 
     return warm_up
 
@@ -185,19 +184,20 @@ def _schedule(config: CycleStarConfig, peak: float) -> optax.Schedule:
 def _find_gradients(
     sizes, generator, critics, domains, config: CycleStarConfig, *, step, key
 ) -> TransferGradients:
-    if not config.instance_noise:
+    how, residual = config.losses, config.networks.residual
+    if not how.instance_noise:
         return transfer_gradients(
             sizes,
             generator,
             critics,
             domains,
-            config.weights,
-            residual=config.residual,
-            form=config.form,
-            reencoded_split=config.reencoded_split,
-            r1=config.r1,
+            how.weights,
+            residual=residual,
+            form=how.form,
+            reencoded_split=how.reencoded_split,
+            r1=how.r1,
         )
-    level = config.instance_noise * jnp.maximum(0.0, 1.0 - step / config.steps)
+    level = how.instance_noise * jnp.maximum(0.0, 1.0 - step / config.schedule.steps)
     names = ("synth_synth", "obs_obs", "synth_obs", "obs_synth")
     noise = level * jax.random.normal(key, (len(names), *domains.synth.shape))
 
@@ -206,14 +206,14 @@ def _find_gradients(
         return passes._replace(**{name: getattr(passes, name) + more for name, more in noisy})
 
     def lose(trained):
-        passes = run_passes(sizes, trained, domains, residual=config.residual)
-        scores = score_passes(sizes, critics, blur(passes), reencoded_split=config.reencoded_split)
-        total, parts = weigh_losses(domains, passes, scores, config.weights, form=config.form)
+        passes = run_passes(sizes, trained, domains, residual=residual)
+        scores = score_passes(sizes, critics, blur(passes), reencoded_split=how.reencoded_split)
+        total, parts = weigh_losses(domains, passes, scores, how.weights, form=how.form)
         return total, (parts, passes)
 
     def lose_critics(trained, passes):
         return train_critic_loss(
-            sizes, trained, blur(passes), r1=config.r1, reencoded_split=config.reencoded_split
+            sizes, trained, blur(passes), r1=how.r1, reencoded_split=how.reencoded_split
         )
 
     slopes, (parts, passes) = jax.grad(lose, has_aux=True)(generator)

@@ -126,16 +126,18 @@ def _validate(state: TransferState, data: TransferData, config: CycleStarConfig)
     rows = jnp.arange(n_part * n_row).reshape(n_part, n_row) % n_held
     seed = jax.random.fold_in(jax.random.key(config.seed), _STREAM)
 
+    how = config.losses
+
     def measure(rows):
         synth = data.emulator.predict_scaled_batch(data.held_scaled[rows])
         domains = Domains(
             synth, make_synthetic_ivar(synth, config), data.held_flux[rows], data.held_ivar[rows]
         )
-        passes = run_passes(sizes, state.average, domains, residual=config.residual)
-        scores = score_passes(sizes, critics, passes, reencoded_split=config.reencoded_split)
-        _, losses = weigh_losses(domains, passes, scores, config.weights, form=config.form)
+        passes = run_passes(sizes, state.average, domains, residual=config.networks.residual)
+        scores = score_passes(sizes, critics, passes, reencoded_split=how.reencoded_split)
+        _, losses = weigh_losses(domains, passes, scores, how.weights, form=how.form)
         _, critic_losses = train_critic_loss(
-            sizes, critics, passes, reencoded_split=config.reencoded_split
+            sizes, critics, passes, reencoded_split=how.reencoded_split
         )
         good = domains.obs_ivar > 0
         error = jnp.where(good, jax.lax.rsqrt(jnp.where(good, domains.obs_ivar, 1.0)), 0.0)
@@ -187,7 +189,7 @@ def _find_slopes(generator, data: TransferData, config: CycleStarConfig):
         synth = data.emulator.predict_scaled_batch(scaled)
         features = expand_shared(sizes, generator, encode_synth(sizes, generator, synth))
         carried = render_obs(sizes, generator, features, split_features)
-        if config.residual:
+        if config.networks.residual:
             carried = synth + carried - render_synth(sizes, generator, features)
         return synth, carried
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,10 @@ class CycleStar(TransferMethod):
             )
         settings: CycleStarConfig = getattr(CycleStarConfig, preset)(seed=seed)
         if steps is not None:
-            every = min(settings.report_every, max(steps, 1))
-            settings = replace(settings, steps=steps, report_every=every)
+            every = min(settings.schedule.report_every, max(steps, 1))
+            settings = settings.vary(steps=steps, report_every=every)
         if batch_size is not None:
-            settings = replace(settings, batch_size=batch_size)
+            settings = settings.vary(batch_size=batch_size)
         return cls(settings)
 
     @property
@@ -253,7 +253,9 @@ def _train_networks(
     log, store = None, None
     if folder is not None:
         store, log = Checkpoints(folder / "checkpoints"), MetricsLog(folder / LOG_NAME)
-    with progress.stage("training the networks", float(settings.steps), unit="steps") as task:
+    with progress.stage(
+        "training the networks", float(settings.schedule.steps), unit="steps"
+    ) as task:
         done = 0
 
         def move_to(step: int, note: str = "") -> None:

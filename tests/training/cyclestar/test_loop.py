@@ -82,8 +82,8 @@ def observe(n=120, seed=5, *, gap=0.1, sigma=0.02):
 
 
 def configure(**changes):
-    quick = {"sizes": TINY, "batch_size": 8, "steps": 40, "report_every": 10}
-    return CycleStarConfig(**{**quick, **changes})
+    quick = {"own_sizes": TINY, "batch_size": 8, "steps": 40, "report_every": 10}
+    return CycleStarConfig().vary(**{**quick, **changes})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -219,16 +219,16 @@ def test_all_options_together_train_and_hold_every_kernel_at_unit_spectral_norm(
         {"clip_norm": 0.01},
         {"instance_noise": 0.1},
         {"residual": True},
-        {"schedule": "constant", "warmup_steps": 50},
-        {"schedule": "decay", "decay_steps": (2,), "decay": 0.1},
+        {"kind": "constant", "warmup_steps": 50},
+        {"kind": "decay", "decay_steps": (2,), "decay": 0.1},
         {"form": "paper"},
         {"reencoded_split": True, "largest_error": 0.05},
     ],
     ids=lambda option: next(iter(option)),
 )
 def test_no_option_is_without_effect(option):
-    plain = configure(schedule="constant", averaging=0.0)
-    config = replace(plain, **option)
+    plain = configure(kind="constant", averaging=0.0)
+    config = plain.vary(**option)
     state, losses = advance(config)
     assert np.isfinite([float(value) for value in losses.values()]).all()
     other, _ = advance(plain)
@@ -256,36 +256,38 @@ def test_vanishing_instance_noise_is_none():
 
 
 def test_learning_rates_follow_their_schedules():
-    paper = _schedule(CycleStarConfig.paper(), 1e-4)
+    paper = _schedule(CycleStarConfig.paper().schedule, 1e-4)
     for step, factor in ((0, 1.0), (60_000, 0.7), (120_000, 0.49), (400_000, 0.7**4)):
         assert float(paper(step)) == pytest.approx(1e-4 * factor, rel=1e-5)
-    warm = _schedule(configure(schedule="constant", warmup_steps=10), 1.0)
+    warm = _schedule(configure(kind="constant", warmup_steps=10).schedule, 1.0)
     assert [float(warm(step)) for step in (0, 4, 9, 30)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
 
 
 def test_the_paper_has_none_of_our_options():
     config = CycleStarConfig.paper(flux_scale=(0.977, 0.052))
     sizes = config.shape(2901)
-    assert CycleStarConfig.paper().flux_scale == "data"
+    assert CycleStarConfig.paper().networks.flux_scale == "data"
     assert (sizes.flux_mean, sizes.flux_spread, sizes.centred) == (0.977, 0.052, False)
     assert sizes.latent_norm
-    assert config.reencoded_split
+    assert config.losses.reencoded_split
     assert sizes.slope == 0.1
-    assert config.weights == LossWeights(90.0, 90.0, 1.0) != LossWeights.real()
-    assert (config.schedule, config.decay) == ("decay", 0.7)
-    assert (config.batch_size, config.steps, sizes.shared_latents) == (8, 500_000, 25)
-    assert (config.first_moment_decay, config.second_moment_decay) == (0.5, 0.999)
-    assert config.learning_rate == config.critic_learning_rate == 1e-4
-    assert (config.r1, config.averaging, config.instance_noise, config.warmup_steps) == (0,) * 4
-    assert config.clip_norm is config.patience is None
-    assert not any((config.spectral_norm, config.residual))
-    assert config.precision == "float32"
+    assert config.losses.weights == LossWeights(90.0, 90.0, 1.0) != LossWeights.real()
+    assert (config.schedule.kind, config.schedule.decay) == ("decay", 0.7)
+    how, losses = config.optimiser, config.losses
+    assert (how.batch_size, config.schedule.steps, sizes.shared_latents) == (8, 500_000, 25)
+    assert (how.first_moment_decay, how.second_moment_decay) == (0.5, 0.999)
+    assert how.learning_rate == how.critic_learning_rate == 1e-4
+    assert (losses.r1, how.averaging, losses.instance_noise) == (0.0,) * 3
+    assert config.schedule.warmup_steps == 0
+    assert how.clip_norm is config.schedule.patience is None
+    assert not any((config.losses.spectral_norm, config.networks.residual))
+    assert config.networks.precision == "float32"
 
 
 def test_flux_is_scaled_as_the_data_are_and_the_model_does_not_round():
     plain = replace(TINY, centred=False)
     config = configure(
-        sizes=plain, flux_scale="data", precision="bf16", convolution="library", steps=10
+        own_sizes=plain, flux_scale="data", precision="bf16", convolution="library", steps=10
     )
     domain = observe()
     model, report = train_cyclestar(make_emulator(), domain, sample_labels(500), config)
@@ -468,7 +470,7 @@ def test_bad_domains_are_refused_before_any_training():
 
 
 def test_a_checkpoint_of_another_architecture_is_refused():
-    config, wider = configure(), configure(sizes=replace(TINY, shared_latents=5))
+    config, wider = configure(), configure(own_sizes=replace(TINY, shared_latents=5))
     data = prepare(config)
     states = [eqx.filter_eval_shape(start_transfer, data, c) for c in (config, wider)]
     assert require_same_shapes(states[0], states[0]) is states[0]
@@ -485,7 +487,9 @@ def test_a_checkpoint_of_another_architecture_is_refused():
         {"convolution": "fft"},
         {"flux_scale": (1.0, 0.0)},
         {"averaging": 1.0},
-        {"schedule": "x"},
+        {"kind": "x"},
+        {"warmup_steps": -1},
+        {"no_such_thing": 1},
         {"r1": -1.0},
     ],
     ids=lambda changes: next(iter(changes)),
