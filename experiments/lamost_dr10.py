@@ -10,11 +10,13 @@ from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.emulator.config import EmulatorConfig
+from jaxmdwarf.workflows.cleaning import clean_files
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.methods.cyclestar import CycleStar
 from jaxmdwarf.workflows.observed import ObservedConfig
 from jaxmdwarf.workflows.progress import Progress, Silent
+from jaxmdwarf.workflows.run import open_run
 from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
 
 
@@ -25,23 +27,28 @@ class DataConfig:
     Parameters
     ----------
     spectra : str
-        Folder, pattern or @list of the selected LAMOST spectra.
+        Folder, pattern or @list of LAMOST spectra.
     grid : str
         Table of BT-Settl spectra at R about 2000, of `jaxmdwarf grid`.
     isochrones : str
         PARSEC tables of 5 Gyr, as its web form writes them.
     reference : str
         Table of literature labels of stars in common.
+    gaia : str
+        Table of RUWE, magnitudes and parallaxes of the stars; without it they are selected by S/N
+        and by the shape of their spectra alone.
     """
 
     spectra: str = ""
     grid: str = ""
     isochrones: str = ""
     reference: str = ""
+    gaia: str = ""
 
     def require(self) -> None:
         """Raise `UsageError` for what was not given."""
-        missing = [f"--data.{name}" for name, path in vars(self).items() if not path]
+        needed = ("spectra", "grid", "isochrones", "reference")
+        missing = [f"--data.{name}" for name in needed if not getattr(self, name)]
         if missing:
             raise UsageError(
                 f"the experiment needs {', '.join(missing)}.", "give paths to data of your own."
@@ -60,8 +67,7 @@ def _as_in_paper() -> TransferConfig:
 class LamostDr10Config:
     """Sections 2 to 4 of the paper: BT-Settl, PARSEC, literature labels, 110,000 spectra.
 
-    Selection by Gaia (RUWE, colour, absolute magnitude; section 2.1) is done beforehand, on the
-    list of spectra.
+    Each step is done once: the same command goes on where it was stopped.
 
     Parameters
     ----------
@@ -80,26 +86,58 @@ class LamostDr10Config:
     fit: FitConfig = field(default_factory=lambda: FitConfig(min_snr=5.0))
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
-        """Train both models and write the catalogue; returns counts and rates."""
+        """Select, train both models and write the catalogue; returns counts and rates."""
         self.data.require()
         progress, root = progress or Silent(), Path(self.out)
-        emulator = train_emulator_files(
-            self.data.grid, root / "emulator", config=self.emulator, progress=progress
-        )
-        transfer = train_transfer_files(
-            [self.data.spectra],
-            root / "emulator",
-            self.data.reference,
-            root / "transfer",
-            self.transfer,
-            isochrones=self.data.isochrones,
-            progress=progress,
-        )
-        fitted = fit_files(
-            [self.data.spectra],
-            root / "transfer",
-            root / "catalogue.fits",
-            options=self.fit,
-            progress=progress,
-        )
-        return {"emulator": emulator, "transfer": transfer, "fit": fitted}
+        selected = root / "selected.txt"
+        with open_run(root / "work", kind="an experiment", about={"config": self}) as run:
+            # What a step left without noting it is done again.
+            run.step(
+                "selection",
+                lambda: clean_files(
+                    [self.data.spectra],
+                    selected,
+                    gaia=self.data.gaia or None,
+                    overwrite=True,
+                    progress=progress,
+                ),
+                progress,
+            )
+            run.step(
+                "emulator",
+                lambda: train_emulator_files(
+                    self.data.grid,
+                    root / "emulator",
+                    config=self.emulator,
+                    overwrite=True,
+                    progress=progress,
+                ),
+                progress,
+            )
+            run.step(
+                "transfer",
+                lambda: train_transfer_files(
+                    [f"@{selected}"],
+                    root / "emulator",
+                    self.data.reference,
+                    root / "transfer",
+                    self.transfer,
+                    isochrones=self.data.isochrones,
+                    overwrite=True,
+                    progress=progress,
+                ),
+                progress,
+            )
+            run.step(
+                "fit",
+                lambda: fit_files(
+                    [f"@{selected}"],
+                    root / "transfer",
+                    root / "catalogue.fits",
+                    options=self.fit,
+                    overwrite=True,
+                    progress=progress,
+                ),
+                progress,
+            )
+            return {name: run.result(name) for name in ("selection", "emulator", "transfer", "fit")}

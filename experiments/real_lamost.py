@@ -38,14 +38,21 @@ class RealLamostConfig:
         from jaxmdwarf.io.spectra.readers import read_spectrum
         from jaxmdwarf.io.tables import read_table
         from jaxmdwarf.workflows.fitting import fit_files
+        from jaxmdwarf.workflows.run import open_run
 
         data = self.data or os.path.join(os.environ.get("JAXMDWARF_TEST_DATA", ""), "lamost")
         if not Path(data).is_dir():
             raise UsageError(f"no folder {data!r}.", "give --data or set JAXMDWARF_TEST_DATA.")
         out = Path(self.out)
-        out.mkdir(parents=True, exist_ok=True)
         catalogue = out / "catalogue.fits"
-        summary = fit_files([data], self.model, catalogue, progress=progress or Silent())
+        with open_run(out / "work", kind="an experiment", about={"config": self}) as work:
+            summary = work.step(
+                "fit",
+                lambda: fit_files(
+                    [data], self.model, catalogue, overwrite=True, progress=progress or Silent()
+                ),
+                progress,
+            )
         table = read_table(catalogue)
 
         raws = [read_spectrum(path) for path in table["path"]]

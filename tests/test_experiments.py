@@ -1,9 +1,11 @@
 """Experiments compare methods fairly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.workflows.progress import Silent
@@ -39,3 +41,39 @@ def test_a_star_is_given_its_priors_once(survey, monkeypatch, tmp_path):
     fit.write_bytes(b"")
     survey._fit(tmp_path / "model", fit, set(), FitConfig(), Silent())
     assert len(calls) == 2
+
+
+def test_the_paper_goes_on_where_it_was_stopped(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from experiments import lamost_dr10
+
+    done = []
+
+    def stage(name, *, fails=False):
+        def run(*arguments, **options):
+            if fails and name not in done:
+                done.append(name)
+                raise KeyboardInterrupt
+            done.append(name)
+            return {"inputs": arguments[0]}
+
+        return run
+
+    for name, stops in (
+        ("clean_files", False),
+        ("train_emulator_files", False),
+        ("train_transfer_files", True),
+        ("fit_files", False),
+    ):
+        monkeypatch.setattr(lamost_dr10, name, stage(name, fails=stops))
+    data = lamost_dr10.DataConfig("spectra", "grid", "isochrones", "reference")
+    paper = lamost_dr10.LamostDr10Config(data=data, out=str(tmp_path / "paper"))
+    with pytest.raises(KeyboardInterrupt):
+        paper.run()
+    outcome = paper.run()
+    assert done.count("clean_files") == done.count("train_emulator_files") == 1
+    assert done[-2:] == ["train_transfer_files", "fit_files"]
+    # What is fitted is what was selected.
+    assert outcome["fit"]["inputs"] == [f"@{tmp_path / 'paper' / 'selected.txt'}"]
+    with pytest.raises(UsageError, match="gaia"):
+        replace(paper, data=replace(data, gaia="gaia.fits")).run()

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jaxmdwarf.cli import main
 from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.spectra.lamost_writer import LamostHeader, write_lamost_files
@@ -119,6 +120,7 @@ class Run:
         self.partial = out.with_name(f"{out.name}.partial")
         words = ["fit", str(folder), "--model", str(model_dir), "--out", str(out)]
         words += ["--chunk-size", str(chunk_size), "--processes", "2", "--json"]
+        self.words = words
         program = f"import sys; from jaxmdwarf.cli import main; sys.exit(main({words!r}))"
         self._command = [sys.executable, "-c", program]
 
@@ -138,9 +140,13 @@ class Run:
                 assert running.poll() is None, "the run ended before it could be killed"
                 assert time.monotonic() < until
                 time.sleep(0.001)
+            refused = main(self.words)
+            assert running.poll() is None, "the run ended before it could be killed"
         finally:
             running.kill()
             assert running.wait() == -9
+        # Another process cannot write the same catalogue meanwhile.
+        assert refused == 2
         return len(list(self.partial.glob("chunk-*.json")))
 
 
@@ -152,7 +158,7 @@ class Run:
     ],
 )
 def test_a_killed_run_ends_in_the_catalogue_of_one_that_was_not(
-    model_dir, tmp_path, n_star, chunk_size, kills
+    model_dir, tmp_path, capsys, n_star, chunk_size, kills
 ):
     folder = write_survey(tmp_path / "survey", n_star)
     whole = Run(folder, model_dir, tmp_path / "whole" / "catalogue.parquet", chunk_size)
@@ -181,3 +187,8 @@ def test_a_killed_run_ends_in_the_catalogue_of_one_that_was_not(
     assert rejects[0] == rejects[1]
     assert len(rejects[0]) == 2
     assert not killed.partial.exists()
+    # Given again, the command says what is there, and leaves it alone.
+    written = killed.out.read_bytes()
+    assert main(killed.words) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert killed.out.read_bytes() == written
