@@ -197,9 +197,12 @@ class Terminal:
 
     def result(self, summary: Mapping[str, Any]) -> None:
         """Print the outcome of a command to standard output: JSON, or aligned lines."""
-        self._log_line(f"result: {json.dumps(summary, default=str)}")
+        from jaxmdwarf.io.json_files import plain_json
+
+        text = json.dumps(plain_json(summary), default=str)
+        self._log_line(f"result: {text}")
         if self.json_only:
-            print(json.dumps(summary, default=str))
+            print(text)
             return
         width = max((len(key) for key in summary), default=0)
         for key, value in summary.items():

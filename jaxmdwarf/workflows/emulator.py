@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -359,7 +358,7 @@ def _keep(checkpoints: Checkpoints, state: TrainingState, config: EmulatorConfig
 
 
 def _log_text(state: TrainingState, config: EmulatorConfig) -> str:
-    return "".join(json.dumps(asdict(record)) + "\n" for record in training_records(state, config))
+    return "".join(to_json(record, indent=None) for record in training_records(state, config))
 
 
 def _varying_labels(

@@ -14,7 +14,7 @@ from jaxmdwarf.catalogue.columns import describe_column
 from jaxmdwarf.catalogue.names import find_column, list_quantities
 from jaxmdwarf.catalogue.quantities import find_positions, read_numbers, read_quantity
 from jaxmdwarf.diagnostics.matching import Matches, match_by_key, match_by_position
-from jaxmdwarf.diagnostics.recovery import Comparison, Pulls, Recovery, compare, compute_pulls
+from jaxmdwarf.diagnostics.recovery import Comparison, compare, compute_pulls
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.json_files import plain_json, write_json
@@ -120,12 +120,12 @@ class Validation:
 
 def recovery_metrics(comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
     """Bias and scatter by quantity."""
-    return {name: _plain(one.recovery) for name, one in comparisons.items()}
+    return {name: plain_json(one.recovery._asdict()) for name, one in comparisons.items()}
 
 
 def pull_metrics(comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
     """Mean and width of the pulls by quantity."""
-    return {name: _plain(one.pulls) for name, one in comparisons.items()}
+    return {name: plain_json(one.pulls._asdict()) for name, one in comparisons.items()}
 
 
 def validate_tables(
@@ -302,15 +302,16 @@ def validate_files(
     from jaxmdwarf.report.page import Picture, Report, Section, Table, Text, write_report
 
     progress, target = progress or Silent(), Path(out)
-    require_output(target, overwrite=overwrite, mark="metrics.json")
+    require_output(target, overwrite=overwrite, mark="by_snr.csv")
     measured, known = read_table(catalogue), read_table(reference)
     result = validate_tables(measured, known, options)
     for note in result.notes:
         progress.say(note)
     provenance = gather_provenance(command=command)
     metrics = {**result.metrics(), "notes": list(result.notes), "made_by": provenance.as_text()}
-    write_json(target / "metrics.json", metrics)
+    # First what the folder is known by.
     _write_text(target / "by_snr.csv", _by_snr_text(result))
+    write_json(target / "metrics.json", metrics)
     pictures = []
     with progress.stage("figures", 3.0, unit="figures") as task:
         for name, (figure, caption) in plot_validation(result).items():
@@ -557,10 +558,6 @@ def _base_name(path: object) -> str:
 def _list(table: pd.DataFrame) -> str:
     names = list(map(str, table.columns))
     return ", ".join(names[:25]) + (f" and {len(names) - 25} more" if len(names) > 25 else "")
-
-
-def _plain(numbers: Recovery | Pulls) -> dict[str, Any]:
-    return {key: plain_json(value) for key, value in numbers._asdict().items()}
 
 
 def _bin_metrics(row: Any) -> dict[str, Any]:

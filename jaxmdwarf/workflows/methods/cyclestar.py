@@ -13,6 +13,7 @@ import numpy as np
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.checkpoints import Checkpoints
+from jaxmdwarf.io.json_files import to_json
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
@@ -199,10 +200,10 @@ class MetricsLog:
         if line["step"] <= self._last:
             kept = [old for old in self.read() if old["step"] < line["step"]]
             with write_atomically(self.path) as temporary:
-                temporary.write_text("".join(json.dumps(old) + "\n" for old in kept))
+                temporary.write_text("".join(to_json(old, indent=None) for old in kept))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line, indent=None))
         self._last = line["step"]
 
     def read(self) -> list[dict[str, Any]]:
