@@ -110,7 +110,13 @@ def run_quickstart(
     """
     config, progress = config or QuickstartConfig(), progress or Silent()
     products = Products(Path(out))
-    require_output(out, overwrite=True, mark="work/run.json", n_bytes=_estimate_bytes(config))
+    require_output(
+        out,
+        overwrite=True,
+        mark="work/run.json",
+        holds="quickstart",
+        n_bytes=_estimate_bytes(config),
+    )
     with open_run(
         products.work, kind="a quickstart", about=_describe(config), overwrite=overwrite, out=out
     ) as run:

@@ -18,6 +18,7 @@ def require_output(
     *,
     overwrite: bool = False,
     mark: str = "",
+    holds: str = "",
     beside: Sequence[str | os.PathLike[str]] = (),
     n_bytes: int = 0,
 ) -> Path:
@@ -31,6 +32,8 @@ def require_output(
         Whether an output of the same kind may be replaced. What is none is never replaced.
     mark : str
         Name of the file by which a folder of this kind is known, such as ``model.json``.
+    holds : str
+        What errors call such a folder's content; `mark` by default.
     beside : sequence of path
         Further files that are written: they may be replaced where `out` may.
     n_bytes : int
@@ -52,7 +55,7 @@ def require_output(
             raise UsageError(f"{target} is a file.", "give the name of a folder.")
         if _has_entries(target) and not (target / mark).is_file():
             raise UsageError(
-                f"{target} exists and holds no {mark}; it was left alone.",
+                f"{target} exists and holds no {holds or mark}; it was left alone.",
                 "give another path with --out.",
             )
     elif target.is_dir():

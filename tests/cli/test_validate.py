@@ -50,6 +50,6 @@ def test_bad_usage_is_one_line_and_exit_code_2(tables, capsys):
 def test_quickstart_refuses_a_folder_that_is_not_its_own(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["quickstart", "--out", str(tmp_path)]) == 2
-    assert "choose an empty folder" in capsys.readouterr().err
+    assert "holds no quickstart; it was left alone" in capsys.readouterr().err
     assert main(["quickstart", "--out", str(tmp_path / "q"), "--n", "1"]) == 2
     assert main(["quickstart", "--out", str(tmp_path / "q"), "--gap", "weather"]) == 2
