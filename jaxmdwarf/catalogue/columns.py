@@ -275,3 +275,24 @@ def order_columns(names: Iterable[str], labels: Sequence[str] = ()) -> list[str]
     ]
     place = {name: number for number, name in enumerate(order)}
     return sorted(names, key=lambda name: place.get(name, len(place)))
+
+
+def write_column_page() -> str:
+    """All columns as a page of the documentation (Markdown)."""
+    lines = [
+        "# Columns",
+        "",
+        "Names are the same in every format and whichever command writes them; a command writes",
+        "those that it knows something of. Missing numbers are NaN, missing integers masked. Columns",
+        "of the paper's Table 1 are in bold. A grid with other labels brings columns of its own.",
+        "",
+        "| column | unit | meaning | UCD |",
+        "|---|---|---|---|",
+    ]
+    known = [name for label in LABELS.values() for name in (label.column, label.error_column)]
+    for name in order_columns([*COLUMNS, *known]):
+        column = describe_column(name)
+        assert column is not None
+        shown = f"**`{name}`**" if name in TABLE_1 else f"`{name}`"
+        lines.append(f"| {shown} | {column.unit} | {column.description} | {column.ucd} |")
+    return "\n".join(lines) + "\n"

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from jaxmdwarf.catalogue.columns import COLUMNS, TABLE_1, describe_column, order_columns
+from jaxmdwarf.catalogue.columns import (
+    COLUMNS,
+    TABLE_1,
+    describe_column,
+    order_columns,
+    write_column_page,
+)
 from jaxmdwarf.catalogue.rows import list_columns
 from jaxmdwarf.labels import LABELS
 from jaxmdwarf.quality import FLAG_TABLE, HARMFUL_FLAGS, QualityFlag, write_flag_page
@@ -61,10 +67,16 @@ def test_flags_are_never_renumbered():
 
 
 @pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="not run from the repository")
-def test_the_page_about_flags_is_current():
-    page = ROOT / "docs" / "flags.md"
-    expected = write_flag_page()
-    assert page.read_text(encoding="utf-8") == expected, (
-        "write it again: python -c 'from jaxmdwarf.quality import write_flag_page; "
-        'print(write_flag_page(), end="")\' > docs/flags.md'
+@pytest.mark.parametrize(
+    ("name", "module", "write"),
+    [
+        ("flags.md", "jaxmdwarf.quality", write_flag_page),
+        ("columns.md", "jaxmdwarf.catalogue.columns", write_column_page),
+    ],
+)
+def test_pages_made_from_registries_are_current(name, module, write):
+    page = ROOT / "docs" / name
+    assert page.read_text(encoding="utf-8") == write(), (
+        f"write it again: python -c 'from {module} import {write.__name__}; "
+        f'print({write.__name__}(), end="")\' > docs/{name}'
     )
