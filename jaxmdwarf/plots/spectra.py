@@ -33,7 +33,7 @@ class Feature(NamedTuple):
     at_aa : tuple of float
         The lines of a multiplet, or both ends of a band; vacuum Angstrom, increasing.
     is_band : bool
-        Bands are drawn as bars, lines as ticks.
+        Bands become bars, lines ticks.
     """
 
     name: str

@@ -65,11 +65,11 @@ class ObservedConfig:
     max_teff : float or None
         Stars that the emulator fits hotter than this are rejected: the paper's cut (section 4).
     max_spectra : int or None
-        Files that are drawn at random where there are more.
+        Files that are chosen at random where there are more.
     chunk_size : int
         Files that are read, fitted and written together; what a killed run loses at most.
     seed : int
-        Of the draw.
+        Of that choice.
     solver : Solver
     schedule : FitScheduleConfig
         Of the fit that finds the velocities.
@@ -173,7 +173,7 @@ def prepare_observed(
     options, progress = options or ObservedConfig(), progress or Silent()
     fitter = Fitter(model, options.fit_config())
     inputs = expand_inputs(files, leave_out=(*leave_out, cache))
-    paths, not_drawn = _draw(inputs.paths, inputs.paths, options)
+    paths, not_chosen = _choose(inputs.paths, inputs.paths, options)
     require_folder(cache, n_bytes=3 * 4 * fitter.grid.n_pix * len(paths))
     window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
     n_row = count_rows(paths, options.chunk_size)
@@ -193,7 +193,7 @@ def prepare_observed(
             processes=processes,
         )
         table, rejects = run.collect(empty_rows())
-        not_read = [*inputs.rejects, *not_drawn]
+        not_read = [*inputs.rejects, *not_chosen]
         rejects = [*not_read, *rejects]
         n_in = len(not_read) + run.n_in
         settle_accounts(run, rejects, n_in=n_in, n_out=len(table), rejects_file=rejects_file)
@@ -234,11 +234,11 @@ def prepare_spectra(
     options, progress = options or ObservedConfig(), progress or Silent()
     fitter = Fitter(model, options.fit_config())
     named = [_name_spectrum(raw, number) for number, raw in enumerate(raws)]
-    chosen, rejects = _draw(named, [raw.meta.path for raw in named], options)
-    n_row = min(options.chunk_size, -(-max(len(chosen), 1) // 32) * 32)
+    used, rejects = _choose(named, [raw.meta.path for raw in named], options)
+    n_row = min(options.chunk_size, -(-max(len(used), 1) // 32) * 32)
     parts: list[Chunk] = []
-    with progress.stage("bringing spectra to rest", total=float(len(chosen))) as stage:
-        for some in split_rows(chosen, n_row):
+    with progress.stage("bringing spectra to rest", total=float(len(used))) as stage:
+        for some in split_rows(used, n_row):
             usable = []
             for raw in some:
                 try:
@@ -270,21 +270,21 @@ def _name_spectrum(raw: RawSpectrum, number: int) -> RawSpectrum:
     return replace(raw, meta=replace(raw.meta, path=name))
 
 
-def _draw(
+def _choose(
     items: Sequence[T], names: Sequence[str], options: ObservedConfig
 ) -> tuple[list[T], list[Reject]]:
     """Inputs to use in random order where there are too many, and rejects for the others."""
     if options.max_spectra is None or len(items) <= options.max_spectra:
         return list(items), []
     order = np.random.default_rng(options.seed).permutation(len(items))
-    drawn = set(order[: options.max_spectra].tolist())
-    reason = f"not among the {options.max_spectra} spectra that were drawn for training"
+    chosen = set(order[: options.max_spectra].tolist())
+    reason = f"not among the {options.max_spectra} spectra that were chosen for training"
     left = [
         Reject(name, reason, "raise the number of spectra")
         for row, name in enumerate(names)
-        if row not in drawn
+        if row not in chosen
     ]
-    return [item for row, item in enumerate(items) if row in drawn], left
+    return [item for row, item in enumerate(items) if row in chosen], left
 
 
 def _prepare_chunk(

@@ -55,7 +55,7 @@ class TransferConfig:
     observed : ObservedConfig
         Which spectra make the observed domain.
     labels : TrainingSetConfig
-        How labels of the synthetic domain are drawn.
+        How labels of the synthetic domain are sampled.
     n_draws : int
         Draws of the mixture; the paper has more than a million.
     reference_columns : tuple of (str, str)
@@ -65,7 +65,7 @@ class TransferConfig:
         Least overlap of the labels that the emulator alone finds with those of the synthetic
         domain; see `jaxmdwarf.training.labels.codistribution.check_overlap`.
     seed : int
-        Of the label draws.
+        Of the label samples.
     force : bool
         Whether a model is kept that its method finds faulty.
     """
@@ -420,10 +420,10 @@ def _sample_labels(
 
     def sample() -> tuple[np.ndarray, dict[str, Any]]:
         progress.say("sampling labels of the synthetic domain")
-        drawn = sample_training_labels(
+        sampled = sample_training_labels(
             known, isochrones, n_draws=config.n_draws, seed=config.seed, config=config.labels
         )
-        return drawn.labels, plain_json(drawn.report)
+        return sampled.labels, plain_json(sampled.report)
 
     if folder is None:
         return sample()

@@ -29,6 +29,18 @@ def with_units():
     return (WAVE / 10 * u.nm, FLUX * u.mJy / u.mJy, IVAR)
 
 
+def dimensionless():
+    import astropy.units as u
+
+    return (WAVE / 10 * u.dimensionless_unscaled, FLUX, IVAR)
+
+
+def in_kelvin():
+    import astropy.units as u
+
+    return (WAVE * u.K, FLUX, IVAR)
+
+
 def shuffled():
     order = np.random.default_rng(0).permutation(WAVE.size)
     return WAVE[order], FLUX[order], IVAR[order]
@@ -123,6 +135,8 @@ def test_among_several_the_bad_are_set_aside_and_the_others_go_on():
 
 BAD = {
     "nanometres without a unit": (lambda: (WAVE / 10, FLUX, IVAR), RejectedInput, "wave_unit='nm'"),
+    "a quantity without its unit": (dimensionless, RejectedInput, "wave_unit='nm'"),
+    "a unit of something else": (in_kelvin, UsageError, "wave_unit='Angstrom'"),
     "microns": (lambda: (WAVE / 1e4, FLUX, IVAR), RejectedInput, "wave_unit='um'"),
     "no uncertainty": (lambda: (WAVE, FLUX), UsageError, "sigma="),
     "one pixel less": (lambda: (WAVE, FLUX[1:], IVAR), UsageError, "each pixel"),

@@ -198,7 +198,7 @@ def test_a_cache_is_read_instead_of_the_files_and_only_for_the_same_call(survey,
     assert fewer.domain.n_spec < first.domain.n_spec - 20
 
 
-def test_too_many_files_are_drawn_at_random_and_the_others_say_so(survey, tmp_path):
+def test_too_many_files_are_chosen_from_at_random_and_the_others_say_so(survey, tmp_path):
     prepared = prepare(survey[0], tmp_path / "c", replace(OPTIONS.observed, max_spectra=20))
     assert prepared.n_in == N_STAR + 2
     left = [reject for reject in prepared.rejects if "not among the 20" in reject.reason]

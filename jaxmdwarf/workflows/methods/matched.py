@@ -45,7 +45,7 @@ class Matched(TransferMethod):
 
     @property
     def seed(self) -> int:
-        """Of the split and the draws."""
+        """Of the split and the samples."""
         return self.settings.seed
 
     @property
