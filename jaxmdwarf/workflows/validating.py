@@ -197,6 +197,11 @@ def validate_tables(
         bright = snr > _HIGH_SNR
         measured_bright, known_bright, error_bright = (column[bright] for column in sample)
         high[name] = compare(measured_bright, known_bright, error_bright, snr[bright])
+    if not samples:
+        raise WorkFailed(
+            "no row has a value in both tables: " + "; ".join(notes) + ".",
+            "name the columns that hold the labels, for example --columns teff=TEFF_K.",
+        )
     return Validation(
         samples=samples,
         comparisons=comparisons,

@@ -14,8 +14,9 @@ def tables(tmp_path):
     n = 60
     rng = np.random.default_rng(0)
     truth = pd.DataFrame({"obsid": np.arange(n), "teff": rng.uniform(3000, 4000, n)})
+    truth["cooler"] = truth["teff"] - 500.0
     truth.to_csv(tmp_path / "truth.csv", index=False)
-    catalogue = truth.assign(Teff=truth["teff"] + 12.0, e_Teff=10.0, SNRr=30.0).drop(columns="teff")
+    catalogue = truth.assign(Teff=truth["teff"] + 12.0, e_Teff=10.0, SNRr=30.0).drop(columns=["teff", "cooler"])
     catalogue.to_csv(tmp_path / "catalogue.csv", index=False)
     return tmp_path
 
@@ -26,11 +27,19 @@ def test_validate_prints_what_it_found(tables, capsys):
     summary = json.loads(capsys.readouterr().out)
     assert summary["teff_bias"] == pytest.approx(12.0)
     assert (tables / "v" / "report.html").is_file()
-    assert (
-        main([*words, "--out", str(tables / "w"), "--columns", "teff=obsid,obsid=obsid", "--json"])
-        == 0
-    )
-    assert json.loads(capsys.readouterr().out)["teff_bias"] > 2000
+    columns = ["--columns", "teff=cooler,obsid=obsid"]
+    assert main([*words, "--out", str(tables / "w"), *columns, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["teff_bias"] == pytest.approx(512.0)
+
+
+def test_tables_without_a_common_number_fail_in_one_line(tables, capsys):
+    words = ["validate", str(tables / "catalogue.csv"), "--reference", str(tables / "truth.csv")]
+    # Identifiers are no temperatures: they count as missing.
+    assert main([*words, "--out", str(tables / "w"), "--columns", "teff=obsid"]) == 1
+    said = capsys.readouterr().err
+    assert "no row has a value in both tables" in said
+    assert "--columns teff=TEFF_K" in said
+    assert not (tables / "w").exists()
 
 
 def test_bad_usage_is_one_line_and_exit_code_2(tables, capsys):
