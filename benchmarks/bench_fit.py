@@ -303,12 +303,12 @@ def compare_solvers(options, model):
 def make_transfer(options, model):
     """The original networks, untrained but distilled, and stars seen through them."""
     from jaxmdwarf.models.cyclestar import CycleStarModel
-    from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
+    from jaxmdwarf.networks.cyclestar import CycleStarGenerator, CycleStarSizes
     from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
 
     sizes = CycleStarSizes.original(PAPER_GRID.n_pix)
     latents = jnp.zeros((sizes.latent_length, sizes.split_latents))
-    params = init_generator(sizes, jax.random.key(0))
+    params = CycleStarGenerator(sizes).init(jax.random.key(0))
     transfer = CycleStarModel(model, params, latents, sizes, True)
     seen, scaled, _ = observe(model, options.fast)
     split = transfer.read_context(seen)

@@ -237,7 +237,7 @@ def prepare_gradients(run):
     import numpy as np
     from bench_transfer import first_batch, make_data
 
-    from jaxmdwarf.networks.cyclestar import init_critics, init_generator
+    from jaxmdwarf.networks.cyclestar import CycleStarCritics, CycleStarGenerator
     from jaxmdwarf.training.cyclestar.config import CycleStarConfig
     from jaxmdwarf.training.cyclestar.losses import Domains, transfer_gradients
 
@@ -246,7 +246,10 @@ def prepare_gradients(run):
         config = config.vary(sizes="compact", batch_size=2)
     data = make_data()
     sizes = config.shape(data.flux.shape[1])
-    networks = init_generator(sizes, jax.random.key(0)), init_critics(sizes, jax.random.key(1))
+    networks = (
+        CycleStarGenerator(sizes).init(jax.random.key(0)),
+        CycleStarCritics(sizes).init(jax.random.key(1)),
+    )
     domains = Domains(*map(jnp.asarray, first_batch(data, config)))
 
     def compute(precision, form, device=None):

@@ -37,9 +37,7 @@ MOST_FUNCTION_LINES = 80
 """Without the docstring."""
 
 # What is still longer, to be split; entries leave with what they name, and none are added.
-LONG_MODULES = {
-    "networks/cyclestar.py",
-}
+LONG_MODULES: set[str] = set()
 LONG_FUNCTIONS: set[str] = set()
 
 

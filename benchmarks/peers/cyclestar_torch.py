@@ -215,7 +215,7 @@ class Training:
         return self.critic_obs(enter(self.sizes, flux, self.sizes.critic_pix), latents)
 
     def copy_weights(self, params, critics):
-        """Take over the package's parameters (`init_generator`, `init_critics`)."""
+        """Take over the package's parameters (`CycleStarGenerator`, `CycleStarCritics`)."""
         for part, layers in params.items():
             copy_layers(getattr(self.network, part), layers, transposed=part.startswith("decoder"))
         for name, critic in (("synth", self.critic_synth), ("obs", self.critic_obs)):

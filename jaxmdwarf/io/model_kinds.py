@@ -27,7 +27,8 @@ from jaxmdwarf.models.distilled import Distillate
 from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior, Prior, RelationPrior
-from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
+from jaxmdwarf.networks.convolution import ConvLayers
+from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork
 from jaxmdwarf.wavelengths import PixelGrid
 

@@ -12,17 +12,7 @@ from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.models.base import ForwardModel, Surrogate
 from jaxmdwarf.models.distilled import Distillate, DistilledModel
 from jaxmdwarf.models.layered import LayeredModel
-from jaxmdwarf.networks.cyclestar import (
-    CycleStarSizes,
-    encode_obs,
-    encode_synth,
-    expand_shared,
-    expand_split,
-    fill_masked,
-    init_generator,
-    render_obs,
-    render_synth,
-)
+from jaxmdwarf.networks.cyclestar import CycleStarGenerator, CycleStarSizes
 from jaxmdwarf.spectra import SpectrumBatch
 
 _ROWS_AT_ONCE = 128
@@ -39,7 +29,7 @@ class CycleStarModel(LayeredModel):
     base : ForwardModel
         The model of the synthetic domain; without a context of its own.
     params : pytree
-        Generator (`jaxmdwarf.networks.cyclestar.init_generator`).
+        Of a `jaxmdwarf.networks.cyclestar.CycleStarGenerator`.
     mean_split : (length, c_split)
         Mean split latents of the observed training spectra, for stars whose own are not given.
     sizes : CycleStarSizes
@@ -67,7 +57,7 @@ class CycleStarModel(LayeredModel):
     >>> space = LabelSpace(("teff",), ("K",), (3000.0,), (4000.0,))
     >>> base = TableModel(jnp.ones((2, 400)), jnp.zeros(400), space, grid)
     >>> sizes = CycleStarSizes.compact(400)
-    >>> params = init_generator(sizes, jax.random.key(0))
+    >>> params = CycleStarGenerator(sizes).init(jax.random.key(0))
     >>> mean_split = jnp.zeros((sizes.latent_length, sizes.split_latents))
     >>> CycleStarModel(base, params, mean_split, sizes).predict(jnp.array([3500.0])).shape
     (400,)
@@ -181,26 +171,28 @@ class CycleStarModel(LayeredModel):
         return self.base, self.transfer_to_synthetic(batch)
 
     def _to_observed(self, synth, split):
-        sizes, params = self.sizes, self.params
-        features = expand_shared(sizes, params, encode_synth(sizes, params, synth))
+        generator, params = CycleStarGenerator(self.sizes), self.params
+        features = generator.expand_shared(params, generator.encode_synth(params, synth))
         # One star's mean latents serve all: they are decoded once, then repeated.
         split = self.mean_split[None] if split is None else split
-        split_features = expand_split(sizes, params, split)
+        split_features = generator.expand_split(params, split)
         split_features = jnp.broadcast_to(
             split_features, (features.shape[0], *split_features.shape[1:])
         )
-        observed = render_obs(sizes, params, features, split_features)
+        observed = generator.render_obs(params, features, split_features)
         if not self.residual:
             return observed
-        return synth + (observed - render_synth(sizes, params, features))
+        return synth + (observed - generator.render_synth(params, features))
 
 
 @eqx.filter_jit
 def _read_split(model, batch):
+    generator = CycleStarGenerator(model.sizes)
+
     def read(row):
         flux, ivar = row[0][None], row[1][None]
-        filled = fill_masked(model.sizes, model.params, "obs", flux, ivar)
-        split = encode_obs(model.sizes, model.params, filled).split
+        filled = generator.fill_masked(model.params, "obs", flux, ivar)
+        split = generator.encode_obs(model.params, filled).split
         return jnp.where(jnp.any(ivar > 0), split[0], model.mean_split)
 
     return jax.lax.map(read, (batch.flux, batch.ivar), batch_size=_ROWS_AT_ONCE)
@@ -208,17 +200,17 @@ def _read_split(model, batch):
 
 @eqx.filter_jit
 def _to_synthetic(model, batch):
-    sizes, params = model.sizes, model.params
+    generator, params = CycleStarGenerator(model.sizes), model.params
 
     def transfer(row):
         flux, ivar = row[0][None], row[1][None]
-        filled = fill_masked(sizes, params, "obs", flux, ivar)
-        shared, split = encode_obs(sizes, params, filled)
-        features = expand_shared(sizes, params, shared)
-        synth = render_synth(sizes, params, features)
+        filled = generator.fill_masked(params, "obs", flux, ivar)
+        shared, split = generator.encode_obs(params, filled)
+        features = generator.expand_shared(params, shared)
+        synth = generator.render_synth(params, features)
         if not model.residual:
             return synth[0]
-        observed = render_obs(sizes, params, features, expand_split(sizes, params, split))
+        observed = generator.render_obs(params, features, generator.expand_split(params, split))
         return jnp.where(ivar > 0, filled + (synth - observed), synth)[0]
 
     return jax.lax.map(transfer, (batch.flux, batch.ivar), batch_size=_ROWS_AT_ONCE)
@@ -226,7 +218,7 @@ def _to_synthetic(model, batch):
 
 @lru_cache(maxsize=32)
 def _expected_shapes(sizes: CycleStarSizes) -> dict[str, tuple[int, ...]]:
-    params = jax.eval_shape(lambda: init_generator(sizes, jax.random.key(0)))
+    params = jax.eval_shape(lambda: CycleStarGenerator(sizes).init(jax.random.key(0)))
     return {
         jax.tree_util.keystr(path): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)

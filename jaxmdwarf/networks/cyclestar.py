@@ -2,9 +2,7 @@
 
 Two low-level pairs (synthetic, observed) stand around one shared pair and, on the observed side,
 one split pair (O'Briain et al. 2021, ApJ 906, 130; the paper's section 3.1). Everything is channels
-last and a pure function of its parameters. Strided convolutions are written as slices and one
-matrix product: inside `jax.lax.scan` XLA's own convolution is many times slower on a CPU. XLA's own
-is there by option, and so are products of fewer digits.
+last and a pure function of its parameters.
 """
 
 from collections.abc import Mapping
@@ -18,6 +16,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.networks.convolution import ConvLayers, ConvolutionForm, Precision
+from jaxmdwarf.networks.cyclestar_layers import Critic, Decoder, Encoder
+
+Domain: TypeAlias = Literal["synth", "obs"]
 
 GENERATOR_PARTS = (
     "encoder_synth",
@@ -30,72 +32,6 @@ GENERATOR_PARTS = (
     "decoder_obs",
 )
 """Keys of the generator's parameters."""
-
-Precision: TypeAlias = Literal["float32", "tf32", "bf16"]
-"""How matrix products round their factors; see `CycleStarSizes`."""
-
-ConvolutionForm: TypeAlias = Literal["auto", "product", "library"]
-"""How convolutions are computed; see `CycleStarSizes`."""
-
-
-@dataclass(frozen=True)
-class ConvLayers:
-    """Strided convolutions in the order of an encoder; decoders run them backwards.
-
-    Parameters
-    ----------
-    channels : tuple of int
-        Channels that leave each layer.
-    kernels : tuple of int
-        Pixels that each layer sees at once; at least the stride.
-    strides : tuple of int
-    """
-
-    channels: tuple[int, ...]
-    kernels: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not len(self.channels) == len(self.kernels) == len(self.strides) > 0:
-            raise UsageError(
-                f"channels {self.channels}, kernels {self.kernels} and strides {self.strides} "
-                "do not describe the same layers.",
-                "give one of each for every layer.",
-            )
-        if min(*self.channels, *self.strides) < 1:
-            raise UsageError(f"channels {self.channels} and strides {self.strides} must be >= 1.")
-        if any(k < s for k, s in zip(self.kernels, self.strides, strict=True)):
-            raise UsageError(
-                f"kernels {self.kernels} are shorter than strides {self.strides}: pixels between "
-                "them would never be seen.",
-                "make each kernel at least as long as its stride.",
-            )
-
-    def shorten(self, length: int) -> int:
-        """Length after all layers of an input of `length`, without padding."""
-        for kernel, stride in zip(self.kernels, self.strides, strict=True):
-            length = (length - kernel) // stride + 1
-        return length
-
-    def lengthen(self, length: int) -> int:
-        """Length of the input whose every pixel is used and that leaves `length`."""
-        for kernel, stride in zip(self.kernels[::-1], self.strides[::-1], strict=True):
-            length = (length - 1) * stride + kernel
-        return length
-
-    def __add__(self, other: "ConvLayers") -> "ConvLayers":
-        return ConvLayers(
-            self.channels + other.channels,
-            self.kernels + other.kernels,
-            self.strides + other.strides,
-        )
-
-    def fit_length(self, length: int) -> int:
-        """Smallest length >= `length` of which every pixel is used."""
-        shortest = 1
-        while self.lengthen(shortest) < length:
-            shortest += 1
-        return self.lengthen(shortest)
 
 
 @dataclass(frozen=True)
@@ -137,12 +73,9 @@ class CycleStarSizes:
         do; otherwise their last transposed convolution makes flux itself, which leaves out the
         layer that moves most memory.
     precision : {"float32", "tf32", "bf16"}
-        Factors of matrix products: as they are; with the 10-bit mantissas of NVIDIA's matrix units
-        (full ones on devices without them); or as bfloat16, products rounded to it too. Sums inside
-        a product, everything between products and the weights are float32 in all three.
+        Of matrix products, see `jaxmdwarf.networks.convolution.Precision`; weights are float32.
     convolution : {"auto", "product", "library"}
-        Whether convolutions are slices and one matrix product, or XLA's own (cuDNN's on a GPU).
-        "auto" is the product, until the other has been measured to be faster on some device.
+        See `jaxmdwarf.networks.convolution.ConvolutionForm`.
 
     Raises
     ------
@@ -262,263 +195,234 @@ class Latents(NamedTuple):
     split: Float[Array, "n_spec length c_split"]
 
 
-def convolve_strided(
-    inputs: Float[Array, "n length c_in"],
-    kernel: Float[Array, "k c_in c_out"],
-    stride: int,
-    *,
-    precision: Precision = "float32",
-    convolution: ConvolutionForm = "product",
-) -> Float[Array, "n length_out c_out"]:
-    """Strided convolution without padding.
-
-    Equal to ``lax.conv_general_dilated(inputs, kernel, (stride,), "VALID",
-    dimension_numbers=("NWC", "WIO", "NWC"))``.
+@dataclass(frozen=True)
+class CycleStarGenerator:
+    """All encoders and decoders; each method is a pure function of the parameters.
 
     Parameters
     ----------
-    inputs : (n, length, c_in)
-    kernel : (k, c_in, c_out)
-    stride : int
-    precision, convolution
-        See `CycleStarSizes`; layers of one pixel are matrix products in either form.
+    sizes : CycleStarSizes
 
-    Returns
-    -------
-    (n, (length - k) // stride + 1, c_out)
+    Examples
+    --------
+    >>> generator = CycleStarGenerator(CycleStarSizes.compact(500))
+    >>> params = generator.init(jax.random.key(0))
+    >>> params["encoder_synth"]["conv_0"]["kernel"].shape
+    (16, 1, 16)
+    >>> shared = generator.encode_synth(params, jnp.ones((2, 500)))
+    >>> generator.decode_synth(params, shared).shape
+    (2, 500)
     """
-    n, length, c_in = inputs.shape
-    k, _, c_out = kernel.shape
-    if k > 1 and _uses_library(convolution):
-        return _round_products(
-            lambda left, right, digits: jax.lax.conv_general_dilated(
-                left,
-                right,
-                (stride,),
-                "VALID",
-                dimension_numbers=("NWC", "WIO", "NWC"),
-                precision=digits,
-            ),
-            inputs,
-            kernel,
-            precision,
+
+    sizes: CycleStarSizes
+
+    def init(self, key: Key[Array, ""]) -> dict[str, Any]:
+        """Random parameters, float32.
+
+        Kernels are Glorot-uniform and biases 0.01, as in the authors' code.
+
+        Returns
+        -------
+        dict
+            ``{part: {"conv_0": {"kernel", "bias"}, ...}}`` for `GENERATOR_PARTS`; encoders hold
+            kernels (k, c_in, c_out), decoders (c_in, k, c_out). With `centred` sizes, parts that
+            touch pixels hold ``"centre"`` (n_pix,), one everywhere.
+        """
+        return _init_generator(self.sizes, key)
+
+    def fill_masked(
+        self,
+        params: Mapping[str, PyTree],
+        domain: Domain,
+        flux: Float[Array, "n_spec n_pix"],
+        ivar: Float[Array, "n_spec n_pix"],
+    ) -> Float[Array, "n_spec n_pix"]:
+        """Flux with something fixed in masked pixels, so that nothing in them reaches a network.
+
+        That is the domain's own spectrum in networks with centres, else `flux_mean`.
+
+        Parameters
+        ----------
+        params : mapping
+        domain : {"synth", "obs"}
+        flux, ivar : (n_spec, n_pix)
+            Pixels whose ivar is 0 may hold anything, NaN too.
+        """
+        centre: Any = self.sizes.flux_mean
+        if self.sizes.centred:
+            centre = jax.lax.stop_gradient(params[f"encoder_{domain}"]["centre"])
+        return jnp.where(ivar > 0, flux, jnp.asarray(centre, flux.dtype))
+
+    def encode_synth(
+        self, params: Mapping[str, PyTree], flux: Float[Array, "n_spec n_pix"]
+    ) -> Float[Array, "n_spec length c_shared"]:
+        """Shared latents of synthetic spectra."""
+        return self._apply(params, "encoder_shared", self._encode_low(params, "synth", flux))
+
+    def encode_obs(
+        self, params: Mapping[str, PyTree], flux: Float[Array, "n_spec n_pix"]
+    ) -> Latents:
+        """Shared and split latents of observed spectra."""
+        low = self._encode_low(params, "obs", flux)
+        return Latents(
+            self._apply(params, "encoder_shared", low), self._apply(params, "encoder_split", low)
         )
-    n_out = (length - k) // stride + 1
-    if k == 1 and stride == 1:
-        windows = inputs
-    else:
-        # Blocks of `stride` neighbours: a window is then a few whole blocks and part of another,
-        # all contiguous, instead of k strided slices.
-        n_whole, rest = divmod(k, stride)
-        n_block = n_out + n_whole - (rest == 0)
-        short = n_block * stride - length
-        inputs = jnp.pad(inputs, ((0, 0), (0, short), (0, 0))) if short > 0 else inputs
-        blocks = inputs[:, : n_block * stride].reshape(n, n_block, stride * c_in)
-        pieces = [blocks[:, j : j + n_out] for j in range(n_whole)]
-        if rest:
-            pieces.append(blocks[:, n_whole : n_whole + n_out, : rest * c_in])
-        windows = jnp.concatenate(pieces, axis=-1) if len(pieces) > 1 else pieces[0]
-    product = _multiply(
-        windows.reshape(n * n_out, k * c_in), kernel.reshape(k * c_in, c_out), precision
-    )
-    return product.reshape(n, n_out, c_out)
+
+    def encode_pair(
+        self,
+        params: Mapping[str, PyTree],
+        synth: Float[Array, "n_synth n_pix"],
+        obs: Float[Array, "n_obs n_pix"],
+    ) -> tuple[Float[Array, "n_synth length c_shared"], Latents]:
+        """`encode_synth` and `encode_obs` at once: the shared encoder runs on one larger batch."""
+        low_synth = self._encode_low(params, "synth", synth)
+        low_obs = self._encode_low(params, "obs", obs)
+        both = jnp.concatenate([low_synth, low_obs])
+        shared = self._apply(params, "encoder_shared", both)
+        split = self._apply(params, "encoder_split", low_obs)
+        n = synth.shape[0]
+        return shared[:n], Latents(shared[n:], split)
+
+    def expand_shared(
+        self, params: Mapping[str, PyTree], shared: Float[Array, "n_spec length c_shared"]
+    ) -> Float[Array, "n_spec low c_low"]:
+        """Features that the shared decoder makes, from which either domain renders flux."""
+        return self._apply(params, "decoder_shared", shared)
+
+    def expand_split(
+        self, params: Mapping[str, PyTree], split: Float[Array, "n_spec length c_split"]
+    ) -> Float[Array, "n_spec low c_low_split"]:
+        """Features that the split decoder makes, for `render_obs`."""
+        return self._apply(params, "decoder_split", split)
+
+    def render_synth(
+        self, params: Mapping[str, PyTree], features: Float[Array, "n_spec low c_low"]
+    ) -> Float[Array, "n_spec n_pix"]:
+        """Synthetic flux from the features of `expand_shared`."""
+        return self._render(params, "synth", features)
+
+    def render_obs(
+        self,
+        params: Mapping[str, PyTree],
+        features: Float[Array, "n_spec low c_low"],
+        split_features: Float[Array, "n_spec low c_low_split"],
+    ) -> Float[Array, "n_spec n_pix"]:
+        """Observed flux from the features of `expand_shared` and `expand_split`."""
+        both = jnp.concatenate([features, split_features], axis=-1)
+        return self._render(params, "obs", both)
+
+    def decode_synth(
+        self, params: Mapping[str, PyTree], shared: Float[Array, "n_spec length c_shared"]
+    ) -> Float[Array, "n_spec n_pix"]:
+        """Synthetic flux of shared latents."""
+        return self.render_synth(params, self.expand_shared(params, shared))
+
+    def decode_obs(
+        self,
+        params: Mapping[str, PyTree],
+        shared: Float[Array, "n_spec length c_shared"],
+        split: Float[Array, "n_spec length c_split"],
+    ) -> Float[Array, "n_spec n_pix"]:
+        """Observed flux of shared and split latents."""
+        features = self.expand_shared(params, shared)
+        return self.render_obs(params, features, self.expand_split(params, split))
+
+    def _apply(self, params, part, features):
+        layers = {key: value for key, value in params[part].items() if key != "centre"}
+        return _modules(self.sizes)[part].apply({"params": layers}, features)
+
+    def _encode_low(self, params, domain, flux):
+        part = f"encoder_{domain}"
+        inside = _enter(self.sizes, params[part], flux, self.sizes.padded_pix)
+        return self._apply(params, part, inside)
+
+    def _render(self, params, domain, features):
+        sizes, part = self.sizes, f"decoder_{domain}"
+        outputs = self._apply(params, part, features)[..., 0]
+        before = (sizes.padded_pix - sizes.n_pix) // 2
+        centre = params[part]["centre"] if sizes.centred else sizes.flux_mean
+        return centre + sizes.flux_spread * outputs[:, before : before + sizes.n_pix]
 
 
-def convolve_transposed(
-    inputs: Float[Array, "n length c_in"],
-    kernel: Float[Array, "c_in k c_out"],
-    stride: int,
-    *,
-    precision: Precision = "float32",
-    convolution: ConvolutionForm = "product",
-) -> Float[Array, "n length_out c_out"]:
-    """The transpose of a strided convolution; as a product, with shifted sums after it.
-
-    Each input position adds `k` output pixels, `stride` pixels after those of its neighbour.
+@dataclass(frozen=True)
+class CycleStarCritics:
+    """The two critics; each method is a pure function of the parameters.
 
     Parameters
     ----------
-    inputs : (n, length, c_in)
-    kernel : (c_in, k, c_out)
-    stride : int
-    precision, convolution
-        See `CycleStarSizes`.
-
-    Returns
-    -------
-    (n, (length - 1) * stride + k, c_out)
-    """
-    n, length, c_in = inputs.shape
-    _, k, c_out = kernel.shape
-    if _uses_library(convolution):
-        return _round_products(
-            lambda left, right, digits: jax.lax.conv_transpose(
-                left,
-                right,
-                (stride,),
-                "VALID",
-                dimension_numbers=("NWC", "WIO", "NWC"),
-                transpose_kernel=True,
-                precision=digits,
-            ),
-            inputs,
-            kernel.transpose(1, 2, 0),
-            precision,
-        )
-    product = _multiply(
-        inputs.reshape(n * length, c_in), kernel.reshape(c_in, k * c_out), precision
-    )
-    product = product.reshape(n, length, k * c_out)
-    width = stride * c_out
-    n_block = -(-k // stride)
-    widths = [width] * (n_block - 1) + [k * c_out - (n_block - 1) * width]
-    total: Array | None = None
-    # Split, not sliced: the gradient is then put together by copying instead of by adding.
-    for j, piece in enumerate(jax.lax.split(product, widths, axis=2)):
-        padding = ((0, 0), (j, n_block - 1 - j), (0, width - widths[j]))
-        piece = jnp.pad(piece, padding)
-        total = piece if total is None else total + piece
-    assert total is not None
-    pixels = total.reshape(n, (length + n_block - 1) * stride, c_out)
-    return pixels[:, : (length - 1) * stride + k]
-
-
-def _multiply(left, right, precision):
-    return _round_products(
-        lambda left, right, digits: jnp.matmul(left, right, precision=digits),
-        left,
-        right,
-        precision,
-    )
-
-
-def _round_products(multiply, left, right, precision):
-    """``multiply(left, right, digits)`` with factors of the precision asked for, as float32."""
-    if precision == "bf16":
-        narrow = multiply(left.astype(jnp.bfloat16), right.astype(jnp.bfloat16), None)
-        return narrow.astype(left.dtype)
-    # Left to themselves some accelerators take 10-bit mantissas, which would reach the fitted flux.
-    exact = precision == "float32"
-    digits = jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
-    return multiply(left, right, digits)
-
-
-def _uses_library(convolution):
-    if convolution == "auto":
-        return False
-    return convolution == "library"
-
-
-_BIAS = 0.01
-
-
-# One flax module for each part, its layers plain functions: modules within modules cost more time
-# to trace than the networks take to run.
-
-
-def _make_layer(key, shape, axis_in):
-    """A Glorot-uniform kernel (its channels in on `axis_in`) and a constant bias."""
-    init = nn.initializers.variance_scaling(
-        1.0, "fan_avg", "uniform", in_axis=axis_in, out_axis=2, batch_axis=()
-    )
-    return {"kernel": init(key, shape), "bias": jnp.full(shape[-1], _BIAS, jnp.float32)}
-
-
-class _Encoder(nn.Module):
-    """Convolutions, each with a leaky ReLU; then latents if asked for."""
-
-    layers: ConvLayers
-    slope: float
-    latents: int = 0
-    norm: bool = False
-    precision: Precision = "float32"
-    convolution: ConvolutionForm = "product"
-
-    @nn.compact
-    def __call__(self, features):
-        for name, channels, kernel, stride in _plan(self.layers):
-            shape = (kernel, features.shape[-1], channels)
-            layer = self.param(name, _make_layer, shape, 1)
-            features = _convolve(self, features, layer, stride)
-            features = nn.leaky_relu(features, self.slope)
-        if self.latents:
-            layer = self.param("latents", _make_layer, (1, features.shape[-1], self.latents), 1)
-            features = _convolve(self, features, layer, 1)
-        return _normalise_instance(features) if self.norm else features
-
-
-class _Decoder(nn.Module):
-    """Transposed convolutions, each with a leaky ReLU.
-
-    With `flux` one channel is mixed from the last ones; with `direct` the last convolution makes
-    it, without the ReLU.
+    sizes : CycleStarSizes
     """
 
-    layers: ConvLayers
-    slope: float
-    flux: bool = False
-    direct: bool = False
-    precision: Precision = "float32"
-    convolution: ConvolutionForm = "product"
+    sizes: CycleStarSizes
 
-    @nn.compact
-    def __call__(self, features):
-        plan = _plan(self.layers, backwards=True)
-        for name, channels, kernel, stride in plan:
-            shape = (features.shape[-1], kernel, channels)
-            layer = self.param(name, _make_layer, shape, 0)
-            features = _convolve(self, features, layer, stride, convolve_transposed)
-            if not (self.direct and name == plan[-1][0]):
-                features = nn.leaky_relu(features, self.slope)
-        if self.flux:
-            layer = self.param("flux", _make_layer, (1, features.shape[-1], 1), 1)
-            features = _convolve(self, features, layer, 1)
-        return features
+    def init(self, key: Key[Array, ""]) -> dict[str, Any]:
+        """Random parameters of both, float32, under ``"synth"`` and ``"obs"``."""
+        return _init_critics(self.sizes, key)
 
+    def score_synth(
+        self,
+        params: Mapping[str, PyTree],
+        flux: Float[Array, "n_spec n_pix"],
+        shared: Float[Array, "n_spec length c_shared"],
+    ) -> Float[Array, "n_spec"]:
+        """Logit that flux and latents are a reconstruction, not a transfer; synthetic domain."""
+        return self._score(params["synth"], flux, shared)
 
-class _Critic(nn.Module):
-    """One logit of a spectrum and its latents."""
+    def score_obs(
+        self,
+        params: Mapping[str, PyTree],
+        flux: Float[Array, "n_spec n_pix"],
+        shared: Float[Array, "n_spec length c_shared"],
+        split: Float[Array, "n_spec length c_split"],
+    ) -> Float[Array, "n_spec"]:
+        """Logit that flux and latents are a reconstruction, not a transfer; observed domain."""
+        return self._score(params["obs"], flux, jnp.concatenate([shared, split], axis=-1))
 
-    flux_layers: ConvLayers
-    latent_channels: tuple[int, ...]
-    slope: float
-    precision: Precision = "float32"
-    convolution: ConvolutionForm = "product"
-
-    @nn.compact
-    def __call__(self, flux, latents):
-        for name, channels, kernel, stride in _plan(self.flux_layers, "flux"):
-            layer = self.param(name, _make_layer, (kernel, flux.shape[-1], channels), 1)
-            flux = _convolve(self, flux, layer, stride)
-            flux = nn.leaky_relu(flux, self.slope)
-        for i, channels in enumerate(self.latent_channels):
-            shape = (1, latents.shape[-1], channels)
-            layer = self.param(f"latents_{i}", _make_layer, shape, 1)
-            latents = _convolve(self, latents, layer, 1)
-            latents = nn.leaky_relu(latents, self.slope)
-        n = flux.shape[0]
-        both = jnp.concatenate([flux.reshape(n, -1), latents.reshape(n, -1)], axis=-1)
-        layer = self.param("logit", _make_layer, (1, both.shape[-1], 1), 1)
-        return (_multiply(both, layer["kernel"][0], self.precision) + layer["bias"])[:, 0]
+    def _score(self, critic, flux, latents):
+        layers = {key: value for key, value in critic.items() if key != "centre"}
+        inside = _enter(self.sizes, critic, flux, self.sizes.critic_pix)
+        return _modules(self.sizes)["critic"].apply({"params": layers}, inside, latents)
 
 
-def _convolve(module, features, layer, stride, form=convolve_strided):
-    """One layer of a module, before its ReLU."""
-    arithmetic = {"precision": module.precision, "convolution": module.convolution}
-    return form(features, layer["kernel"], stride, **arithmetic) + layer["bias"]
+def set_centres(
+    networks: Mapping[str, PyTree],
+    synth: Float[Array, "n_pix"],
+    obs: Float[Array, "n_pix"],
+) -> dict[str, Any]:
+    """Parameters of a generator or of critics that work around the given spectra.
+
+    Usually the mean spectra of the two training sets. Decoders of a fresh network then return
+    about these; encoders and critics see the difference from them.
+
+    Parameters
+    ----------
+    networks : mapping
+        Parameters made with ``centred=True``.
+    synth, obs : (n_pix,)
+
+    Raises
+    ------
+    MismatchError
+        If the networks were made without centres or for other pixels.
+    """
+    renewed: dict[str, Any] = {part: dict(layers) for part, layers in networks.items()}
+    centres = {"synth": synth, "obs": obs}
+    touched = [part for part in renewed if part.endswith(("synth", "obs"))]
+    for part in touched:
+        old = renewed[part].get("centre")
+        new = centres["synth" if part.endswith("synth") else "obs"]
+        if old is None or old.shape != new.shape:
+            raise MismatchError(
+                f"{part} holds no spectrum of {new.shape[-1]} pixels to work around.",
+                "make networks with CycleStarSizes(..., centred=True) for these pixels.",
+            )
+        renewed[part]["centre"] = new
+    return renewed
 
 
-def _plan(layers, name="conv", *, backwards=False):
-    order = slice(None, None, -1) if backwards else slice(None)
-    rows = zip(layers.channels[order], layers.kernels[order], layers.strides[order], strict=True)
-    return [(f"{name}_{i}", *row) for i, row in enumerate(rows)]
-
-
-def _normalise_instance(features, epsilon=1e-5):
-    """Zero mean and unit variance along the length, in each spectrum and channel."""
-    deviation = features - features.mean(axis=1, keepdims=True)
-    variance = jnp.mean(deviation**2, axis=1, keepdims=True)
-    return deviation * jax.lax.rsqrt(variance + epsilon)
+def count_parameters(params: PyTree) -> int:
+    """Numbers in all arrays of a tree of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 @lru_cache(maxsize=32)
@@ -526,49 +430,23 @@ def _modules(sizes: CycleStarSizes) -> dict[str, nn.Module]:
     slope = sizes.slope
     how: dict[str, Any] = {"precision": sizes.precision, "convolution": sizes.convolution}
     latents, norm = (sizes.shared_latents, sizes.split_latents), sizes.latent_norm
-    domain_encoder = _Encoder(sizes.domain, slope, **how)
-    domain_decoder = _Decoder(sizes.domain, slope, flux=True, **how)
+    domain_encoder = Encoder(sizes.domain, slope, **how)
+    domain_decoder = Decoder(sizes.domain, slope, flux=True, **how)
     if not sizes.pointwise_flux:
         domain = sizes.domain
         backwards = ConvLayers((1, *domain.channels[:-1]), domain.kernels, domain.strides)
-        domain_decoder = _Decoder(backwards, slope, direct=True, **how)
+        domain_decoder = Decoder(backwards, slope, direct=True, **how)
     return {
         "encoder_synth": domain_encoder,
         "encoder_obs": domain_encoder,
-        "encoder_shared": _Encoder(sizes.shared, slope, latents[0], norm, **how),
-        "encoder_split": _Encoder(sizes.split, slope, latents[1], norm, **how),
-        "decoder_shared": _Decoder(sizes.shared, slope, **how),
-        "decoder_split": _Decoder(sizes.split, slope, **how),
+        "encoder_shared": Encoder(sizes.shared, slope, latents[0], norm, **how),
+        "encoder_split": Encoder(sizes.split, slope, latents[1], norm, **how),
+        "decoder_shared": Decoder(sizes.shared, slope, **how),
+        "decoder_split": Decoder(sizes.split, slope, **how),
         "decoder_synth": domain_decoder,
         "decoder_obs": domain_decoder,
-        "critic": _Critic(sizes.critic_flux, sizes.critic_latents, slope, **how),
+        "critic": Critic(sizes.critic_flux, sizes.critic_latents, slope, **how),
     }
-
-
-def _apply(sizes, params, part, features):
-    layers = {key: value for key, value in params[part].items() if key != "centre"}
-    return _modules(sizes)[part].apply({"params": layers}, features)
-
-
-def init_generator(sizes: CycleStarSizes, key: Key[Array, ""]) -> dict[str, Any]:
-    """Random parameters of all encoders and decoders, float32.
-
-    Kernels are Glorot-uniform and biases 0.01, as in the authors' code.
-
-    Returns
-    -------
-    dict
-        ``{part: {"conv_0": {"kernel", "bias"}, ...}}`` for `GENERATOR_PARTS`; encoders hold
-        kernels (k, c_in, c_out), decoders (c_in, k, c_out). With `centred` sizes, parts that touch
-        pixels hold ``"centre"`` (n_pix,), one everywhere.
-
-    Examples
-    --------
-    >>> params = init_generator(CycleStarSizes.compact(500), jax.random.key(0))
-    >>> params["encoder_synth"]["conv_0"]["kernel"].shape
-    (16, 1, 16)
-    """
-    return _init_generator(sizes, key)
 
 
 # Compiled whole: one by one, the many small random arrays would each compile their own.
@@ -601,11 +479,6 @@ def _init_generator(sizes, key):
     return params
 
 
-def init_critics(sizes: CycleStarSizes, key: Key[Array, ""]) -> dict[str, Any]:
-    """Random parameters of the two critics, float32, under ``"synth"`` and ``"obs"``."""
-    return _init_critics(sizes, key)
-
-
 @partial(jax.jit, static_argnums=0)
 def _init_critics(sizes, key):
     flux = jnp.zeros((1, sizes.critic_pix, 1), jnp.float32)
@@ -620,195 +493,6 @@ def _init_critics(sizes, key):
     return critics
 
 
-def set_centres(
-    networks: Mapping[str, PyTree],
-    synth: Float[Array, "n_pix"],
-    obs: Float[Array, "n_pix"],
-) -> dict[str, Any]:
-    """Parameters of `init_generator` or `init_critics` that work around the given spectra.
-
-    Usually the mean spectra of the two training sets. Decoders of a fresh network then return
-    about these; encoders and critics see the difference from them.
-
-    Parameters
-    ----------
-    networks : mapping
-        Parameters made with ``centred=True``.
-    synth, obs : (n_pix,)
-
-    Raises
-    ------
-    MismatchError
-        If the networks were made without centres or for other pixels.
-    """
-    renewed: dict[str, Any] = {part: dict(layers) for part, layers in networks.items()}
-    centres = {"synth": synth, "obs": obs}
-    touched = [part for part in renewed if part.endswith(("synth", "obs"))]
-    for part in touched:
-        old = renewed[part].get("centre")
-        new = centres["synth" if part.endswith("synth") else "obs"]
-        if old is None or old.shape != new.shape:
-            raise MismatchError(
-                f"{part} holds no spectrum of {new.shape[-1]} pixels to work around.",
-                "make networks with CycleStarSizes(..., centred=True) for these pixels.",
-            )
-        renewed[part]["centre"] = new
-    return renewed
-
-
-def fill_masked(
-    sizes: CycleStarSizes,
-    params: Mapping[str, PyTree],
-    domain: Literal["synth", "obs"],
-    flux: Float[Array, "n_spec n_pix"],
-    ivar: Float[Array, "n_spec n_pix"],
-) -> Float[Array, "n_spec n_pix"]:
-    """Flux with something fixed in masked pixels, so that nothing in them reaches a network.
-
-    That is the domain's own spectrum in networks with centres, else `flux_mean`.
-
-    Parameters
-    ----------
-    sizes, params
-        Of the generator.
-    domain : {"synth", "obs"}
-    flux, ivar : (n_spec, n_pix)
-        Pixels whose ivar is 0 may hold anything, NaN too.
-    """
-    centre: Any = sizes.flux_mean
-    if sizes.centred:
-        centre = jax.lax.stop_gradient(params[f"encoder_{domain}"]["centre"])
-    return jnp.where(ivar > 0, flux, jnp.asarray(centre, flux.dtype))
-
-
-def encode_synth(
-    sizes: CycleStarSizes, params: Mapping[str, PyTree], flux: Float[Array, "n_spec n_pix"]
-) -> Float[Array, "n_spec length c_shared"]:
-    """Shared latents of synthetic spectra."""
-    low = _encode_low(sizes, params, "encoder_synth", flux)
-    return _apply(sizes, params, "encoder_shared", low)
-
-
-def encode_obs(
-    sizes: CycleStarSizes, params: Mapping[str, PyTree], flux: Float[Array, "n_spec n_pix"]
-) -> Latents:
-    """Shared and split latents of observed spectra."""
-    low = _encode_low(sizes, params, "encoder_obs", flux)
-    return Latents(
-        _apply(sizes, params, "encoder_shared", low), _apply(sizes, params, "encoder_split", low)
-    )
-
-
-def encode_pair(
-    sizes: CycleStarSizes,
-    params: Mapping[str, PyTree],
-    synth: Float[Array, "n_synth n_pix"],
-    obs: Float[Array, "n_obs n_pix"],
-) -> tuple[Float[Array, "n_synth length c_shared"], Latents]:
-    """`encode_synth` and `encode_obs` at once: the shared encoder runs on one larger batch."""
-    low_synth = _encode_low(sizes, params, "encoder_synth", synth)
-    low_obs = _encode_low(sizes, params, "encoder_obs", obs)
-    shared = _apply(sizes, params, "encoder_shared", jnp.concatenate([low_synth, low_obs]))
-    split = _apply(sizes, params, "encoder_split", low_obs)
-    n = synth.shape[0]
-    return shared[:n], Latents(shared[n:], split)
-
-
-def expand_shared(
-    sizes: CycleStarSizes,
-    params: Mapping[str, PyTree],
-    shared: Float[Array, "n_spec length c_shared"],
-) -> Float[Array, "n_spec low c_low"]:
-    """Features that the shared decoder makes, from which either domain renders flux."""
-    return _apply(sizes, params, "decoder_shared", shared)
-
-
-def expand_split(
-    sizes: CycleStarSizes,
-    params: Mapping[str, PyTree],
-    split: Float[Array, "n_spec length c_split"],
-) -> Float[Array, "n_spec low c_low_split"]:
-    """Features that the split decoder makes, for `render_obs`."""
-    return _apply(sizes, params, "decoder_split", split)
-
-
-def render_synth(
-    sizes: CycleStarSizes,
-    params: Mapping[str, PyTree],
-    features: Float[Array, "n_spec low c_low"],
-) -> Float[Array, "n_spec n_pix"]:
-    """Synthetic flux from the features of `expand_shared`."""
-    return _render(sizes, params, "decoder_synth", features)
-
-
-def render_obs(
-    sizes: CycleStarSizes,
-    params: Mapping[str, PyTree],
-    features: Float[Array, "n_spec low c_low"],
-    split_features: Float[Array, "n_spec low c_low_split"],
-) -> Float[Array, "n_spec n_pix"]:
-    """Observed flux from the features of `expand_shared` and `expand_split`."""
-    both = jnp.concatenate([features, split_features], axis=-1)
-    return _render(sizes, params, "decoder_obs", both)
-
-
-def decode_synth(
-    sizes: CycleStarSizes,
-    params: Mapping[str, PyTree],
-    shared: Float[Array, "n_spec length c_shared"],
-) -> Float[Array, "n_spec n_pix"]:
-    """Synthetic flux of shared latents."""
-    return render_synth(sizes, params, expand_shared(sizes, params, shared))
-
-
-def decode_obs(
-    sizes: CycleStarSizes,
-    params: Mapping[str, PyTree],
-    shared: Float[Array, "n_spec length c_shared"],
-    split: Float[Array, "n_spec length c_split"],
-) -> Float[Array, "n_spec n_pix"]:
-    """Observed flux of shared and split latents."""
-    return render_obs(
-        sizes, params, expand_shared(sizes, params, shared), expand_split(sizes, params, split)
-    )
-
-
-def criticise_synth(
-    sizes: CycleStarSizes,
-    critic: Mapping[str, PyTree],
-    flux: Float[Array, "n_spec n_pix"],
-    shared: Float[Array, "n_spec length c_shared"],
-) -> Float[Array, "n_spec"]:
-    """Logit that flux and latents are a reconstruction, not a transfer; synthetic domain."""
-    return _criticise(sizes, critic, flux, shared)
-
-
-def criticise_obs(
-    sizes: CycleStarSizes,
-    critic: Mapping[str, PyTree],
-    flux: Float[Array, "n_spec n_pix"],
-    shared: Float[Array, "n_spec length c_shared"],
-    split: Float[Array, "n_spec length c_split"],
-) -> Float[Array, "n_spec"]:
-    """Logit that flux and latents are a reconstruction, not a transfer; observed domain."""
-    return _criticise(sizes, critic, flux, jnp.concatenate([shared, split], axis=-1))
-
-
-def count_parameters(params: PyTree) -> int:
-    """Numbers in all arrays of a tree of parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def _criticise(sizes, critic, flux, latents):
-    layers = {key: value for key, value in critic.items() if key != "centre"}
-    inside = _enter(sizes, critic, flux, sizes.critic_pix)
-    return _modules(sizes)["critic"].apply({"params": layers}, inside, latents)
-
-
-def _encode_low(sizes, params, part, flux):
-    return _apply(sizes, params, part, _enter(sizes, params[part], flux, sizes.padded_pix))
-
-
 def _enter(sizes, layers, flux, length):
     """Flux in units of its spread about the centre, padded: (n_spec, length, 1)."""
     if flux.shape[-1] != sizes.n_pix:
@@ -821,10 +505,3 @@ def _enter(sizes, layers, flux, length):
     before = (length - sizes.n_pix) // 2
     after = length - sizes.n_pix - before
     return jnp.pad((flux - centre) / sizes.flux_spread, ((0, 0), (before, after)))[..., None]
-
-
-def _render(sizes, params, part, features):
-    outputs = _apply(sizes, params, part, features)[..., 0]
-    before = (sizes.padded_pix - sizes.n_pix) // 2
-    centre = params[part]["centre"] if sizes.centred else sizes.flux_mean
-    return centre + sizes.flux_spread * outputs[:, before : before + sizes.n_pix]

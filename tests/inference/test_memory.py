@@ -10,7 +10,7 @@ from jaxmdwarf.inference.memory import estimate_fit_memory, find_memory, require
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.schedule import fit_batch
 from jaxmdwarf.models.cyclestar import CycleStarModel
-from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
+from jaxmdwarf.networks.cyclestar import CycleStarGenerator, CycleStarSizes
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -22,7 +22,9 @@ def transfer(make_model):
     """The compact network: what it holds inside is most of what a fit needs."""
     base, sizes = make_model(GRID, margin=0), CycleStarSizes.compact(400)
     mean_split = jnp.zeros((sizes.latent_length, sizes.split_latents))
-    return CycleStarModel(base, init_generator(sizes, jax.random.key(0)), mean_split, sizes)
+    return CycleStarModel(
+        base, CycleStarGenerator(sizes).init(jax.random.key(0)), mean_split, sizes
+    )
 
 
 @pytest.fixture(params=["emulator", "transfer"])

@@ -18,7 +18,7 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.models.preprocessing import Preprocessing
-from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
+from jaxmdwarf.networks.cyclestar import CycleStarGenerator, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -41,7 +41,9 @@ def model():
     )
     sizes = CycleStarSizes.compact(400)
     split = jax.random.normal(keys[3], (sizes.latent_length, sizes.split_latents))
-    return CycleStarModel(emulator, init_generator(sizes, keys[2]), split, sizes, residual=True)
+    return CycleStarModel(
+        emulator, CycleStarGenerator(sizes).init(keys[2]), split, sizes, residual=True
+    )
 
 
 @pytest.fixture(scope="module")

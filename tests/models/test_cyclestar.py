@@ -14,15 +14,8 @@ from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.priors import LabelPrior
-from jaxmdwarf.networks.cyclestar import (
-    ConvLayers,
-    CycleStarSizes,
-    decode_obs,
-    decode_synth,
-    encode_obs,
-    encode_synth,
-    init_generator,
-)
+from jaxmdwarf.networks.convolution import ConvLayers
+from jaxmdwarf.networks.cyclestar import CycleStarGenerator, CycleStarSizes
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
@@ -38,6 +31,7 @@ SIZES = CycleStarSizes(
     critic_flux=ConvLayers((4,), (7,), (4,)),
     critic_latents=(6,),
 )
+GENERATOR = CycleStarGenerator(SIZES)
 RNG = np.random.default_rng(0)
 BASE = TableModel(
     jnp.asarray(1 + 0.2 * RNG.normal(size=(4, 80)), jnp.float32),
@@ -45,7 +39,7 @@ BASE = TableModel(
     SPACE,
     GRID,
 )
-PARAMS = init_generator(SIZES, jax.random.key(0))
+PARAMS = GENERATOR.init(jax.random.key(0))
 SCALED = jnp.asarray(RNG.uniform(-0.5, 0.5, (5, 2)), jnp.float32)
 
 
@@ -72,10 +66,10 @@ def batch():
 def test_theory_is_encoded_and_decoded_with_the_split_latents_of_the_star(model, batch):
     split = model.read_context(batch)
     synth = BASE.predict_scaled_batch(SCALED)
-    shared = encode_synth(SIZES, PARAMS, synth)
-    expected = decode_obs(SIZES, PARAMS, shared, split)
+    shared = GENERATOR.encode_synth(PARAMS, synth)
+    expected = GENERATOR.decode_obs(PARAMS, shared, split)
     if model.residual:
-        expected = synth + expected - decode_synth(SIZES, PARAMS, shared)
+        expected = synth + expected - GENERATOR.decode_synth(PARAMS, shared)
     flux = model.predict_scaled_batch(SCALED, split)
     np.testing.assert_allclose(flux, expected, atol=1e-5)
     np.testing.assert_allclose(model.transfer_to_observed(synth, split), expected, atol=1e-5)
@@ -86,7 +80,7 @@ def test_theory_is_encoded_and_decoded_with_the_split_latents_of_the_star(model,
 def test_the_context_is_what_the_encoder_reads_and_masked_pixels_do_not_reach_it(model, batch):
     split = model.read_context(batch)
     filled = jnp.where(batch.ivar > 0, batch.flux, 1.0)
-    expected = np.array(encode_obs(SIZES, PARAMS, filled).split)
+    expected = np.array(GENERATOR.encode_obs(PARAMS, filled).split)
     expected[3] = model.mean_split
     np.testing.assert_allclose(split, expected, atol=1e-5)
     spoilt = eqx.tree_at(lambda b: b.flux, batch, jnp.where(batch.ivar > 0, batch.flux, jnp.nan))
@@ -108,10 +102,10 @@ def test_observed_spectra_are_carried_to_the_domain_of_the_base_model(model, bat
     theory, carried = model.to_synthetic(batch)
     assert theory is model.base
     filled = jnp.where(batch.ivar > 0, batch.flux, 1.0)
-    latents = encode_obs(SIZES, PARAMS, filled)
-    expected = decode_synth(SIZES, PARAMS, latents.shared)
+    latents = GENERATOR.encode_obs(PARAMS, filled)
+    expected = GENERATOR.decode_synth(PARAMS, latents.shared)
     if model.residual:
-        change = expected - decode_obs(SIZES, PARAMS, *latents)
+        change = expected - GENERATOR.decode_obs(PARAMS, *latents)
         expected = jnp.where(batch.ivar > 0, batch.flux + change, expected)
     np.testing.assert_allclose(carried.flux, expected, atol=1e-5)
     np.testing.assert_array_equal(carried.ivar, batch.ivar)

@@ -10,22 +10,13 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.networks.convolution import ConvLayers, convolve_strided, convolve_transposed
 from jaxmdwarf.networks.cyclestar import (
     GENERATOR_PARTS,
-    ConvLayers,
+    CycleStarCritics,
+    CycleStarGenerator,
     CycleStarSizes,
-    convolve_strided,
-    convolve_transposed,
     count_parameters,
-    criticise_obs,
-    criticise_synth,
-    decode_obs,
-    decode_synth,
-    encode_obs,
-    encode_pair,
-    encode_synth,
-    init_critics,
-    init_generator,
     set_centres,
 )
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
@@ -40,6 +31,7 @@ TINY = CycleStarSizes(
     critic_flux=ConvLayers((4, 4), (7, 5), (4, 4)),
     critic_latents=(6, 5),
 )
+GENERATOR = CycleStarGenerator(TINY)
 SPECTRA = 1 + 0.1 * jax.random.normal(jax.random.key(3), (3, 100))
 
 
@@ -49,18 +41,18 @@ def shapes(tree):
 
 @jax.jit
 def reconstruct(params, flux):
-    return decode_obs(TINY, params, *encode_obs(TINY, params, flux))
+    return GENERATOR.decode_obs(params, *GENERATOR.encode_obs(params, flux))
 
 
 @pytest.fixture(scope="module")
 def networks():
-    return init_generator(TINY, jax.random.key(0)), init_critics(TINY, jax.random.key(1))
+    return GENERATOR.init(jax.random.key(0)), CycleStarCritics(TINY).init(jax.random.key(1))
 
 
 def test_the_original_sizes_are_those_of_the_authors():
     sizes = CycleStarSizes.original(2900)
-    params = jax.eval_shape(lambda key: init_generator(sizes, key), jax.random.key(0))
-    critics = jax.eval_shape(lambda key: init_critics(sizes, key), jax.random.key(0))
+    params = jax.eval_shape(lambda key: CycleStarGenerator(sizes).init(key), jax.random.key(0))
+    critics = jax.eval_shape(lambda key: CycleStarCritics(sizes).init(key), jax.random.key(0))
     assert set(params) == set(GENERATOR_PARTS)
 
     def kernels(layers):
@@ -167,9 +159,11 @@ def test_products_of_fewer_digits_stay_near_those_of_float32(networks, precision
     params, _ = networks
 
     def decode(sizes):
-        return jax.jit(lambda flux: decode_obs(sizes, params, *encode_obs(sizes, params, flux)))(
-            SPECTRA
-        )
+        return jax.jit(
+            lambda flux: CycleStarGenerator(sizes).decode_obs(
+                params, *CycleStarGenerator(sizes).encode_obs(params, flux)
+            )
+        )(SPECTRA)
 
     exact = np.asarray(decode(TINY))
     rounded = np.asarray(decode(dataclasses.replace(TINY, precision=precision)))
@@ -184,12 +178,14 @@ def test_one_mean_and_one_deviation_scale_all_flux(networks):
     scaled = dataclasses.replace(TINY, flux_mean=0.9, flux_spread=0.05)
     moved = 0.9 + 0.5 * (SPECTRA - 1)
     np.testing.assert_allclose(
-        encode_synth(scaled, params, moved), encode_synth(TINY, params, SPECTRA), atol=1e-5
+        CycleStarGenerator(scaled).encode_synth(params, moved),
+        GENERATOR.encode_synth(params, SPECTRA),
+        atol=1e-5,
     )
-    latents = encode_synth(TINY, params, SPECTRA)
-    inside = (decode_synth(TINY, params, latents) - 1) / 0.1
+    latents = GENERATOR.encode_synth(params, SPECTRA)
+    inside = (GENERATOR.decode_synth(params, latents) - 1) / 0.1
     np.testing.assert_allclose(
-        (decode_synth(scaled, params, latents) - 0.9) / 0.05, inside, atol=1e-5
+        (CycleStarGenerator(scaled).decode_synth(params, latents) - 0.9) / 0.05, inside, atol=1e-5
     )
 
 
@@ -199,10 +195,13 @@ def test_any_number_of_pixels_passes(n_pix):
     flux = jnp.ones((2, n_pix))
 
     def run(key):
-        params, critics = init_generator(sizes, key), init_critics(sizes, key)
-        latents = encode_obs(sizes, params, flux)
-        decoded = decode_synth(sizes, params, latents.shared), decode_obs(sizes, params, *latents)
-        return latents, decoded, criticise_obs(sizes, critics["obs"], flux, *latents)
+        params, critics = CycleStarGenerator(sizes).init(key), CycleStarCritics(sizes).init(key)
+        latents = CycleStarGenerator(sizes).encode_obs(params, flux)
+        decoded = (
+            CycleStarGenerator(sizes).decode_synth(params, latents.shared),
+            CycleStarGenerator(sizes).decode_obs(params, *latents),
+        )
+        return latents, decoded, CycleStarCritics(sizes).score_obs(critics, flux, *latents)
 
     latents, decoded, score = jax.eval_shape(run, jax.random.key(0))
     assert latents.shared.shape == (2, sizes.latent_length, 4)
@@ -228,13 +227,13 @@ def test_every_pixel_is_seen_by_encoders_and_critics(networks):
     params, critics = networks
 
     def look(synth, obs, to_judge_synth, to_judge_obs):
-        shared, latents = encode_pair(TINY, params, synth, obs)
+        shared, latents = GENERATOR.encode_pair(params, synth, obs)
         seen = sum((latent**3).sum() for latent in (shared, *latents))
-        synth_logits = criticise_synth(TINY, critics["synth"], to_judge_synth, shared)
+        synth_logits = CycleStarCritics(TINY).score_synth(critics, to_judge_synth, shared)
         return (
             seen
             + synth_logits.sum()
-            + criticise_obs(TINY, critics["obs"], to_judge_obs, *latents).sum()
+            + CycleStarCritics(TINY).score_obs(critics, to_judge_obs, *latents).sum()
         )
 
     slopes = jax.jit(jax.grad(look, argnums=(0, 1, 2, 3)))(*[SPECTRA] * 4)
@@ -243,7 +242,7 @@ def test_every_pixel_is_seen_by_encoders_and_critics(networks):
 
 
 def test_latents_have_zero_mean_and_unit_variance_along_the_spectrum(networks):
-    latents = encode_obs(TINY, networks[0], SPECTRA)
+    latents = GENERATOR.encode_obs(networks[0], SPECTRA)
     for latent in latents:
         np.testing.assert_allclose(latent.mean(axis=1), 0, atol=1e-5)
         np.testing.assert_allclose(latent.std(axis=1), 1, atol=0.05)
@@ -251,9 +250,9 @@ def test_latents_have_zero_mean_and_unit_variance_along_the_spectrum(networks):
 
 def test_encoding_both_domains_at_once_changes_nothing(networks):
     params, _ = networks
-    shared, latents = encode_pair(TINY, params, SPECTRA, SPECTRA[:2])
-    np.testing.assert_allclose(shared, encode_synth(TINY, params, SPECTRA), atol=1e-5)
-    for together, alone in zip(latents, encode_obs(TINY, params, SPECTRA[:2]), strict=True):
+    shared, latents = GENERATOR.encode_pair(params, SPECTRA, SPECTRA[:2])
+    np.testing.assert_allclose(shared, GENERATOR.encode_synth(params, SPECTRA), atol=1e-5)
+    for together, alone in zip(latents, GENERATOR.encode_obs(params, SPECTRA[:2]), strict=True):
         np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -264,14 +263,17 @@ def test_a_fresh_network_decodes_flux_near_the_continuum(networks):
 def test_a_network_with_centres_decodes_about_them(networks):
     sizes = dataclasses.replace(TINY, centred=True)
     synth, obs = 1 - 0.5 * jnp.sin(jnp.arange(100.0)) ** 2, jnp.linspace(0.4, 1.2, 100)
-    params = set_centres(init_generator(sizes, jax.random.key(0)), synth, obs)
-    critics = set_centres(init_critics(sizes, jax.random.key(1)), synth, obs)
+    params = set_centres(CycleStarGenerator(sizes).init(jax.random.key(0)), synth, obs)
+    critics = set_centres(CycleStarCritics(sizes).init(jax.random.key(1)), synth, obs)
 
     @partial(jax.jit, static_argnums=0)
     def run(sizes, params, critics, synth, obs):
-        latents = encode_obs(sizes, params, obs[None])
-        score = criticise_synth(sizes, critics["synth"], synth[None], latents.shared)
-        decoded = decode_synth(sizes, params, latents.shared), decode_obs(sizes, params, *latents)
+        latents = CycleStarGenerator(sizes).encode_obs(params, obs[None])
+        score = CycleStarCritics(sizes).score_synth(critics, synth[None], latents.shared)
+        decoded = (
+            CycleStarGenerator(sizes).decode_synth(params, latents.shared),
+            CycleStarGenerator(sizes).decode_obs(params, *latents),
+        )
         return latents.shared, score, *decoded
 
     shared, score, as_synth, as_obs = run(sizes, params, critics, synth, obs)
@@ -285,7 +287,8 @@ def test_a_network_with_centres_decodes_about_them(networks):
 
 
 def test_centres_of_other_pixels_or_networks_without_them_are_refused(networks):
-    centred = init_generator(dataclasses.replace(TINY, centred=True), jax.random.key(0))
+    around = CycleStarGenerator(dataclasses.replace(TINY, centred=True))
+    centred = around.init(jax.random.key(0))
     with pytest.raises(MismatchError):
         set_centres(centred, jnp.ones(99), jnp.ones(99))
     with pytest.raises(MismatchError):
@@ -296,7 +299,7 @@ def test_the_first_call_inside_a_scan_is_the_function_itself(networks):
     params, _ = networks
 
     def step(flux, _):
-        return decode_synth(TINY, params, encode_synth(TINY, params, flux)), None
+        return GENERATOR.decode_synth(params, GENERATOR.encode_synth(params, flux)), None
 
     scanned, _ = jax.jit(lambda flux: jax.lax.scan(step, flux, length=2))(SPECTRA)
     expected = step(step(SPECTRA, None)[0], None)[0]
@@ -314,7 +317,7 @@ def test_networks_follow_double_precision(networks):
 def test_sizes_are_hashable_and_compact_ones_are_small():
     assert hash(CycleStarSizes.compact(2901)) == hash(CycleStarSizes.compact(2901))
     sizes = CycleStarSizes.compact(2901)
-    params = jax.eval_shape(lambda key: init_generator(sizes, key), jax.random.key(0))
+    params = jax.eval_shape(lambda key: CycleStarGenerator(sizes).init(key), jax.random.key(0))
     assert count_parameters(params) < 300_000
 
 
@@ -342,7 +345,7 @@ def test_unknown_arithmetic_is_refused(broken):
 
 def test_spectra_of_other_pixels_are_refused(networks):
     with pytest.raises(MismatchError):
-        encode_synth(TINY, networks[0], jnp.ones((1, 99)))
+        GENERATOR.encode_synth(networks[0], jnp.ones((1, 99)))
 
 
 def test_parameters_have_types_of_their_own(networks):
@@ -353,7 +356,7 @@ def test_parameters_have_types_of_their_own(networks):
 
 def test_without_the_pointwise_layer_the_last_convolution_makes_flux():
     sizes = dataclasses.replace(TINY, pointwise_flux=False)
-    params = init_generator(sizes, jax.random.key(0))
+    params = CycleStarGenerator(sizes).init(jax.random.key(0))
     kernels = {name: layer["kernel"].shape for name, layer in params["decoder_synth"].items()}
     assert kernels == {"conv_0": (5, 3, 3), "conv_1": (3, 5, 1)}
     # Linear at its end: twice the last layer is twice the distance from the continuum.
@@ -361,6 +364,6 @@ def test_without_the_pointwise_layer_the_last_convolution_makes_flux():
     last = params["decoder_synth"]["conv_1"]
     twice = jax.tree.map(lambda leaf: 2 * leaf, last)
     doubled = {**params, "decoder_synth": {**params["decoder_synth"], "conv_1": twice}}
-    decode = jax.jit(lambda params: decode_synth(sizes, params, shared) - 1)
+    decode = jax.jit(lambda params: CycleStarGenerator(sizes).decode_synth(params, shared) - 1)
     np.testing.assert_allclose(decode(doubled), 2 * decode(params), atol=1e-6)
     assert np.any(np.asarray(decode(params)) < 0)

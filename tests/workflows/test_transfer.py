@@ -20,7 +20,8 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.models.preprocessing import Preprocessing
-from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
+from jaxmdwarf.networks.convolution import ConvLayers
+from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.networks.cyclestar import ConvolutionForm, CycleStarSizes, Precision
+from jaxmdwarf.networks.convolution import ConvolutionForm, Precision
+from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.training.cyclestar.losses import AdversarialForm, LossWeights
 
 

@@ -14,17 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.networks.cyclestar import (
-    CycleStarSizes,
-    criticise_obs,
-    criticise_synth,
-    encode_pair,
-    expand_shared,
-    expand_split,
-    fill_masked,
-    render_obs,
-    render_synth,
-)
+from jaxmdwarf.networks.cyclestar import CycleStarCritics, CycleStarGenerator, CycleStarSizes
 
 AdversarialForm = Literal["non_saturating", "paper"]
 
@@ -142,7 +132,7 @@ def run_passes(
     Parameters
     ----------
     sizes, params
-        As for `jaxmdwarf.networks.cyclestar.init_generator`.
+        Of a `jaxmdwarf.networks.cyclestar.CycleStarGenerator`.
     domains : Domains
         Both with the same number of spectra.
     residual : bool
@@ -156,15 +146,16 @@ def run_passes(
     The shared decoder runs once for both renderings of a spectrum, and wherever one network meets
     several batches at the same stage it meets them as one.
     """
-    synth = fill_masked(sizes, params, "synth", domains.synth, domains.synth_ivar)
-    obs = fill_masked(sizes, params, "obs", domains.obs, domains.obs_ivar)
+    generator = CycleStarGenerator(sizes)
+    synth = generator.fill_masked(params, "synth", domains.synth, domains.synth_ivar)
+    obs = generator.fill_masked(params, "obs", domains.obs, domains.obs_ivar)
     n = synth.shape[0]
-    shared_synth, (shared_obs, split_obs) = encode_pair(sizes, params, synth, obs)
-    features = expand_shared(sizes, params, jnp.concatenate([shared_synth, shared_obs]))
-    split_features = expand_split(sizes, params, split_obs)
-    as_synth = render_synth(sizes, params, features)
+    shared_synth, (shared_obs, split_obs) = generator.encode_pair(params, synth, obs)
+    features = generator.expand_shared(params, jnp.concatenate([shared_synth, shared_obs]))
+    split_features = generator.expand_split(params, split_obs)
+    as_synth = generator.render_synth(params, features)
     twice = jnp.concatenate([split_features, split_features])
-    as_obs = render_obs(sizes, params, features, twice)
+    as_obs = generator.render_obs(params, features, twice)
     synth_synth, obs_synth = as_synth[:n], as_synth[n:]
     synth_obs, obs_obs = as_obs[:n], as_obs[n:]
     if residual:
@@ -173,15 +164,15 @@ def run_passes(
         transferred = obs + obs_synth - obs_obs
         obs_synth = jnp.where(domains.obs_ivar > 0, transferred, obs_synth)
 
-    shared_back, (shared_forth, split_forth) = encode_pair(sizes, params, obs_synth, synth_obs)
-    features = expand_shared(sizes, params, jnp.concatenate([shared_forth, shared_back]))
+    shared_back, (shared_forth, split_forth) = generator.encode_pair(params, obs_synth, synth_obs)
+    features = generator.expand_shared(params, jnp.concatenate([shared_forth, shared_back]))
     if not residual:
-        synth_obs_synth = render_synth(sizes, params, features[:n])
-        obs_synth_obs = render_obs(sizes, params, features[n:], split_features)
+        synth_obs_synth = generator.render_synth(params, features[:n])
+        obs_synth_obs = generator.render_obs(params, features[n:], split_features)
     else:
-        own = jnp.concatenate([expand_split(sizes, params, split_forth), split_features])
-        as_synth = render_synth(sizes, params, features)
-        as_obs = render_obs(sizes, params, features, own)
+        own = jnp.concatenate([generator.expand_split(params, split_forth), split_features])
+        as_synth = generator.render_synth(params, features)
+        as_obs = generator.render_obs(params, features, own)
         synth_obs_synth = synth_obs + as_synth[:n] - as_obs[:n]
         obs_synth_obs = obs_synth + as_obs[n:] - as_synth[n:]
     return Passes(
@@ -249,22 +240,21 @@ def score_passes(
     Parameters
     ----------
     sizes, critics
-        As for `jaxmdwarf.networks.cyclestar.init_critics`.
+        Of `jaxmdwarf.networks.cyclestar.CycleStarCritics`.
     passes : Passes
     reencoded_split : bool
         Whether the observed critic judges a transfer beside the split latents read again from it,
         as the authors' code has it, instead of those that it was made with (equation 5).
     """
     fake_split = passes.split_synth_obs if reencoded_split else passes.split_obs
-    synth = criticise_synth(
-        sizes,
-        critics["synth"],
+    critic = CycleStarCritics(sizes)
+    synth = critic.score_synth(
+        critics,
         jnp.concatenate([passes.synth_synth, passes.obs_synth]),
         jnp.concatenate([passes.shared_synth, passes.shared_obs]),
     )
-    obs = criticise_obs(
-        sizes,
-        critics["obs"],
+    obs = critic.score_obs(
+        critics,
         jnp.concatenate([passes.obs_obs, passes.synth_obs]),
         jnp.concatenate([passes.shared_obs, passes.shared_synth]),
         jnp.concatenate([passes.split_obs, fake_split]),
@@ -423,14 +413,14 @@ def r1_penalty(
     Slopes are with respect to flux in units of `sizes.flux_spread`. It holds a critic flat where
     the data are (Mescheder, Geiger & Nowozin 2018, equation 9, gamma = 1).
     """
-    passes = jax.lax.stop_gradient(passes)
+    passes, critic = jax.lax.stop_gradient(passes), CycleStarCritics(sizes)
 
     def logits_synth(flux):
-        return jnp.sum(criticise_synth(sizes, critics["synth"], flux, passes.shared_synth))
+        return jnp.sum(critic.score_synth(critics, flux, passes.shared_synth))
 
     def logits_obs(flux):
         latents = (passes.shared_obs, passes.split_obs)
-        return jnp.sum(criticise_obs(sizes, critics["obs"], flux, *latents))
+        return jnp.sum(critic.score_obs(critics, flux, *latents))
 
     slopes = (
         jax.grad(logits_synth)(passes.synth_synth),

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxmdwarf.errors import MismatchError
-from jaxmdwarf.networks.cyclestar import init_critics, init_generator, set_centres
+from jaxmdwarf.networks.cyclestar import CycleStarCritics, CycleStarGenerator, set_centres
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig, CycleStarScheduleConfig
 from jaxmdwarf.training.cyclestar.data import TransferData, sample_domains
 from jaxmdwarf.training.cyclestar.losses import (
@@ -68,7 +68,10 @@ def start_transfer(data: TransferData, config: CycleStarConfig) -> TransferState
     """The state before the first step."""
     sizes = config.shape(data.flux.shape[1])
     generator_key, critic_key, vector_key = jax.random.split(jax.random.key(config.seed), 3)
-    generator, critics = init_generator(sizes, generator_key), init_critics(sizes, critic_key)
+    generator, critics = (
+        CycleStarGenerator(sizes).init(generator_key),
+        CycleStarCritics(sizes).init(critic_key),
+    )
     if sizes.centred:
         synthetic = data.emulator.predict_scaled_batch(data.scaled[:512]).mean(axis=0)
         centres = synthetic.astype(jnp.float32), data.mean

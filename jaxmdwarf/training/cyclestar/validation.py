@@ -16,15 +16,7 @@ from jaxmdwarf.diagnostics.domain_scores import (
     latent_change,
     marginal_distance,
 )
-from jaxmdwarf.networks.cyclestar import (
-    encode_obs,
-    encode_synth,
-    expand_shared,
-    expand_split,
-    fill_masked,
-    render_obs,
-    render_synth,
-)
+from jaxmdwarf.networks.cyclestar import CycleStarGenerator
 from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.data import TransferData, make_synthetic_ivar
@@ -118,6 +110,7 @@ def validate_transfer(
 def _validate(state: TransferState, data: TransferData, config: CycleStarConfig):
     """Losses, latents and spectra of all validation rows, a few at a time."""
     sizes = config.shape(data.flux.shape[1])
+    generator = CycleStarGenerator(sizes)
     critics, _, _ = normalise_critics(state.critics, state.singular)
     n_held = data.held_flux.shape[0]
     n_row = min(_ROWS_AT_ONCE, n_held)
@@ -154,8 +147,8 @@ def _validate(state: TransferState, data: TransferData, config: CycleStarConfig)
             "shared_synth": passes.shared_synth,
             "shared_obs": passes.shared_obs,
             "split_obs": passes.split_obs,
-            "shared_synth_obs": encode_obs(sizes, state.average, passes.synth_obs).shared,
-            "shared_obs_synth": encode_synth(sizes, state.average, passes.obs_synth),
+            "shared_synth_obs": generator.encode_obs(state.average, passes.synth_obs).shared,
+            "shared_obs_synth": generator.encode_synth(state.average, passes.obs_synth),
             "split_synth_obs": passes.split_synth_obs,
         }
         return {**losses, **critic_losses}, latents, spectra
@@ -177,20 +170,20 @@ def _validate(state: TransferState, data: TransferData, config: CycleStarConfig)
     }
 
 
-def _find_slopes(generator, data: TransferData, config: CycleStarConfig):
+def _find_slopes(params, data: TransferData, config: CycleStarConfig):
     """Slopes of theory's flux and of carried flux along each label: (n_label, n_row, n_pix)."""
-    sizes = config.shape(data.flux.shape[1])
+    generator = CycleStarGenerator(config.shape(data.flux.shape[1]))
     rows = slice(0, _SLOPE_ROWS)
     scaled = data.held_scaled[rows]
-    obs = fill_masked(sizes, generator, "obs", data.held_flux[rows], data.held_ivar[rows])
-    split_features = expand_split(sizes, generator, encode_obs(sizes, generator, obs).split)
+    obs = generator.fill_masked(params, "obs", data.held_flux[rows], data.held_ivar[rows])
+    split_features = generator.expand_split(params, generator.encode_obs(params, obs).split)
 
     def carry(scaled):
         synth = data.emulator.predict_scaled_batch(scaled)
-        features = expand_shared(sizes, generator, encode_synth(sizes, generator, synth))
-        carried = render_obs(sizes, generator, features, split_features)
+        features = generator.expand_shared(params, generator.encode_synth(params, synth))
+        carried = generator.render_obs(params, features, split_features)
         if config.networks.residual:
-            carried = synth + carried - render_synth(sizes, generator, features)
+            carried = synth + carried - generator.render_synth(params, features)
         return synth, carried
 
     def differentiate(direction):

@@ -21,7 +21,8 @@ from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
 from jaxmdwarf.io.checkpoints import Checkpoints
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
-from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes
+from jaxmdwarf.networks.convolution import ConvLayers
+from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.training.cyclestar import loop as transfer
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.data import measure_flux_scale, prepare_transfer

@@ -9,18 +9,8 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.networks.cyclestar import (
-    ConvLayers,
-    CycleStarSizes,
-    criticise_obs,
-    criticise_synth,
-    decode_obs,
-    decode_synth,
-    encode_obs,
-    encode_synth,
-    init_critics,
-    init_generator,
-)
+from jaxmdwarf.networks.convolution import ConvLayers
+from jaxmdwarf.networks.cyclestar import CycleStarCritics, CycleStarGenerator, CycleStarSizes
 from jaxmdwarf.training.cyclestar.losses import (
     Domains,
     LossWeights,
@@ -49,9 +39,10 @@ SIZES = CycleStarSizes(
     critic_flux=ConvLayers((4, 4), (7, 5), (4, 4)),
     critic_latents=(6,),
 )
+GENERATOR = CycleStarGenerator(SIZES)
 WEIGHTS = LossWeights(synth=3.0, obs=9.0, adversarial=2.0)
-PARAMS = init_generator(SIZES, jax.random.key(0))
-CRITICS = init_critics(SIZES, jax.random.key(1))
+PARAMS = GENERATOR.init(jax.random.key(0))
+CRITICS = CycleStarCritics(SIZES).init(jax.random.key(1))
 
 
 @pytest.fixture(scope="module")
@@ -73,29 +64,31 @@ def run_plainly(domains, residual):
     """The paper's section 3.2, one spectrum's road at a time; `residual` is 0 or 1."""
 
     def to_synth(shared, start, own):
-        return decode_synth(SIZES, PARAMS, shared) + residual * (start - own)
+        return GENERATOR.decode_synth(PARAMS, shared) + residual * (start - own)
 
     def to_obs(shared, split, start, own):
-        return decode_obs(SIZES, PARAMS, shared, split) + residual * (start - own)
+        return GENERATOR.decode_obs(PARAMS, shared, split) + residual * (start - own)
 
     synth = jnp.where(domains.synth_ivar > 0, domains.synth, 1.0)
     obs = jnp.where(domains.obs_ivar > 0, domains.obs, 1.0)
-    z_synth = encode_synth(SIZES, PARAMS, synth)
-    z_obs, split = encode_obs(SIZES, PARAMS, obs)
-    synth_synth = decode_synth(SIZES, PARAMS, z_synth)
-    obs_obs = decode_obs(SIZES, PARAMS, z_obs, split)
+    z_synth = GENERATOR.encode_synth(PARAMS, synth)
+    z_obs, split = GENERATOR.encode_obs(PARAMS, obs)
+    synth_synth = GENERATOR.decode_synth(PARAMS, z_synth)
+    obs_obs = GENERATOR.decode_obs(PARAMS, z_obs, split)
     synth_obs = to_obs(z_synth, split, synth, synth_synth)
     obs_synth = to_synth(z_obs, obs, obs_obs)
     # Where there is no spectrum to add to, the decoder's own flux stands.
     synth_obs = jnp.where(
-        domains.synth_ivar > 0, synth_obs, decode_obs(SIZES, PARAMS, z_synth, split)
+        domains.synth_ivar > 0,
+        synth_obs,
+        GENERATOR.decode_obs(PARAMS, z_synth, split),
     )
-    obs_synth = jnp.where(domains.obs_ivar > 0, obs_synth, decode_synth(SIZES, PARAMS, z_obs))
-    z_there, split_there = encode_obs(SIZES, PARAMS, synth_obs)
-    own = decode_obs(SIZES, PARAMS, z_there, split_there)
+    obs_synth = jnp.where(domains.obs_ivar > 0, obs_synth, GENERATOR.decode_synth(PARAMS, z_obs))
+    z_there, split_there = GENERATOR.encode_obs(PARAMS, synth_obs)
+    own = GENERATOR.decode_obs(PARAMS, z_there, split_there)
     synth_obs_synth = to_synth(z_there, synth_obs, own)
-    z_back = encode_synth(SIZES, PARAMS, obs_synth)
-    own = decode_synth(SIZES, PARAMS, z_back)
+    z_back = GENERATOR.encode_synth(PARAMS, obs_synth)
+    own = GENERATOR.decode_synth(PARAMS, z_back)
     obs_synth_obs = to_obs(z_back, split, obs_synth, own)
     return (
         *(synth_synth, obs_obs, synth_obs, obs_synth, synth_obs_synth, obs_synth_obs),
@@ -177,18 +170,18 @@ def test_critics_that_are_right_lose_nothing_and_stay_finite_when_sure():
 def test_each_critic_judges_spectra_beside_the_latents_that_made_them(domains):
     passes = run(domains)
     scores = score_passes(SIZES, CRITICS, passes)
-    synth, obs = CRITICS["synth"], CRITICS["obs"]
+    critics = CycleStarCritics(SIZES)
     expected = (
-        criticise_synth(SIZES, synth, passes.synth_synth, passes.shared_synth),
-        criticise_synth(SIZES, synth, passes.obs_synth, passes.shared_obs),
-        criticise_obs(SIZES, obs, passes.obs_obs, passes.shared_obs, passes.split_obs),
-        criticise_obs(SIZES, obs, passes.synth_obs, passes.shared_synth, passes.split_obs),
+        critics.score_synth(CRITICS, passes.synth_synth, passes.shared_synth),
+        critics.score_synth(CRITICS, passes.obs_synth, passes.shared_obs),
+        critics.score_obs(CRITICS, passes.obs_obs, passes.shared_obs, passes.split_obs),
+        critics.score_obs(CRITICS, passes.synth_obs, passes.shared_synth, passes.split_obs),
     )
     for ours, theirs in zip(scores, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     reread = score_passes(SIZES, CRITICS, passes, reencoded_split=True).obs_fake
-    expected = criticise_obs(
-        SIZES, obs, passes.synth_obs, passes.shared_synth, passes.split_synth_obs
+    expected = critics.score_obs(
+        CRITICS, passes.synth_obs, passes.shared_synth, passes.split_synth_obs
     )
     np.testing.assert_allclose(reread, expected, atol=1e-5)
 
@@ -267,7 +260,7 @@ def test_the_r1_penalty_is_half_the_squared_slope_of_a_linear_critic(domains):
     passes = run(domains)
 
     def logit(flux):
-        return criticise_synth(sizes, CRITICS["synth"], flux, passes.shared_synth[:1])[0]
+        return CycleStarCritics(sizes).score_synth(CRITICS, flux, passes.shared_synth[:1])[0]
 
     slope = jax.grad(logit)(passes.synth_synth[:1])
     expected = 0.5 * float(jnp.sum((sizes.flux_spread * slope) ** 2))

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxmdwarf.networks.cyclestar import ConvLayers, CycleStarSizes, init_critics, init_generator
+from jaxmdwarf.networks.convolution import ConvLayers
+from jaxmdwarf.networks.cyclestar import CycleStarCritics, CycleStarGenerator, CycleStarSizes
 from jaxmdwarf.training.cyclestar.losses import Domains, LossWeights, transfer_gradients
 
 torch = pytest.importorskip("torch", reason="the peer is written in PyTorch: install the extra")
@@ -49,7 +50,9 @@ def arrays():
 
 
 def init_networks(sizes):
-    return init_generator(sizes, jax.random.key(0)), init_critics(sizes, jax.random.key(1))
+    return CycleStarGenerator(sizes).init(jax.random.key(0)), CycleStarCritics(sizes).init(
+        jax.random.key(1)
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 4))

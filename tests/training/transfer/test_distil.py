@@ -14,7 +14,7 @@ from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.distilled import DistilledModel
 from jaxmdwarf.models.payne import PayneEmulator
-from jaxmdwarf.networks.cyclestar import CycleStarSizes, init_generator
+from jaxmdwarf.networks.cyclestar import CycleStarGenerator, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
 from jaxmdwarf.wavelengths import PixelGrid
@@ -47,7 +47,7 @@ def transfer():
     shape = (sizes.latent_length, sizes.split_latents)
     return CycleStarModel(
         base=base,
-        params=init_generator(sizes, keys[1]),
+        params=CycleStarGenerator(sizes).init(keys[1]),
         mean_split=0.1 * jax.random.normal(keys[2], shape),
         sizes=sizes,
         residual=True,
