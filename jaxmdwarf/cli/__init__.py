@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, str] = {
     "quickstart": "the whole pipeline on a simulated survey",
+    "clean": "which spectra of a sample are M dwarfs: selection cuts and k-means cleaning",
     "measure": "S/N, Halpha, TiO5, CaH and spectral type of spectra, without a model",
     "fit": "labels, velocities, errors and flags of spectra with a trained model",
     "validate": "bias, scatter and honesty of the errors of a catalogue against a reference",

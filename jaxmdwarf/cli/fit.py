@@ -14,6 +14,7 @@ from jaxmdwarf.cli.options import (
     SpectrumFiles,
     TerminalOptions,
     VelocitySource,
+    parse_numbers,
     require_files,
 )
 
@@ -86,14 +87,39 @@ class Command:
         ),
     ] = "both"
 
-    no_priors: Annotated[
-        bool,
-        tyro.conf.FlagCreatePairsOff,
+    window_aa: Annotated[
+        tuple[float, float],
         tyro.conf.arg(
-            help="Do not use the priors of labels that come with the model.",
-            help_behavior_hint="",
+            metavar="LOW HIGH", help="Rest wavelengths that are fitted, vacuum Angstrom."
         ),
-    ] = False
+    ] = (6000.0, 8900.0)
+
+    fix: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="LABEL=VALUE [LABEL=VALUE ...]",
+            help="Labels that are held, as in logg=4.8; they come back without an error.",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = ()
+
+    priors: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="NAME [NAME ...]",
+            help="Priors of labels that come with the model: 'model' for all of them, 'none', or "
+            "names of some.",
+        ),
+    ] = ("model",)
+
+    solver: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="{lm,lbfgs,...}",
+            help="Levenberg-Marquardt, L-BFGS as in the paper, or a solver of another library, for "
+            "comparison: a wrong name lists all.",
+        ),
+    ] = "lm"
 
     gaia: Annotated[
         str | None,
@@ -126,7 +152,10 @@ class Command:
                 min_snr=self.min_snr,
                 chunk_size=self.chunk_size,
                 domain=self.domain,
-                priors=("none",) if self.no_priors else ("model",),
+                priors=self.priors,
+                fixed=parse_numbers(self.fix, "--fix"),
+                window_aa=self.window_aa,
+                solver=self.solver,
                 poly_order=self.poly_order,
                 schedule=FitScheduleConfig(batch_size=self.batch_size),
             ),

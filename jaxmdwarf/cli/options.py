@@ -41,7 +41,8 @@ Overwrite = Annotated[
     bool,
     tyro.conf.FlagCreatePairsOff,
     tyro.conf.arg(
-        help="Replace the output if it exists, and unfinished work for it with other options."
+        help="Replace the output if it exists, and unfinished work for it with other options.",
+        help_behavior_hint="",
     ),
 ]
 
@@ -105,6 +106,28 @@ def require_files(files: Sequence[str], command: str) -> None:
         raise UsageError(
             "no spectra were given.", f"name files, folders or patterns after '{command}'."
         )
+
+
+def parse_numbers(words: Sequence[str], option: str) -> dict[str, float]:
+    """Numbers by name from ``logg=4.8`` or ``logg=4.8,mh=0``.
+
+    Raises
+    ------
+    UsageError
+        If a word is no name and number.
+    """
+    from jaxmdwarf.errors import UsageError
+
+    numbers: dict[str, float] = {}
+    for item in (part.strip() for word in words for part in word.split(",")):
+        name, _, value = item.partition("=")
+        try:
+            numbers[name] = float(value)
+        except ValueError:
+            raise UsageError(
+                f"{option} {item!r} names no number.", f"write for example {option} logg=4.8."
+            ) from None
+    return numbers
 
 
 def parse_columns(words: Sequence[str], option: str = "--columns") -> tuple[tuple[str, str], ...]:

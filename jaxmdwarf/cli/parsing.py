@@ -222,7 +222,7 @@ def _join_lines(docstring: str) -> str:
 def _wrap(shown: str, width: int) -> str:
     """Lines that are wider than the terminal, broken between words."""
     lines = []
-    for line in map(str.rstrip, shown.splitlines()):
+    for line in map(str.rstrip, shown.replace("(default: )", "(default: none)").splitlines()):
         if line.startswith("Example: "):
             command = textwrap.wrap(
                 line.removeprefix("Example: "),

@@ -42,7 +42,9 @@ class FitScheduleConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"batch_size {self.batch_size} is below 1.", "give 1 or more stars.")
+            raise UsageError(
+                f"batch_size {self.batch_size} is below 1.", "give --batch-size 1 or more."
+            )
         if self.first_pass_iter < 1 or self.restarts < 0:
             raise UsageError(f"iterations must be positive, got {self}.")
 
@@ -102,7 +104,9 @@ class FitConfig:
                     f"use {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}.",
                 )
         if self.chunk_size < 1:
-            raise UsageError(f"chunk_size {self.chunk_size} is below 1.")
+            raise UsageError(
+                f"chunk_size {self.chunk_size} is below 1.", "give --chunk-size 1 or more."
+            )
         low, high = self.window_aa
         if not low < high:
             raise UsageError(

@@ -178,7 +178,7 @@ class Fitter:
             raise UsageError(
                 f"the model covers {wave[0]:.0f}-{wave[-1]:.0f} Angstrom, nothing of {low:.0f}-"
                 f"{high:.0f} that is not masked.",
-                "give another window_aa, or another model.",
+                "give another --window-aa (window_aa in Python), or another model.",
             )
 
     @property
@@ -193,7 +193,7 @@ class Fitter:
         if lowest < self.config.min_snr:
             raise RejectedInput(
                 f"S/N {lowest:.1f} is below {self.config.min_snr:g}.",
-                "lower the limit to fit it all the same.",
+                "lower --min-snr (min_snr in Python) to fit it all the same.",
             )
 
     def fit(
@@ -288,7 +288,7 @@ class Fitter:
         if synthetic is None and self.config.domain == "synthetic":
             raise UsageError(
                 "this model transfers no spectra to the synthetic domain.",
-                "fit in the observed domain, or use a model that does.",
+                "fit with --domain observed (domain in Python), or use a model that does.",
             )
         return synthetic
 

@@ -93,7 +93,7 @@ def require_fit_memory(
     raise UsageError(
         f"batches of {size} stars need about {needed / 2**20:.0f} MiB; "
         f"{available / 2**20:.0f} MiB are free.",
-        f"give a batch size of {fitting} or less."
+        f"give --batch-size {fitting} or less (batch_size in Python)."
         if fitting >= 1
         else "not even one star fits: free memory, or use a smaller model.",
     )

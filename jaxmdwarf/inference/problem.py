@@ -121,7 +121,8 @@ class FitProblem(eqx.Module):
                 )
         if self.poly_order is not None and not 0 <= self.poly_order <= _MOST_POLY_ORDER:
             raise UsageError(
-                f"poly_order {self.poly_order} is not within 0 and {_MOST_POLY_ORDER}."
+                f"poly_order {self.poly_order} is not within 0 and {_MOST_POLY_ORDER}.",
+                "give --poly-order 3, say, or leave it out.",
             )
         require_prior_labels(self.priors, self.label_space)
 

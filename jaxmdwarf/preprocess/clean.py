@@ -36,20 +36,22 @@ class CleaningConfig:
     min_members : int
         Average number of spectra a group should have at least.
     max_tio5 : float or None
-        A group is dropped when the TiO5 ratio of its mean exceeds this: no TiO band, no M dwarf
-        (M0 has 0.76, K7 about 0.85).
+        A group is dropped when the TiO5 ratio of its mean exceeds this: no TiO band, no M dwarf.
+        M0 has 0.76, K7 about 0.85.
     min_tio5 : float or None
-        ... or is less than this: later than M9, or broken.
+        A group is dropped when the ratio is less than this: later than M9, or broken.
     max_negative_fraction : float or None
-        ... or when more than this fraction of its mean is negative.
+        A group is dropped when more than this fraction of its mean is negative.
     max_roughness : float or None
-        ... or when its mean jumps from bin to bin by more than this fraction of its level
-        (the mean of real M dwarfs: 0.01 to 0.04).
+        A group is dropped when its mean jumps from bin to bin by more than this fraction of its
+        level; means of real M dwarfs have 0.01 to 0.04.
     min_correlation : float or None
-        ... or when no template correlates this well with its mean, both divided by a smooth
-        continuum, outside the masks of the fit; only if templates are given.
-    drop, keep : tuple of (round, group)
-        Groups to drop or to keep whatever the rules say; rounds count from 1, groups from 0.
+        A group is dropped when no template correlates this well with its mean, both divided by a
+        smooth continuum, outside the masks of the fit; only if templates are given.
+    drop : tuple of (round, group)
+        Groups to drop whatever the rules say: pairs of a round from 1 on and a group from 0 on.
+    keep : tuple of (round, group)
+        Groups to keep whatever the rules say.
     seed : int
         Seed of the starting centres.
     """
@@ -68,10 +70,16 @@ class CleaningConfig:
 
     def __post_init__(self) -> None:
         if self.n_clusters < 2 or self.max_rounds < 1 or self.min_members < 1:
-            raise UsageError("cleaning needs at least 2 clusters, 1 round and 1 member a cluster.")
+            raise UsageError(
+                "cleaning needs at least 2 clusters, 1 round and 1 member a cluster.",
+                "leave --cleaning.n-clusters, --cleaning.max-rounds, --cleaning.min-members out.",
+            )
         both = set(self.drop) & set(self.keep)
         if both:
-            raise UsageError(f"cleaning is told both to drop and to keep {sorted(both)}.")
+            raise UsageError(
+                f"cleaning is told both to drop and to keep {sorted(both)}.",
+                "name each group after --cleaning.drop or --cleaning.keep alone.",
+            )
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,19 @@ class SelectionConfig:
 
     Parameters
     ----------
-    min_snr_r, min_snr_i : float or None
-        A spectrum stays with signal-to-noise above these in the r and i bands.
+    min_snr_r : float or None
+        A spectrum stays with a S/N above this in the r band.
+    min_snr_i : float or None
+        A spectrum stays with a S/N above this in the i band.
     max_ruwe : float or None
         Stars with a Gaia RUWE above this are likely binaries.
-    m_g, bp_rp : (low, high) or None
-        Absolute magnitude and colour of M dwarfs, limits excluded.
+    m_g : (low, high) or None
+        Absolute G magnitude of M dwarfs, limits excluded.
+    bp_rp : (low, high) or None
+        Colour BP-RP of M dwarfs, limits excluded.
     keep_missing : tuple of str
-        Quantities whose absence does not remove a star: by default ``ruwe`` alone, because the
-        paper removes what has a large RUWE, and demands the others to lie within limits. S/N of
-        -9999 counts as missing.
+        Quantities whose absence does not remove a star: ruwe alone, because the paper removes what
+        has a large RUWE, and demands the others to lie within limits. A S/N of -9999 is missing.
     """
 
     min_snr_r: float | None = 5.0

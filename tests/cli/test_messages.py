@@ -28,6 +28,11 @@ def options_of(name):
     return {option.name for option in list_options(module.Command)}
 
 
+def find_options(text):
+    """Options that a text names."""
+    return {name.rstrip(".-") for name in re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*", text)}
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with one of everything, to which the commands below refer."""
@@ -57,10 +62,19 @@ BAD_USAGE = {
     # What is asked for cannot be.
     "measure --out t.fits": r"no spectra were given.*after 'measure'",
     "fit --model m --out t.fits": r"no spectra were given.*after 'fit'",
+    "clean --out good.txt": r"no spectra were given.*after 'clean'",
     "grid --out g.parquet": r"no model files were given.*after 'grid'",
     "measure spectra --out t.doc": r"extension of .t\.doc. names no table format.*\.fits",
     "measure spectra --out t": r"names no table format",
     "measure spectra --out t.fits --processes 0": r"--processes",
+    "fit spectra --model m --out t.fits --batch-size 0": r"batch_size 0.*--batch-size",
+    "fit spectra --model m --out t.fits --chunk-size 0": r"chunk_size 0.*--chunk-size",
+    "fit spectra --model m --out t.fits --fix logg": r"--fix 'logg' names no number",
+    "fit spectra --model m --out t.fits --solver lmm": r"solver 'lmm' is unknown.*lbfgs",
+    "fit spectra --model m --out t.fits --window-aa 8000 7000": r"window_aa.*lower end first",
+    "clean spectra --out good.txt --cleaning.n-clusters 1": r"at least 2 clusters",
+    "clean spectra --out good.txt --decisions none.json": r"none\.json cannot be read",
+    "clean spectra --out good.txt --decisions d --cuts.max-ruwe 1": r"--decisions decides alone",
     "grid spectra --out g.parquet --resolution 0": r"--resolution",
     "grid spectra --out g.parquet --start-aa 9000": r"--start-aa",
     "grid spectra --out g.parquet --resolution 900 --native-resolution 500": r"--resolution",
@@ -86,6 +100,7 @@ BAD_USAGE = {
     "validate catalogue.csv --reference truth.csv --out v --columns teff=T": r"no column 'T'",
     "validate catalogue.csv --reference truth.csv --out v --snr-column S": r"no column 'S'",
     # What would be replaced, or cannot be written.
+    "clean spectra --out old.fits": r"old\.fits exists.*--overwrite",
     "measure spectra --out old.fits": r"old\.fits exists.*--overwrite",
     "fit spectra --model none --out old.fits": r"(old\.fits exists.*--overwrite|no model)",
     "grid spectra --out grid.parquet": r"grid\.parquet exists.*--overwrite",
@@ -113,7 +128,7 @@ def test_bad_usage_is_told_before_any_work(place, capsys, line):
     assert "Remedy: " in error
     assert sorted(place.rglob("*")) == before
     # What the remedy names can be typed.
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", error))
+    named = find_options(error)
     assert named <= options_of(line.split()[0]), named
 
 
@@ -146,7 +161,7 @@ def test_every_option_that_a_message_names_is_one():
                 for part in ast.walk(call)
                 if isinstance(part, ast.Constant) and isinstance(part.value, str)
             )
-            for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join(texts)):
+            for option in find_options(" ".join(texts)):
                 if option not in known:
                     wrong.append(f"{path.name}:{call.lineno} names {option}")
     assert not wrong, wrong

@@ -250,7 +250,7 @@ def test_a_run_killed_without_warning_resumes_to_the_same_catalogue(survey, mode
 
 def test_a_batch_larger_than_memory_is_refused(survey, model_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxmdwarf.inference.memory.find_memory", lambda: 2**20)
-    with pytest.raises(UsageError, match="give a batch size of"):
+    with pytest.raises(UsageError, match="give --batch-size"):
         fit_files([survey[0]], model_dir, tmp_path / "T.csv", options=OPTIONS, processes=1)
 
 
