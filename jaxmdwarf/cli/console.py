@@ -206,7 +206,7 @@ class Terminal:
             return
         width = max((len(key) for key in summary), default=0)
         for key, value in summary.items():
-            print(f"{key:<{width}}  {value}")
+            print(f"{key:<{width}}  {_as_words(value)}")
 
     def close(self) -> None:
         """Let go of the log file."""
@@ -293,6 +293,15 @@ def _repeat(action: Callable[[], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def _as_words(value: Any) -> str:
+    """A value of a result as people write it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_as_words(one)}" for key, one in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_as_words, value)) or "none"
+    return str(value)
 
 
 def _open_log(path: str) -> IO[str]:

@@ -110,6 +110,16 @@ def test_quiet_shows_nothing_but_the_result_and_the_log_has_everything(capsys, t
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d ", line) for line in lines)
 
 
+def test_nested_results_are_written_as_words(capsys):
+    Terminal().result({"kept": 3, "steps": {"read": 5, "S/N": 4}, "lost": ["a", "b"], "more": []})
+    assert capsys.readouterr().out.splitlines() == [
+        "kept   3",
+        "steps  read: 5, S/N: 4",
+        "lost   a, b",
+        "more   none",
+    ]
+
+
 def test_details_are_for_those_who_ask(capsys):
     Terminal().detail("compiled programs are kept")
     assert capsys.readouterr().err == ""
