@@ -15,6 +15,7 @@ from jaxmdwarf.catalogue.rows import settle_identifiers, tabulate_fit
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitter import FittedFlux, FittedSpectra
 from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.results import FitResult
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import Reject, name_rejects_file, write_rejects
 from jaxmdwarf.io.tables import build_astropy_table, choose_format, write_table
@@ -70,6 +71,14 @@ class Fits:
         return self._fitted.warnings
 
     @property
+    def result(self) -> FitResult:
+        """All numbers of the fit, among them chi-squares and iterations; for what takes problems.
+
+        Rows of it are those of `problem`: ``fits.result.take([3])``, ``fits.problem(3)``.
+        """
+        return self._fitted.result
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the columns of `labels`."""
         return self._fitted.label_names
@@ -86,7 +95,7 @@ class Fits:
 
     @property
     def errors(self) -> np.ndarray:
-        """One-sigma errors of `labels`, (n, n_label); 0 for labels that were held fixed."""
+        """One-sigma errors of `labels`, (n, n_label); NaN for labels that were held."""
         return np.asarray(self._fitted.result.errors)
 
     @property
