@@ -82,7 +82,7 @@ class Objective(eqx.Module):
     fixed : (n_spec, n_label) or None
         Labels that are held, in physical units, NaN where they are free: whatever parameters are
         asked for, these take their place.
-    nuisance : (k, n_pix) or None
+    nuisance : (k, n_model) or None
         Directions in which stars scatter about the model.
     priors : tuple of Prior
         Each is one more residual, in units of its sigma (static).
@@ -102,7 +102,7 @@ class Objective(eqx.Module):
     context: PyTree[Any] | None
     polynomials: Float[Array, "n_poly n_pix"]
     fixed: Float[Array, "n_spec n_label"] | None
-    nuisance: Float[Array, "k n_pix"] | None
+    nuisance: Float[Array, "k n_model"] | None
     priors: tuple[Prior, ...] = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
     layout: ParameterLayout = eqx.field(static=True)

@@ -126,12 +126,14 @@ def fit_files(
             "inputs": hash_paths(inputs.paths),
             "model": hash_files(model_dir),
             "options": options,
+            "solver": type(options.solver).__qualname__,
             "requirements": requirements,
         },
         overwrite=overwrite,
         n_bytes=ROW_BYTES * len(inputs.paths),
     ) as run:
-        progress.say(plan)
+        for line in (*fitter.warnings, plan):
+            progress.say(line)
         compiling = CompileClock.start()
         worked = run.map_files(
             inputs.paths,
