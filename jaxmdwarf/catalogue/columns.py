@@ -283,7 +283,8 @@ def write_column_page() -> str:
         "# Columns",
         "",
         "Names are the same in every format and whichever command writes them; a command writes",
-        "those that it knows something of. Missing numbers are NaN, missing integers masked. Columns",
+        "those that it knows something of. Missing numbers are NaN, missing integers masked. "
+        + "Columns",
         "of the paper's Table 1 are in bold. A grid with other labels brings columns of its own.",
         "",
         "| column | unit | meaning | UCD |",

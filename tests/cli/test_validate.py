@@ -16,7 +16,8 @@ def tables(tmp_path):
     truth = pd.DataFrame({"obsid": np.arange(n), "teff": rng.uniform(3000, 4000, n)})
     truth["cooler"] = truth["teff"] - 500.0
     truth.to_csv(tmp_path / "truth.csv", index=False)
-    catalogue = truth.assign(Teff=truth["teff"] + 12.0, e_Teff=10.0, SNRr=30.0).drop(columns=["teff", "cooler"])
+    catalogue = truth.assign(Teff=truth["teff"] + 12.0, e_Teff=10.0, SNRr=30.0)
+    catalogue = catalogue.drop(columns=["teff", "cooler"])
     catalogue.to_csv(tmp_path / "catalogue.csv", index=False)
     return tmp_path
 
