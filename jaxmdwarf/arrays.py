@@ -179,7 +179,7 @@ def read_arrays(
     return PixelArrays(wave_aa, cleaned.flux, cleaned.ivar, had_nonfinite)
 
 
-def read_specutils(spectrum: Any, *, medium: Medium | None = None) -> PixelArrays:
+def read_specutils(spectrum: Any, *, medium: str | None = None) -> PixelArrays:
     """One spectrum from a specutils object; see `RawSpectrum.from_arrays`.
 
     Parameters
