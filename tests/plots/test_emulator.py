@@ -12,7 +12,11 @@ def test_reconstruction_shows_every_spectrum_over_every_pair_with_the_first_labe
         labels, error, names=("teff", "logg", "mh", "alpha_m"), units=("K", "dex", "dex", "dex")
     )
     panels = figure.axes[:4]
-    assert [axis.get_ylabel() for axis in panels[:3]] == ["logg (dex)", "mh (dex)", "alpha_m (dex)"]
+    assert [axis.get_ylabel() for axis in panels[:3]] == [
+        "log g (dex)",
+        "[M/H] (dex)",
+        "[α/M] (dex)",
+    ]
     for axis in panels[:3]:
         points = axis.collections[0]
         assert len(points.get_offsets()) == 40
@@ -25,7 +29,7 @@ def test_reconstruction_shows_every_spectrum_over_every_pair_with_the_first_labe
 def test_a_single_label_makes_a_figure_too():
     values = np.linspace(0.0, 1.0, 5)
     figure = plot_reconstruction(values[:, None], values, names=("mh",), units=("dex",))
-    assert figure.axes[0].get_xlabel() == "mh (dex)"
+    assert figure.axes[0].get_xlabel() == "[M/H] (dex)"
 
 
 def test_pixel_error_is_in_per_cent():
