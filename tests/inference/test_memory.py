@@ -56,7 +56,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(model):
     assert require_fit_memory(model, GRID, config, available=2 * whole) == whole
     with pytest.raises(UsageError, match="give --batch-size") as caught:
         require_fit_memory(model, GRID, config, available=whole // 3)
-    fitting = int(caught.value.remedy.split("batch size of ")[1].split(" ")[0])
+    fitting = int(caught.value.remedy.split("--batch-size ")[1].split(" ")[0])
     assert 512 < fitting < 4096
     smaller = FitConfig(schedule=FitScheduleConfig(batch_size=fitting))
     require_fit_memory(model, GRID, smaller, available=whole // 3)
