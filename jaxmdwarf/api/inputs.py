@@ -19,6 +19,7 @@ from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.readers import stream_spectra
 from jaxmdwarf.io.spectra.records import Requirements
+from jaxmdwarf.io.stream import require_processes
 from jaxmdwarf.spectra import RawSpectrum
 
 _ANY_SPECTRUM = Requirements(min_overlap=-np.inf, min_good_fraction=0.0)
@@ -179,8 +180,7 @@ class _How:
     """What the caller said about arrays and files."""
 
     def __init__(self, wave_unit: Any, medium: str | None, processes: int | None) -> None:
-        if processes is not None and processes < 1:
-            raise UsageError(f"{processes} processes cannot work.", "give 1 or more.")
+        require_processes(processes)
         if medium not in (None, "vacuum", "air"):
             raise UsageError(
                 f"medium {medium!r} is unknown.", 'give medium="vacuum" or medium="air".'
