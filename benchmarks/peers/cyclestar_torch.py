@@ -125,21 +125,28 @@ class Training:
     ----------
     sizes : CycleStarSizes
     weights : LossWeights
-    learning_rate, betas
+    learning_rate, betas, eps
         Of both Adams.
     reencoded_split : bool
         Whether the observed critic sees split latents read again from a transfer.
     """
 
     def __init__(
-        self, sizes, weights, *, learning_rate=1e-4, betas=(0.5, 0.999), reencoded_split=False
+        self,
+        sizes,
+        weights,
+        *,
+        learning_rate=1e-4,
+        betas=(0.5, 0.999),
+        eps=1e-8,
+        reencoded_split=False,
     ):
         self.sizes, self.weights, self.reencoded_split = sizes, weights, reencoded_split
         self.network = CycleStar(sizes)
         self.critic_synth = Critic(sizes, sizes.shared_latents)
         self.critic_obs = Critic(sizes, sizes.shared_latents + sizes.split_latents)
         critics = [*self.critic_synth.parameters(), *self.critic_obs.parameters()]
-        options = {"lr": learning_rate, "betas": betas}
+        options = {"lr": learning_rate, "betas": betas, "eps": eps}
         self.generator_adam = torch.optim.Adam(self.network.parameters(), **options)
         self.critic_adam = torch.optim.Adam(critics, **options)
 
@@ -200,7 +207,6 @@ class Training:
         )
         self.critic_adam.zero_grad()
         (losses["critic_synth"] + losses["critic_obs"]).backward()
-        self.critic_adam.step()
         return {name: value.detach() for name, value in losses.items()}
 
     def modules(self):
