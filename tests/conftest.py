@@ -16,3 +16,8 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"JAXMDWARF_TEST_DATA names no folder: {path}")
     return path
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: gzip writes the time, and workers must collect the same names."""
+    return argname if isinstance(val, bytes) else None
