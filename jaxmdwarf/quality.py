@@ -33,6 +33,10 @@ class QualityFlag(IntFlag):
     NO_GOOD_PIXELS = 1 << 14
     FALLBACK_VELOCITY = 1 << 15
     LABEL_AT_BOUND = 1 << 16
+    TOO_HOT = 1 << 23
+    LOGG_NEAR_BOUND = 1 << 24
+    LARGE_ERROR = 1 << 25
+    YOUNG = 1 << 26
 
 
 class FlagNote(NamedTuple):
@@ -137,6 +141,26 @@ FLAG_TABLE: dict[QualityFlag, FlagNote] = {
         "compare the further labels with the bounds of the model; take the one there as a limit",
         True,
     ),
+    QualityFlag.TOO_HOT: FlagNote(
+        "Teff above the limit of the catalogue's cuts (4300 K)",
+        "leave the row out: the object may be no M dwarf",
+        True,
+    ),
+    QualityFlag.LOGG_NEAR_BOUND: FlagNote(
+        "log g near a bound of the model, by the catalogue's cuts (0.05 dex)",
+        "take log g as a limit, or leave the row out",
+        True,
+    ),
+    QualityFlag.LARGE_ERROR: FlagNote(
+        "an error of Teff, log g, [M/H] or RV beyond 5 sigma of what the catalogue has",
+        "leave the row out, or use its errors as they are",
+        True,
+    ),
+    QualityFlag.YOUNG: FlagNote(
+        "median or mean age below the limit of the catalogue's cuts (1 Gyr)",
+        "leave the row out: log g of a star this young is not that of the training set",
+        True,
+    ),
 }
 """All bits, lowest first."""
 
@@ -144,6 +168,12 @@ FLAG_MEANINGS: dict[QualityFlag, str] = {bit: note.meaning for bit, note in FLAG
 
 HARMFUL_FLAGS = QualityFlag(sum(bit for bit, note in FLAG_TABLE.items() if note.harmful))
 """Flags whose rows are not `good`: what the paper's cuts would remove (section 4)."""
+
+
+CUT_FLAGS = (
+    QualityFlag.TOO_HOT | QualityFlag.LOGG_NEAR_BOUND | QualityFlag.LARGE_ERROR | QualityFlag.YOUNG
+)
+"""Flags that the cuts of a catalogue alone set, and take off again."""
 
 
 def describe_flags(flags: int) -> list[str]:

@@ -20,6 +20,9 @@ from jaxmdwarf.labels import (
     reserve_columns,
 )
 
+FORMAL_PREFIX = "e_fit_"
+"""Begins columns of errors without the part that repeats show (paper, eq. 8)."""
+
 Kind = Literal["float", "int", "bool", "text", "identifier"]
 
 
@@ -74,6 +77,23 @@ def label_columns(label: Label) -> tuple[Column, Column]:
     )
 
 
+def formal_error_column(label: Label) -> Column:
+    """The column of the error that the fit alone states, where the label's is the total one.
+
+    Examples
+    --------
+    >>> formal_error_column(describe_label("teff")).name
+    'e_fit_Teff'
+    """
+    column, error = label_columns(label)
+    return Column(
+        f"{FORMAL_PREFIX}{column.name}",
+        f"Error of {column.name} by the fit alone, one sigma",
+        error.unit,
+        error.ucd,
+    )
+
+
 def _band_index(name: str) -> tuple[Column, Column]:
     return (
         Column(name, f"{name} band index (Reid et al. 1995)", ucd="spect.index"),
@@ -89,6 +109,20 @@ _OWN_COLUMNS = (
         kind="text",
     ),
     Column("obsid", "Identifier of the spectrum in its survey", ucd="meta.id", kind="identifier"),
+    Column(
+        "source_id",
+        "Identifier of the star in Gaia",
+        ucd="meta.id;src",
+        kind="identifier",
+        aliases=(
+            *("gaiasourceid", "dr3sourceid", "gaiadr3sourceid", "gaiadr3id", "gaiaedr3id"),
+            *("gaiadr3", "gaiaedr3", "dr3name", "edr3name", "gaiaid", "gaia", "source"),
+        ),
+    ),
+    Column(
+        "star", "Number of the star, the same in all of its rows", ucd="meta.id;src", kind="int"
+    ),
+    Column("n_visits", "Spectra of the star among the inputs", ucd="meta.number", kind="int"),
     Column(
         "RA",
         "Right ascension (J2000)",
@@ -163,6 +197,20 @@ _OWN_COLUMNS = (
         aliases=("parallaxerror", "eparallaxmas", "gaiaparallaxerror"),
     ),
     Column("RUWE", "Gaia renormalised unit weight error", ucd="stat.fit.goodness"),
+    Column(
+        "pmRA",
+        "Proper motion in right ascension, times cos(Dec)",
+        "mas/yr",
+        "pos.pm;pos.eq.ra",
+        aliases=("pmramasyr", "pmracosdec", "gaiapmra"),
+    ),
+    Column(
+        "pmDE",
+        "Proper motion in declination",
+        "mas/yr",
+        "pos.pm;pos.eq.dec",
+        aliases=("pmdec", "pmdecmasyr", "gaiapmdec"),
+    ),
     *label_columns(VELOCITY),
     Column(
         "RV_used",
@@ -176,6 +224,26 @@ _OWN_COLUMNS = (
         "1 for candidates of variability, 2 of binarity, else 0",
         ucd="meta.code",
         kind="int",
+    ),
+    Column(
+        "VBTables",
+        "Tables of variables and of binaries that have the star",
+        ucd="meta.bib",
+        kind="text",
+    ),
+    Column(
+        "Age",
+        "Age of the star, the median where its distribution is known",
+        "Gyr",
+        "time.age",
+        aliases=("agegyr", "agemedian", "medianage"),
+    ),
+    Column(
+        "Age_mean",
+        "Mean of the distribution of the age of the star",
+        "Gyr",
+        "time.age;stat.mean",
+        aliases=("agemeangyr", "meanage"),
     ),
     Column(
         "EW_Halpha",
@@ -246,8 +314,8 @@ def describe_column(name: str) -> Column | None:
     """
     if name in COLUMNS:
         return COLUMNS[name]
-    for label in LABELS.values():
-        for column in label_columns(label):
+    for label in (*LABELS.values(), VELOCITY):
+        for column in (*label_columns(label), formal_error_column(label)):
             if column.name == name:
                 return column
     return None
@@ -271,8 +339,12 @@ def order_columns(names: Iterable[str], labels: Sequence[str] = ()) -> list[str]
     order[_AFTER_VELOCITY:_AFTER_VELOCITY] = [
         column.name
         for label in dict.fromkeys([*labels, *LABELS])
-        for column in label_columns(describe_label(label))
+        for column in (
+            *label_columns(describe_label(label)),
+            formal_error_column(describe_label(label)),
+        )
     ]
+    order.insert(order.index("RV_used"), formal_error_column(VELOCITY).name)
     place = {name: number for number, name in enumerate(order)}
     return sorted(names, key=lambda name: place.get(name, len(place)))
 
@@ -291,6 +363,7 @@ def write_column_page() -> str:
         "|---|---|---|---|",
     ]
     known = [name for label in LABELS.values() for name in (label.column, label.error_column)]
+    known += [formal_error_column(label).name for label in (*LABELS.values(), VELOCITY)]
     for name in order_columns([*COLUMNS, *known]):
         column = describe_column(name)
         assert column is not None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from jaxmdwarf.catalogue.columns import COLUMNS, order_columns
 from jaxmdwarf.catalogue.names import find_column
-from jaxmdwarf.catalogue.quantities import find_positions
+from jaxmdwarf.catalogue.positions import J2000, positions_at
 from jaxmdwarf.diagnostics.matching import Matches, match_by_key, match_by_position
 from jaxmdwarf.errors import UsageError
 
@@ -19,9 +19,18 @@ if TYPE_CHECKING:
 GAIA_COLUMNS = ("Gmag", "BPmag", "RPmag", "Plx", "e_Plx", "RUWE")
 """What the paper's Table 1 takes from Gaia."""
 
+GAIA_ALSO = ("source_id", "pmRA", "pmDE")
+"""Taken besides, where the Gaia table has it: other tables are matched by it."""
+
+Key = Literal["position", "source_id", "ID", "obsid", "path"]
+
 
 def join_gaia(
-    catalogue: pd.DataFrame, gaia: pd.DataFrame, *, radius_arcsec: float = 3.0
+    catalogue: pd.DataFrame,
+    gaia: pd.DataFrame,
+    *,
+    radius_arcsec: float = 3.0,
+    epoch_yr: float = J2000,
 ) -> pd.DataFrame:
     """The catalogue with the photometry and astrometry of its stars (Table 1).
 
@@ -33,6 +42,8 @@ def join_gaia(
         `ID` if both tables have it, else by position.
     radius_arcsec : float
         For positions.
+    epoch_yr : float
+        Epoch of the positions of the catalogue; those of Gaia are moved to it.
 
     Returns
     -------
@@ -52,12 +63,20 @@ def join_gaia(
             f"{', '.join(map(str, gaia.columns[:25]))}.",
             "keep the names of the Gaia archive: phot_g_mean_mag, parallax, ruwe, ...",
         )
-    by: Literal["ID", "obsid", "position"] = "position"
-    if find_column(gaia, "obsid") is not None and "obsid" in catalogue:
-        by = "obsid"
-    elif find_column(gaia, "ID") is not None and "ID" in catalogue:
-        by = "ID"
-    return join_columns(catalogue, gaia, columns, by=by, radius_arcsec=radius_arcsec)
+    also = {name: find_column(gaia, name) for name in GAIA_ALSO}
+    columns |= {name: column for name, column in also.items() if column is not None}
+    by = choose_key(catalogue, gaia, ("obsid", "ID"))
+    return join_columns(
+        catalogue, gaia, columns, by=by, radius_arcsec=radius_arcsec, epoch_yr=epoch_yr
+    )
+
+
+def choose_key(catalogue: pd.DataFrame, table: pd.DataFrame, keys: Sequence[Key]) -> Key:
+    """The first of some identifiers that both tables have; else their positions."""
+    for key in keys:
+        if find_column(table, key) is not None and key in catalogue:
+            return key
+    return "position"
 
 
 def join_columns(
@@ -65,8 +84,9 @@ def join_columns(
     table: pd.DataFrame,
     columns: Mapping[str, str],
     *,
-    by: Literal["position", "ID", "obsid", "path"] = "position",
+    by: Key = "position",
     radius_arcsec: float = 3.0,
+    epoch_yr: float = J2000,
 ) -> pd.DataFrame:
     """The catalogue with columns of another table, each row with those of its star.
 
@@ -77,9 +97,12 @@ def join_columns(
         Of equal identifiers the first row counts; of positions the nearest.
     columns : mapping of str to str
         Column of `table` by the name that it gets; one that the catalogue has is replaced.
-    by : {"position", "ID", "obsid", "path"}
+    by : {"position", "source_id", "ID", "obsid", "path"}
     radius_arcsec : float
         For positions.
+    epoch_yr : float
+        Epoch of the positions of the catalogue; those of `table` are moved to it where it has
+        motions and an epoch (see `jaxmdwarf.catalogue.positions.positions_at`).
 
     Returns
     -------
@@ -109,10 +132,10 @@ def join_columns(
                 f"the table to be joined has no column {column!r}.",
                 f"its columns are {', '.join(map(str, table.columns[:25]))}.",
             )
-    matches = _match(catalogue, table, by, radius_arcsec)
+    matches = _match(catalogue, table, by, radius_arcsec, epoch_yr)
     joined = catalogue.copy(deep=False)
     for name, column in columns.items():
-        values = table[column].to_numpy()[matches.reference_rows]
+        values = table[column].array.take(matches.reference_rows)
         known = COLUMNS.get(name)
         if values.dtype.kind in "iu" or (known is not None and known.kind == "int"):
             whole = pd.array([pd.NA] * len(catalogue), dtype="Int64")
@@ -129,7 +152,9 @@ def join_columns(
     return joined[order_columns(map(str, joined.columns))]
 
 
-def _match(catalogue: pd.DataFrame, table: pd.DataFrame, by: str, radius_arcsec: float) -> Matches:
+def _match(
+    catalogue: pd.DataFrame, table: pd.DataFrame, by: str, radius_arcsec: float, epoch_yr: float
+) -> Matches:
     def pair(name: str) -> tuple[pd.Series, pd.Series]:
         ours, theirs = find_column(catalogue, name), find_column(table, name)
         if ours is None or theirs is None:
@@ -141,7 +166,7 @@ def _match(catalogue: pd.DataFrame, table: pd.DataFrame, by: str, radius_arcsec:
 
     if by != "position":
         return match_by_key(*pair(by))
-    ours, theirs = find_positions(catalogue), find_positions(table)
+    ours, theirs = positions_at(catalogue, epoch_yr), positions_at(table, epoch_yr)
     if ours is None or theirs is None:
         where = "the catalogue" if ours is None else "the table to be joined"
         raise UsageError(f"{where} has no positions.", "match by an identifier.")

@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "clean": "which spectra of a sample are M dwarfs: selection cuts and k-means cleaning",
     "measure": "S/N, Halpha, TiO5, CaH and spectral type of spectra, without a model",
     "fit": "labels, velocities, errors and flags of spectra with a trained model",
+    "catalogue": "from fits to a catalogue: total errors, cuts, variables, binaries, ages",
     "validate": "bias, scatter and honesty of the errors of a catalogue against a reference",
     "simulate": "a simulated survey of M dwarfs with known truth, as survey files",
     "grid": "model-grid files of any supported format to one table",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -185,6 +187,22 @@ class Terminal:
     def say(self, text: str) -> None:
         """Show one line."""
         self._write(text, True)
+
+    def show_table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Show a small table, numbers to the right."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE, show_edge=False)
+        for name, *values in zip(columns, *rows, strict=True):
+            numbers = all(isinstance(value, int | float) for value in values)
+            table.add_column(name, justify="right" if numbers else "left")
+        for row in rows:
+            table.add_row(*map(str, row))
+        text = io.StringIO()
+        Console(file=text, width=shutil.get_terminal_size((100, 24)).columns).print(table)
+        self._write("\n".join(line.rstrip() for line in text.getvalue().splitlines()), True)
 
     def detail(self, text: str) -> None:
         """Show one line if details are wanted; the log file has it always."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -44,6 +44,9 @@ def match_by_key(keys: Iterable[object], reference_keys: Iterable[object]) -> Ma
     >>> found.rows.tolist(), found.reference_rows.tolist(), found.n_repeated
     ([0, 1], [1, 0], 1)
     """
+    ours, theirs = _as_integers(keys), _as_integers(reference_keys)
+    if ours is not None and theirs is not None:
+        return _match_integers(ours, theirs)
     index: dict[str, int] = {}
     n_repeated = 0
     for row, key in enumerate(map(as_text, reference_keys)):
@@ -54,6 +57,43 @@ def match_by_key(keys: Iterable[object], reference_keys: Iterable[object]) -> Ma
     ]
     rows = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return Matches(rows[:, 0], rows[:, 1], np.full(len(rows), np.nan), n_repeated)
+
+
+class _Integers(NamedTuple):
+    values: np.ndarray
+    known: np.ndarray
+
+
+def _as_integers(keys: Any) -> _Integers | None:
+    """Keys as integers if that is their type: tens of millions of them are too many for texts."""
+    dtype = getattr(keys, "dtype", None)
+    if getattr(dtype, "kind", "") not in ("i", "u"):
+        return None
+    if not hasattr(keys, "isna"):
+        return _Integers(np.asarray(keys, np.int64), np.ones(len(keys), bool))
+    known = ~np.asarray(keys.isna())
+    filled = keys if known.all() else keys.fillna(0)
+    return _Integers(filled.to_numpy(np.int64), known)
+
+
+def _match_integers(ours: _Integers, theirs: _Integers) -> Matches:
+    import pandas as pd
+
+    wanted = np.unique(ours.values[ours.known])
+    given = np.flatnonzero(theirs.known)
+    n_repeated = given.size - pd.unique(theirs.values[given]).size
+    if not wanted.size or not given.size:
+        none = np.zeros(0, np.int64)
+        return Matches(none, none, np.zeros(0), n_repeated)
+    place = np.minimum(np.searchsorted(wanted, theirs.values[given]), wanted.size - 1)
+    hit = wanted[place] == theirs.values[given]
+    there, first = np.unique(place[hit], return_index=True)
+    reference_row = np.full(wanted.size, -1)
+    reference_row[there] = given[hit][first]
+    rows = np.flatnonzero(ours.known)
+    found = reference_row[np.searchsorted(wanted, ours.values[rows])]
+    rows, found = rows[found >= 0], found[found >= 0]
+    return Matches(rows, found, np.full(rows.size, np.nan), n_repeated)
 
 
 def match_by_position(
@@ -81,8 +121,8 @@ def match_by_position(
     Notes
     -----
     Epochs are not brought together: M dwarfs of the solar neighbourhood move by arcseconds a year,
-    so give positions of nearly one epoch or a wider radius. A k-d tree of unit vectors answers
-    millions of rows in seconds.
+    so give positions of nearly one epoch (`jaxmdwarf.catalogue.positions`) or a wider radius. A k-d
+    tree of unit vectors answers millions of rows in seconds.
 
     Examples
     --------
@@ -93,14 +133,10 @@ def match_by_position(
     """
     from scipy.spatial import cKDTree
 
-    if not 0 < radius_arcsec <= 3600:
-        raise UsageError(
-            f"a matching radius of {radius_arcsec:g} arcsec makes no sense.",
-            "use a few arcseconds: --radius-arcsec 3.",
-        )
+    require_radius(radius_arcsec)
     place, reference = (
-        _unit_vectors(ra_deg, dec_deg),
-        _unit_vectors(reference_ra_deg, reference_dec_deg),
+        unit_vectors(ra_deg, dec_deg),
+        unit_vectors(reference_ra_deg, reference_dec_deg),
     )
     known = np.flatnonzero(np.isfinite(place).all(axis=1))
     known_reference = np.flatnonzero(np.isfinite(reference).all(axis=1))
@@ -124,6 +160,16 @@ def as_text(key: object) -> str:
     return "" if key is None else str(key).strip()
 
 
-def _unit_vectors(ra_deg: np.ndarray, dec_deg: np.ndarray) -> np.ndarray:
+def require_radius(radius_arcsec: float) -> None:
+    """Raise `UsageError` if a radius for matching is not positive, or exceeds a degree."""
+    if not 0 < radius_arcsec <= 3600:
+        raise UsageError(
+            f"a matching radius of {radius_arcsec:g} arcsec makes no sense.",
+            "use a few arcseconds: --radius-arcsec 3.",
+        )
+
+
+def unit_vectors(ra_deg: np.ndarray, dec_deg: np.ndarray) -> np.ndarray:
+    """Places on the sky, in degrees, as vectors of length one, (n, 3)."""
     ra, dec = np.radians(np.asarray(ra_deg, float)), np.radians(np.asarray(dec_deg, float))
     return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)

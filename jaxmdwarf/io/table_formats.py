@@ -232,11 +232,27 @@ def read_votable(path: Path) -> tuple[Any, Metadata]:
     from astropy.io.votable import parse
 
     document = parse(str(path))
-    table = document.get_first_table().to_table(use_names_over_ids=True)
+    return _describe_votable(document.get_first_table()), _list_infos(document)
+
+
+def read_all_votables(path: Path) -> tuple[list[Any], Metadata]:
+    """Every table of a document."""
+    from astropy.io.votable import parse
+
+    document = parse(str(path))
+    return [_describe_votable(one) for one in document.iter_tables()], _list_infos(document)
+
+
+def _list_infos(document: Any) -> Metadata:
+    return {info.name: info.value for info in document.infos}
+
+
+def _describe_votable(element: Any) -> Any:
+    table = element.to_table(use_names_over_ids=True)
     for name in table.colnames:
         if table[name].description:
             table[name].description = " ".join(table[name].description.split())
-    return table, {info.name: info.value for info in document.infos}
+    return table
 
 
 def write_csv(table: Any, path: Path, metadata: Metadata) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from jaxmdwarf.io.table_formats import (
     READERS,
     WRITERS,
     csv_metadata_path,
+    read_all_votables,
     split_metadata,
     write_csv_metadata,
 )
@@ -182,24 +183,48 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         If it cannot be read.
     """
     kind = _choose_format(path, {**FORMATS, **READ_ALSO})
+    table, metadata = _read(path, kind, READERS[kind])
+    return _to_described_frame(table, metadata, kind)
+
+
+def read_tables(path: str | os.PathLike[str]) -> list[pd.DataFrame]:
+    """All tables of a file, of which a VOTable may have several; else as `read_table`.
+
+    Raises
+    ------
+    UsageError, FormatError
+        As `read_table`.
+    """
+    kind = _choose_format(path, {**FORMATS, **READ_ALSO})
+    if kind != "votable":
+        return [read_table(path)]
+    tables, metadata = _read(path, kind, read_all_votables)
+    return [_to_described_frame(one, metadata, kind) for one in tables]
+
+
+def _read(path: str | os.PathLike[str], kind: str, reader: Callable[[Path], Any]) -> Any:
     if not Path(path).is_file():
         raise UsageError(f"there is no table {os.fspath(path)}.", "check the path.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            table, metadata = READERS[kind](Path(path))
+            return reader(Path(path))
     except Exception as error:  # readers raise many kinds
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FormatError(
             f"{os.fspath(path)} cannot be read as {kind}: {line}.", "check the file."
         ) from None
+
+
+def _to_described_frame(table: Any, metadata: Mapping[str, str], kind: str) -> pd.DataFrame:
+    """A table as a DataFrame, with what is known of its columns in ``attrs``."""
     vectors = [name for name in table.colnames if _holds_vectors(table[name])]
     table.remove_columns(vectors)
     frame = _to_frame(table)
     frame.attrs["vectors"] = vectors
     if kind in ("csv", "tsv"):
         frame = settle_identifiers(frame)
-    frame.attrs["provenance"], frame.attrs["flags"] = split_metadata(metadata)
+    frame.attrs["provenance"], frame.attrs["flags"] = split_metadata(dict(metadata))
     described = {
         name: table[name].description for name in table.colnames if table[name].description
     }

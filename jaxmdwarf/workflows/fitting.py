@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxmdwarf.catalogue.cuts import write_bounds
 from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
 from jaxmdwarf.inference.config import FitConfig, choose_batch_size
@@ -151,7 +152,11 @@ def fit_files(
         settle_accounts(run, rejects, n_in=n_in, n_out=len(frame), rejects_file=rejects_file)
         frame = frame if stars is None else join_gaia(frame, stars)
         trained_on = "a simulation" if fitter.preprocessing.simulated else "a model grid"
-        notes = {"model": os.fspath(model_dir), "model_trained_on": trained_on}
+        notes = {
+            "model": os.fspath(model_dir),
+            "model_trained_on": trained_on,
+            "label_bounds": write_bounds(model.label_space),
+        }
         provenance = gather_provenance(command=command, model=model_dir, notes=notes)
         write_table(frame, out, provenance=provenance)
     return {

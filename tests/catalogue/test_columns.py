@@ -18,6 +18,7 @@ from jaxmdwarf.quality import FLAG_TABLE, HARMFUL_FLAGS, QualityFlag, write_flag
 
 ROOT = Path(__file__).parents[2]
 ALL = [*COLUMNS, *(name for one in LABELS.values() for name in (one.column, one.error_column))]
+FORMAL = ["e_fit_RV", *(f"e_fit_{one.column}" for one in LABELS.values())]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -32,6 +33,14 @@ def test_columns_are_plain_identifiers_with_unit_ucd_and_description(name):
         value = describe_column(name[2:])
         assert column.unit == value.unit
         assert column.ucd == f"stat.error;{value.ucd}"
+
+
+@pytest.mark.parametrize("name", FORMAL)
+def test_formal_errors_are_described_like_total_ones(name):
+    formal, total = describe_column(name), describe_column(name.replace("fit_", ""))
+    assert (formal.unit, formal.ucd) == (total.unit, total.ucd)
+    assert 0 < len(formal.description) < 70
+    assert order_columns([name, total.name]) == [total.name, name]
 
 
 def test_measure_and_fit_name_the_same_thing_alike():
@@ -52,9 +61,11 @@ def test_flags_are_never_renumbered():
         *("FAST_PATH_DISAGREED", "BAD_COVARIANCE", "NO_HEADER_VELOCITY", "NO_GOOD_PIXELS"),
         *("FALLBACK_VELOCITY", "LABEL_AT_BOUND"),
     ]
-    assert {flag.name: int(flag) for flag in QualityFlag} == {
-        name: 1 << bit for bit, name in enumerate(names)
-    }
+    expected = {name: 1 << bit for bit, name in enumerate(names)}
+    cuts = ("TOO_HOT", "LOGG_NEAR_BOUND", "LARGE_ERROR", "YOUNG")
+    expected |= {name: 1 << bit for bit, name in enumerate(cuts, 23)}
+    assert {flag.name: int(flag) for flag in QualityFlag} == expected
+    assert max(QualityFlag) < 2**31  # flags are 32-bit integers
     assert list(FLAG_TABLE) == list(QualityFlag)
     for note in FLAG_TABLE.values():
         assert note.meaning

@@ -1,0 +1,391 @@
+"""Precision from repeat visits, and total errors (paper, sections 2.3 and 4.1, eq. 8-9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxmdwarf.catalogue.columns import COLUMNS, FORMAL_PREFIX, order_columns
+from jaxmdwarf.catalogue.quantities import read_numbers
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.labels import VELOCITY
+from jaxmdwarf.quality import CUT_FLAGS, QualityFlag, find_good
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TotalErrors = Literal["paper", "excess"]
+
+_MAD_TO_SIGMA = 1.482602218505602
+_MAD_ERROR = 1.166
+"""Relative error of a sigma from the median of n absolute deviations, times sqrt(n)."""
+
+_MOST_LEVERAGE = 0.9
+_N_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class RepeatConfig:
+    """How precision is read off repeat visits.
+
+    Parameters
+    ----------
+    min_visits : int
+        Spectra that a star needs to be counted.
+    bin_width : float
+        Width of the bins in S/N.
+    min_in_bin : float
+        Degrees of freedom below which a bin is left out of the fit.
+    snr_column : str
+        Column of S/N that precision is a function of.
+    total : {"paper", "excess"}
+        How total errors are made; see `combine_errors`.
+    """
+
+    min_visits: int = 3
+    bin_width: float = 10.0
+    min_in_bin: float = 20.0
+    snr_column: str = "SNRr"
+    total: TotalErrors = "paper"
+
+    def __post_init__(self) -> None:
+        if self.min_visits < 2 or not self.bin_width > 0 or not self.min_in_bin > 0:
+            raise UsageError(
+                f"repeats of {self.min_visits} visits in bins {self.bin_width:g} wide of "
+                f"{self.min_in_bin:g} make no sense.",
+                "the paper has 3 visits and bins of 10.",
+            )
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Scatter of repeat visits as a function of S/N: a/(S/N) + b.
+
+    Parameters
+    ----------
+    column : str
+        Of the catalogue.
+    a, b, e_a, e_b : float
+        In the unit of the column; errors are one sigma.
+    formal_a, formal_b : float
+        The same for the errors that the fits state; NaN where they state none.
+    n_stars, n_visits : int
+        That were used.
+    snr, scatter, e_scatter, freedom : (n_bin,)
+        S/N (harmonic mean), scatter, its error, and degrees of freedom of the bins that were
+        fitted.
+    """
+
+    column: str
+    a: float
+    b: float
+    e_a: float
+    e_b: float
+    formal_a: float
+    formal_b: float
+    n_stars: int
+    n_visits: int
+    snr: np.ndarray
+    scatter: np.ndarray
+    e_scatter: np.ndarray
+    freedom: np.ndarray
+
+    def predict(self, snr: np.ndarray) -> np.ndarray:
+        """Scatter of repeats at a S/N (paper, eq. 9); NaN where S/N is not positive."""
+        return _inverse(snr, self.a, self.b)
+
+
+def measure_precision(
+    values: Float[np.ndarray, " n"],
+    snr: Float[np.ndarray, " n"],
+    star: Int[np.ndarray, " n"],
+    *,
+    formal: Float[np.ndarray, " n"] | None = None,
+    column: str = "",
+    config: RepeatConfig | None = None,
+) -> Precision | None:
+    """Fit the scatter of repeat visits by a/(S/N) + b.
+
+    Parameters
+    ----------
+    values : (n,)
+        One quantity; rows that are not finite do not count.
+    snr : (n,)
+        Rows without a positive one do not count.
+    star : (n,)
+        Rows of one number are of one star.
+    formal : (n,), optional
+        Errors that the fits state.
+    column : str
+        Name for the result.
+    config : RepeatConfig, optional
+
+    Returns
+    -------
+    Precision or None
+        None where fewer than two bins have enough visits.
+
+    Notes
+    -----
+    The paper takes the deviations of visits from the plain mean of their star, and in each bin of
+    S/N their standard deviation. Three things differ here. The mean is weighted by the precision
+    that is being measured, so that a faint visit does not spoil bright ones. A deviation is divided
+    by sqrt(1 - h), h the share of the visit in the weight of its star, since a mean follows what it
+    is the mean of: for equal visits this is the factor sqrt(n/(n-1)), without which three visits
+    show 0.82 of their scatter. And the scatter is 1.4826 times the median absolute deviation, which
+    binaries and failed fits do not move far. Within a bin, deviations are compared after division
+    by the fitted curve, so a bin may be as wide as the S/N that it begins with. All is repeated
+    until the curve stands still.
+
+    Repeats show what differs from visit to visit. What visits of a star share, an error of the
+    model or a drift of the wavelength scale of one instrument, they do not show: precision is a
+    lower limit of the error.
+    """
+    config = config or RepeatConfig()
+    used = np.isfinite(values) & np.isfinite(snr) & (snr > 0)
+    used[used] = _count(star[used]) >= config.min_visits
+    if not used.any():
+        return None
+    value, inverse = values[used].astype(np.float64), 1.0 / snr[used].astype(np.float64)
+    number = np.unique(star[used], return_inverse=True)[1]
+    place = (snr[used] // config.bin_width).astype(np.int64)
+    order = np.argsort(place, kind="stable")
+    edges = np.flatnonzero(np.diff(place[order], prepend=-1, append=np.iinfo(np.int64).max))
+    a, b = 1.0, 0.0
+    for _ in range(_N_ROUNDS):
+        deviation, freedom = _deviate(value, number, a * inverse + b)
+        rows = _bin_scatter(deviation, freedom, inverse, (a, b), order, edges, config.min_in_bin)
+        if len(rows) < 2:
+            return None
+        x, scatter, error, degrees = rows.T
+        before = (a, b)
+        (a, b), covariance = _fit_inverse(x, scatter, error)
+        if not a + b > 0:
+            return None
+        if np.allclose(before, (a, b), rtol=1e-5, atol=1e-5 * (a * x.max() + b)):
+            break
+    formal_a, formal_b = np.nan, np.nan
+    if formal is not None:
+        formal_a, formal_b = _fit_formal(formal[used], inverse, order, edges, config.min_in_bin)
+    return Precision(
+        column=column,
+        a=float(a),
+        b=float(b),
+        e_a=float(np.sqrt(covariance[0, 0])),
+        e_b=float(np.sqrt(covariance[1, 1])),
+        formal_a=formal_a,
+        formal_b=formal_b,
+        n_stars=int(number.max()) + 1,
+        n_visits=int(used.sum()),
+        snr=1.0 / x,
+        scatter=scatter,
+        e_scatter=error,
+        freedom=degrees,
+    )
+
+
+def combine_errors(
+    formal: Float[np.ndarray, " n"],
+    snr: Float[np.ndarray, " n"],
+    precision: Precision,
+    total: TotalErrors = "paper",
+) -> Float[np.ndarray, " n"]:
+    """Total errors of rows.
+
+    Parameters
+    ----------
+    formal, snr : (n,)
+    precision : Precision
+    total : {"paper", "excess"}
+        "paper": the root of the sum of the squares of formal error and scatter of repeats (eq. 8).
+        This is right where the formal error is one that all visits of a star share; noise of the
+        pixels is in both, and counts twice. "excess": of the scatter only what goes beyond the
+        formal errors of spectra of that S/N is added.
+
+    Returns
+    -------
+    (n,)
+        NaN where there is no formal error or no S/N.
+    """
+    repeat2 = precision.predict(snr) ** 2
+    if total == "excess" and np.isfinite(precision.formal_a):
+        expected = _inverse(snr, precision.formal_a, precision.formal_b)
+        repeat2 = np.maximum(repeat2 - expected**2, 0.0)
+    return np.sqrt(formal**2 + repeat2)
+
+
+def add_total_errors(
+    table: pd.DataFrame, star: Int[np.ndarray, " n"], config: RepeatConfig | None = None
+) -> tuple[pd.DataFrame, dict[str, Precision], list[str]]:
+    """A table whose errors are total ones, with those of the fits in ``e_fit_...``.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a spectrum. Of velocities and labels, of whatever name, all pairs ``X`` and ``e_X``
+        count that are no other column of `jaxmdwarf.catalogue.columns`.
+    star : (n,)
+        See `jaxmdwarf.catalogue.stars.group_stars`.
+    config : RepeatConfig, optional
+
+    Returns
+    -------
+    table : DataFrame
+        All rows in their order. Where a precision could not be measured, the error is that of the
+        fit alone, and there is no ``e_fit_...``.
+    precisions : dict
+        By column.
+    notes : list of str
+        What a reader should know.
+
+    Raises
+    ------
+    UsageError
+        If the table has no such S/N.
+    """
+    config = config or RepeatConfig()
+    if config.snr_column not in table:
+        raise UsageError(
+            f"the table has no column {config.snr_column} of S/N.",
+            "name another, as in --repeats.snr-column SNRi.",
+        )
+    snr = read_numbers(table, config.snr_column)
+    good, bits = np.ones(len(table), bool), np.zeros(len(table), np.int64)
+    if "flags" in table:
+        # Not those of cuts that were made before, or a catalogue would change with each making.
+        bits = table["flags"].to_numpy(np.int64) & ~int(CUT_FLAGS)
+        good = find_good(bits)
+    done, precisions, notes = table.copy(deep=False), {}, []
+    for column in list_measured(table):
+        usable = good
+        if column == VELOCITY.column:
+            # A velocity that was taken from a header is none of ours.
+            usable = good & ((bits & int(QualityFlag.FALLBACK_VELOCITY)) == 0)
+        kept = f"{FORMAL_PREFIX}{column}"
+        formal = read_numbers(table, kept if kept in table else f"e_{column}")
+        value = np.where(usable, read_numbers(table, column), np.nan)
+        found = measure_precision(value, snr, star, formal=formal, column=column, config=config)
+        if found is None:
+            notes.append(
+                f"e_{column} is the error of the fit alone: too few stars have "
+                f"{config.min_visits} good visits to tell how {column} repeats"
+            )
+            continue
+        precisions[column] = found
+        done[kept] = formal
+        done[f"e_{column}"] = combine_errors(formal, snr, found, config.total)
+    return done[order_columns(map(str, done.columns))], precisions, notes
+
+
+def list_measured(table: pd.DataFrame) -> list[str]:
+    """Columns of velocity and labels that have an error beside them.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> names = ["RV", "e_RV", "Teff", "e_Teff", "e_fit_Teff", "Plx", "e_Plx", "C_O", "e_C_O"]
+    >>> list_measured(pd.DataFrame(columns=names))
+    ['RV', 'Teff', 'C_O']
+    """
+    names = list(map(str, table.columns))
+    return [
+        name
+        for name in names
+        if f"e_{name}" in names
+        and (name not in COLUMNS or name == VELOCITY.column)
+        and not f"e_{name}".startswith(FORMAL_PREFIX)
+    ]
+
+
+def _inverse(snr: np.ndarray, a: float, b: float) -> np.ndarray:
+    positive = np.asarray(snr) > 0
+    return np.where(positive, a / np.where(positive, snr, 1.0) + b, np.nan)
+
+
+def _count(star: np.ndarray) -> np.ndarray:
+    _, number, count = np.unique(star, return_inverse=True, return_counts=True)
+    return count[number]
+
+
+def _deviate(
+    value: np.ndarray, number: np.ndarray, sigma: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deviations from the weighted means of stars in sigma, and degrees of freedom of each."""
+    weight = 1.0 / sigma**2
+    total = np.bincount(number, weight)
+    # About one visit of each star, so that large values lose no digits.
+    origin = np.zeros(total.size)
+    origin[number] = value
+    mean = origin + np.bincount(number, weight * (value - origin[number])) / total
+    freedom = 1.0 - weight / total[number]
+    usable = freedom > 1.0 - _MOST_LEVERAGE
+    deviation = (value - mean[number]) / (sigma * np.sqrt(np.where(usable, freedom, 1.0)))
+    return np.where(usable, deviation, np.nan), np.where(usable, freedom, 0.0)
+
+
+def _bin_scatter(
+    deviation: np.ndarray,
+    freedom: np.ndarray,
+    inverse: np.ndarray,
+    curve: tuple[float, float],
+    order: np.ndarray,
+    edges: np.ndarray,
+    min_in_bin: float,
+) -> np.ndarray:
+    """Mean 1/(S/N), scatter, its error, and degrees of freedom of each bin, (n_bin, 4)."""
+    rows = []
+    for first, last in pairwise(edges.tolist()):
+        these = order[first:last]
+        these = these[np.isfinite(deviation[these])]
+        degrees = freedom[these].sum()
+        if degrees < min_in_bin:
+            continue
+        x = inverse[these].mean()
+        expected = curve[0] * x + curve[1]
+        ratio = _MAD_TO_SIGMA * np.median(np.abs(deviation[these]))
+        # Errors by the curve: by the scatter itself, bins that came out low would weigh more.
+        rows.append((x, ratio * expected, _MAD_ERROR * expected / degrees**0.5, degrees))
+    return np.array(rows, np.float64).reshape(-1, 4)
+
+
+def _fit_inverse(
+    x: np.ndarray, scatter: np.ndarray, error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """a, b >= 0 of ``a x + b``, and their covariance."""
+    from scipy.optimize import curve_fit
+
+    if not np.all(scatter > 0):
+        return np.zeros(2), np.zeros((2, 2))
+    # In units of the scatter, for labels differ by orders of magnitude.
+    unit = scatter.mean()
+    found, covariance = curve_fit(
+        lambda x, a, b: a * x + b,
+        x,
+        scatter / unit,
+        p0=(1.0 / x.max(), 0.1),
+        sigma=error / unit,
+        absolute_sigma=True,
+        bounds=(0.0, np.inf),
+    )
+    return found * unit, covariance * unit**2
+
+
+def _fit_formal(
+    formal: np.ndarray, inverse: np.ndarray, order: np.ndarray, edges: np.ndarray, least: float
+) -> tuple[float, float]:
+    """The curve of the errors that fits state; NaN where they state none."""
+    rows = []
+    for first, last in pairwise(edges.tolist()):
+        these = order[first:last]
+        these = these[np.isfinite(formal[these])]
+        if these.size >= least:
+            rows.append((inverse[these].mean(), np.sqrt(np.mean(formal[these] ** 2)), these.size))
+    if len(rows) < 2:
+        return np.nan, np.nan
+    x, error, count = np.array(rows).T
+    (a, b), _ = _fit_inverse(x, error, error / np.sqrt(count))
+    return float(a), float(b)

@@ -1,0 +1,195 @@
+"""Tables of fits to the value-added catalogue: no row is lost, and what was done is told."""
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmdwarf.catalogue.columns import TABLE_1
+from jaxmdwarf.catalogue.cuts import CutConfig
+from jaxmdwarf.catalogue.value_added import CatalogueConfig
+from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.io.provenance import Provenance, hash_files
+from jaxmdwarf.io.rejects import read_rejects
+from jaxmdwarf.io.tables import read_table, write_table
+from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.workflows.cataloguing import catalogue_files
+
+N_STAR = 700
+TOLD = Provenance(
+    "0.1.0",
+    "2026-01-02T03:04:05Z",
+    "jaxmdwarf fit",
+    model_hash="abc",
+    notes={"label_bounds": "teff 2500 4600, logg 4 6", "model_trained_on": "a simulation"},
+)
+
+
+def make_fits():
+    rng = np.random.default_rng(0)
+    star = np.repeat(np.arange(N_STAR), rng.integers(1, 6, N_STAR))
+    n = star.size
+    snr = np.exp(rng.uniform(np.log(6), np.log(120), n))
+    table = pd.DataFrame({"ID": [f"star {one}" for one in star], "obsid": np.arange(n) + 100})
+    table["RA"] = rng.uniform(0, 360, N_STAR)[star]
+    table["Dec"] = rng.uniform(-10, 60, N_STAR)[star]
+    table["SNRr"], table["SNRi"] = snr, 1.2 * snr
+    table["Subclass"], table["SpT"], table["Activity"] = "M1", 1.0, np.int32(0)
+    for name, middle, a, b in (
+        ("RV", 0.0, 66.7, 3.03),
+        ("Teff", 3500.0, 433.0, 17.7),
+        ("Logg", 4.9, 0.55, 0.015),
+        ("M_H", -0.2, 1.0, 0.04),
+    ):
+        table[name] = middle + rng.normal(0, 5 * b, N_STAR)[star]
+        table[name] += (a / snr + b) * rng.normal(size=n)
+        table[f"e_{name}"] = b
+    table["Teff"] = np.clip(table["Teff"], 3000, 4200)
+    table.loc[3, "Teff"], table["chi2_red"] = 4400.0, 1.0
+    table.loc[5, "chi2_red"] = 70.0
+    table["flags"] = np.where(np.arange(n) == 5, int(QualityFlag.BAD_CHI2), 0).astype(np.int32)
+    table["good"] = table["flags"] == 0
+    table["spectrum"], table["path"] = np.int32(0), [f"s{one}.fits" for one in range(n)]
+    return table
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two tables of fits that share rows, Gaia, lists of stars, ages."""
+    folder = tmp_path_factory.mktemp("fits")
+    fits = make_fits()
+    write_table(fits.iloc[:900], folder / "one.parquet", provenance=TOLD)
+    write_table(fits.iloc[880:].assign(path="copy"), folder / "two.fits", provenance=TOLD)
+    first = fits.drop_duplicates("ID")
+    gaia = pd.DataFrame({"source_id": 10**18 + np.arange(N_STAR), "ra": first["RA"]})
+    gaia["dec"], gaia["pmra"], gaia["pmdec"] = first["Dec"].to_numpy(), 0.0, 0.0
+    gaia["phot_g_mean_mag"] = gaia["phot_bp_mean_mag"] = gaia["phot_rp_mean_mag"] = 15.0
+    gaia["parallax"], gaia["parallax_error"], gaia["ruwe"] = 10.0, 0.1, 1.0
+    write_table(gaia, folder / "gaia.fits")
+    write_table(gaia[["source_id"]].iloc[[7, 9]], folder / "vari.summary.csv")
+    write_table(gaia[["ra", "dec"]].iloc[[9, 11]], folder / "sb9.vot")
+    pd.DataFrame({"obsid": [110, 111], "Age": [0.5, 2.0]}).to_csv(folder / "ages.csv", index=False)
+    return folder
+
+
+def make(folder, out, **options):
+    inputs = [folder / "one.parquet", folder / "two.fits"]
+    return catalogue_files(
+        inputs,
+        out,
+        gaia=folder / "gaia.fits",
+        variables=[folder / "vari.summary.csv"],
+        binaries=[folder / "sb9.vot"],
+        ages=folder / "ages.csv",
+        **options,
+    )
+
+
+@pytest.mark.parametrize("paper_cuts", [False, True])
+def test_every_row_is_in_the_catalogue_or_in_the_rejects(folder, tmp_path, paper_cuts):
+    out = tmp_path / "CAT.fits"
+    summary = make(folder, out, config=CatalogueConfig(paper_cuts=paper_cuts))
+    table, rejects = read_table(out), read_rejects(tmp_path / "CAT_rejects.csv")
+    n_in = len(make_fits()) + 20
+    assert summary["inputs"] == n_in == len(table) + len(rejects)
+    repeated = [one for one in rejects if "earlier table" in one.reason]
+    assert len(repeated) == 20
+    reasons = {one.path: one.reason for one in rejects if one not in repeated}
+    if paper_cuts:
+        assert reasons["s3.fits"] == "Teff above 4300 K"
+        assert reasons["s5.fits"] == "reduced chi-square above 50"
+        assert reasons["s10.fits"] == "age below 1 Gyr"
+        assert table["good"].all()
+        assert table["Teff"].max() <= 4300
+    else:
+        assert not reasons
+        flags = table["flags"].to_numpy()
+        assert flags[3] & int(QualityFlag.TOO_HOT)
+        assert flags[5] & int(QualityFlag.BAD_CHI2)
+        assert flags[10] & int(QualityFlag.YOUNG)
+        assert table["obsid"].tolist() == make_fits()["obsid"].tolist()
+    with open(tmp_path / "CAT_waterfall.csv", newline="") as file:
+        waterfall = list(csv.DictReader(file))
+    assert waterfall[0]["left"] == str(n_in)
+    assert sum(int(one["removed"]) for one in waterfall) == n_in - int(waterfall[-1]["left"])
+    assert (int(waterfall[-1]["left"]) == len(table)) is paper_cuts
+
+
+def test_the_catalogue_has_table_1_with_total_errors_and_flags(folder, tmp_path):
+    summary = make(folder, tmp_path / "CAT.parquet")
+    table = read_table(tmp_path / "CAT.parquet")
+    assert set(TABLE_1) <= set(table.columns)
+    assert [name for name in table.columns if name in TABLE_1] == list(TABLE_1)
+    star = make_fits()["ID"].str.removeprefix("star ").astype(int).to_numpy()
+    assert pd.factorize(star)[0].tolist() == table["star"].tolist()
+    assert table["n_visits"].tolist() == np.bincount(star)[star].tolist()
+    assert (
+        table["VBFlag"].tolist() == np.select([np.isin(star, [7, 9]), star == 11], [1, 2]).tolist()
+    )
+    assert set(table["VBTables"]) == {"", "vari.summary", "vari.summary+sb9", "sb9"}
+    assert summary["matched"] == {
+        "vari.summary": np.isin(star, [7, 9]).sum(),
+        "sb9": np.isin(star, [9, 11]).sum(),
+    }
+    metrics = json.loads((tmp_path / "CAT_metrics.json").read_text())
+    for name, (a, b) in {"Teff": (433.0, 17.7), "M_H": (1.0, 0.04), "RV": (66.7, 3.03)}.items():
+        found = metrics["repeats"][name]
+        assert found["a"] == pytest.approx(a, abs=4 * found["e_a"])
+        assert found["b"] == pytest.approx(b, abs=4 * found["e_b"])
+        snr = table["SNRr"].to_numpy()
+        repeat = found["a"] / snr + found["b"]
+        np.testing.assert_allclose(table[f"e_{name}"], np.hypot(table[f"e_fit_{name}"], repeat))
+    assert metrics["counts"]["stars"] == N_STAR
+    assert table.attrs["units"]["e_fit_Teff"] == "K"
+
+
+def test_the_catalogue_tells_where_it_came_from(folder, tmp_path):
+    make(folder, tmp_path / "CAT.fits", command=["jaxmdwarf", "catalogue", "one.parquet"])
+    told = read_table(tmp_path / "CAT.fits").attrs["provenance"]
+    assert told["command"] == "jaxmdwarf catalogue one.parquet"
+    assert told["model_hash"] == "abc"
+    assert told["model_trained_on"] == "a simulation"
+    assert hash_files(folder / "two.fits") in told["inputs"]
+    assert json.loads(told["configuration"])["cuts"]["logg_bounds"] == [4.0, 6.0]
+    assert "Teff above 4300 K: 1" in told["cuts"]
+    assert "Teff" in told["repeats"]
+
+
+def test_a_catalogue_may_be_made_of_a_catalogue(folder, tmp_path):
+    make(folder, tmp_path / "CAT.parquet")
+    catalogue_files([tmp_path / "CAT.parquet"], tmp_path / "again.parquet")
+    before, after = read_table(tmp_path / "CAT.parquet"), read_table(tmp_path / "again.parquet")
+    pd.testing.assert_frame_equal(before, after, check_dtype=False)
+
+
+def test_without_other_tables_what_they_tell_is_missing(folder, tmp_path):
+    catalogue_files([folder / "one.parquet"], tmp_path / "CAT.fits")
+    table = read_table(tmp_path / "CAT.fits")
+    assert table["VBFlag"].isna().all()
+    assert not {"Age", "Gmag", "VBTables"} & set(table.columns)
+    notes = json.loads((tmp_path / "CAT_metrics.json").read_text())["notes"]
+    assert any("VBFlag is unknown" in one for one in notes)
+
+
+def test_bad_usage_is_told_before_anything_is_written(folder, tmp_path):
+    out = tmp_path / "CAT.fits"
+    with pytest.raises(UsageError, match="no tables of fits"):
+        catalogue_files([], out)
+    with pytest.raises(UsageError, match="no label or velocity"):
+        catalogue_files([folder / "gaia.fits"], out)
+    with pytest.raises(UsageError, match="there is no table"):
+        catalogue_files([folder / "none.fits"], out)
+    with pytest.raises(UsageError, match="one of the tables of fits"):
+        catalogue_files([folder / "two.fits"], folder / "two.fits", overwrite=True)
+    assert not list(tmp_path.iterdir())
+    none = CatalogueConfig(paper_cuts=True, cuts=CutConfig(max_teff=1000.0))
+    with pytest.raises(WorkFailed, match="leave no row"):
+        make(folder, out, config=none)
+    assert not out.exists()
+    make(folder, out)
+    with pytest.raises(UsageError, match="exists") as caught:
+        make(folder, out)
+    assert "--overwrite" in caught.value.remedy
+    make(folder, out, overwrite=True)
