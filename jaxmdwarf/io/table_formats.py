@@ -6,6 +6,7 @@ Writers take an astropy table whose columns are plain or masked arrays, with uni
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.mrt import write_mrt_file
+from jaxmdwarf.io.votable_rows import encode_rows, is_plain
 
-MRT_DECIMALS = 6
 Metadata = dict[str, str]
 
 _FLAG_CARD = re.compile(r"FLAG\d+")
@@ -185,11 +187,12 @@ def write_votable(table: Any, path: Path, metadata: Metadata) -> None:
         column, about = table[name], _about(table[name])
         kind, size = column.dtype.kind, column.dtype.itemsize
         text = {"arraysize": str(size // 4)} if kind == "U" else {}
+        characters = "char" if kind == "U" and is_plain(column) else "unicodeChar"
         field = Field(
             document,
             ID=name,
             name=name,
-            datatype="unicodeChar" if kind == "U" else _VOTABLE_TYPES[f"{kind}{size}"],
+            datatype=characters if kind == "U" else _VOTABLE_TYPES[f"{kind}{size}"],
             unit=about["unit"] or None,
             ucd=about["ucd"] or None,
             config=config,
@@ -197,20 +200,23 @@ def write_votable(table: Any, path: Path, metadata: Metadata) -> None:
         )
         field.description = about["description"] or None
         element.fields.append(field)
-    element.create_arrays(len(table))
-    for name in table.colnames:
-        column = table[name]
-        element.array[name] = np.asarray(column)
-        element.array.mask[name] = getattr(column, "mask", False)
-        if column.dtype.kind == "f":
-            element.array.mask[name] = ~np.isfinite(column)
+    # Of one row astropy makes the frame; the rows themselves are encoded together.
+    element.create_arrays(1)
     resource = Resource()
     resource.tables.append(element)
     document.resources.append(resource)
     for key, value in metadata.items():
         document.infos.append(Info(name=key, value=value))
-    document.to_xml(str(path), tabledata_format="binary2")
+    frame = io.BytesIO()
+    document.to_xml(frame, tabledata_format="binary2")
+    before, after = _STREAM.split(frame.getvalue(), maxsplit=1)
+    with open(path, "wb") as file:
+        file.write(before + b'<STREAM encoding="base64">\n')
+        file.writelines(encode_rows(table))
+        file.write(b"</STREAM>" + after)
 
+
+_STREAM = re.compile(rb'<STREAM encoding="base64">.*?</STREAM>', re.DOTALL)
 
 _VOTABLE_TYPES = {
     "b1": "boolean",
@@ -326,39 +332,17 @@ def read_ecsv(path: Path) -> tuple[Any, Metadata]:
 
 def write_mrt(table: Any, path: Path, metadata: Metadata) -> None:
     """Machine-readable ASCII of the AAS journals: metadata in its notes, 0 and 1 for truth."""
-    import astropy.units as u
-    from astropy.table import Column, MaskedColumn, Table
+    from astropy.table import Column, Table
 
     plain = Table()
     for name in table.colnames:
         column = table[name]
-        unit = u.dex(u.one) if str(column.unit) == _LOGARITHM else column.unit  # [-] at the CDS
-        about = {"unit": unit, "description": column.description}
-        values = column.data
-        if values.dtype.kind == "f":
-            # The journal format has no NaN: missing numbers are blank.
-            missing = ~np.isfinite(values)
-            values = np.round(np.where(missing, 0.0, values).astype(np.float64), MRT_DECIMALS)
-            plain[name] = MaskedColumn(values, mask=missing, **about)
-        elif values.dtype.kind == "b":
-            plain[name] = Column(np.asarray(values).astype(np.int16), **about)
-        elif values.dtype.kind == "U":
+        if column.dtype.kind == "U":
+            about = {"unit": column.unit, "description": column.description}
             plain[name] = Column(_to_ascii(column), **about)
         else:
-            column = column.copy()
-            column.unit = unit
             plain[name] = column
-    plain.write(path, format="ascii.mrt", overwrite=True)
-    text = path.read_text(encoding="utf-8")
-    # TOPCAT and STILTS take any line that is no numbered note for data.
-    lines = [f"Note ({n}): {key}: {text}" for n, (key, text) in enumerate(metadata.items(), 1)]
-    text = text.replace("\nNotes:\n", "\n".join(["", *lines, ""]), 1)
-    # They know the format by a title that is not empty.
-    text = text.replace("Title:\nAuthors:\nTable:\n", f"{_MRT_TITLE}\n", 1)
-    path.write_text(text, encoding="utf-8")
-
-
-_MRT_TITLE = "Title: Spectra of M dwarfs\nAuthors: made by jaxmdwarf\nTable: one row a spectrum"
+    write_mrt_file(path, plain, metadata)
 
 
 def read_mrt(path: Path) -> tuple[Any, Metadata]:
@@ -399,6 +383,8 @@ def _escape(text: str) -> str:
 
 
 def _to_ascii(column: Any) -> np.ndarray:
+    if is_plain(column):
+        return np.asarray(column)
     texts = [_escape(text) for text in column]
     width = max((len(text) for text in texts), default=1)
     return np.asarray(texts, dtype=f"<U{max(width, 1)}")

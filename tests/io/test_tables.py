@@ -15,7 +15,7 @@ from jaxmdwarf.catalogue.columns import COLUMNS, describe_column
 from jaxmdwarf.catalogue.rows import list_columns
 from jaxmdwarf.errors import FormatError, UsageError
 from jaxmdwarf.io.provenance import Provenance, gather_provenance, hash_files
-from jaxmdwarf.io.tables import choose_format, read_table, write_table
+from jaxmdwarf.io.tables import choose_format, read_table, read_tables, write_table
 from jaxmdwarf.quality import QualityFlag, write_flag_cards
 
 EXTENSIONS = ("fits", "fits.gz", "parquet", "vot", "xml", "csv", "ecsv", "mrt", "txt")
@@ -236,3 +236,72 @@ def test_provenance_shortens_endless_commands_but_keeps_both_ends():
     assert len(text) < 3000
     assert text.startswith("jaxmdwarf measure file0.fits")
     assert text.endswith("--out T.fits")
+
+
+def test_the_journal_format_keeps_six_decimals_of_every_number_and_tiny_ones(tmp_path):
+    rng = np.random.default_rng(0)
+    n = 60
+    table = pd.DataFrame(
+        {
+            "M_H": np.append(rng.normal(0, 1, n - 1), 5e-6),
+            "Logg": np.round(rng.normal(5, 0.2, n), 2),
+            "RV": np.where(np.arange(n) == 3, -0.5, rng.normal(0, 500, n)),
+            "tiny": rng.normal(0, 1e-9, n),
+            "huge": rng.normal(0, 1e18, n),
+            "same": np.zeros(n),
+            "obsid": rng.integers(-9 * 10**17, 9 * 10**17, n),
+            "nothing": np.full(n, np.nan),
+            "name": ["x" * (i % 7) for i in range(n)],
+        }
+    )
+    write_table(table, tmp_path / "T.mrt")
+    text = (tmp_path / "T.mrt").read_text()
+    assert max(map(len, text.rpartition("-" * 80)[0].splitlines())) <= 80
+    back = read_table(tmp_path / "T.mrt")
+    for name in ("M_H", "Logg", "RV", "same"):
+        np.testing.assert_allclose(back[name], table[name], rtol=0, atol=5.1e-7)
+    for name in ("tiny", "huge"):
+        np.testing.assert_allclose(back[name], table[name], rtol=1e-8)
+    assert back["obsid"].tolist() == table["obsid"].tolist()
+    assert back["name"].tolist() == table["name"].tolist()
+    assert back["nothing"].isna().all()
+
+
+@pytest.mark.parametrize("extension", ["vot", "mrt"])
+def test_blocks_of_rows_join_without_a_seam(tmp_path, monkeypatch, extension):
+    monkeypatch.setattr("jaxmdwarf.io.votable_rows.ROWS_AT_ONCE", 6)
+    monkeypatch.setattr("jaxmdwarf.io.mrt._ROWS_AT_ONCE", 6)
+    n = 20
+    table = pd.DataFrame(
+        {
+            "ID": [f"größe {i}" if i == 7 else f"J{i}" for i in range(n)],
+            "obsid": pd.array([None if i == 9 else i for i in range(n)], dtype="Int64"),
+            "Teff": np.where(np.arange(n) == 11, np.nan, 3000.25 + np.arange(n)),
+            "good": np.arange(n) % 2 == 0,
+        }
+    )
+    write_table(table, tmp_path / f"T.{extension}")
+    back = read_table(tmp_path / f"T.{extension}")
+    assert back["obsid"].isna().tolist() == table["obsid"].isna().tolist()
+    assert back["obsid"].fillna(0).tolist() == table["obsid"].fillna(0).tolist()
+    np.testing.assert_array_equal(back["Teff"], table["Teff"])
+    assert back["good"].astype(bool).tolist() == table["good"].tolist()
+    if extension == "vot":
+        assert back["ID"].tolist() == table["ID"].tolist()
+
+
+def test_all_tables_of_a_votable_are_read(tmp_path):
+    from astropy.io.votable.tree import Resource, TableElement, VOTableFile
+
+    document = VOTableFile()
+    resource = Resource()
+    document.resources.append(resource)
+    for number in range(2):
+        one = Table({"source_id": [number, 10 + number]})
+        resource.tables.append(TableElement.from_table(document, one))
+    document.to_xml(str(tmp_path / "T.vot"))
+    tables = read_tables(tmp_path / "T.vot")
+    assert [one["source_id"].tolist() for one in tables] == [[0, 10], [1, 11]]
+    assert read_table(tmp_path / "T.vot")["source_id"].tolist() == [0, 10]
+    pd.DataFrame({"source_id": [3]}).to_csv(tmp_path / "T.csv", index=False)
+    assert len(read_tables(tmp_path / "T.csv")) == 1
