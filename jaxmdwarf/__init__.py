@@ -24,6 +24,7 @@ quickstart --out first`` is ``first/transfer``):
 `load_model`           a model directory
 `train_emulator`       a model of a grid of theoretical spectra
 `train_transfer`       that model, taught by unlabelled spectra what theory lacks
+`build_catalogue`      of fits: total errors from repeat visits, cuts, variables, binaries, ages
 `simulate`             a survey whose truth is known
 =====================  =================================================================
 
@@ -53,6 +54,7 @@ for _room in ("measure", "simulate"):
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from jaxmdwarf.api.cataloguing import build_catalogue
     from jaxmdwarf.api.fitting import Fitter, fit
     from jaxmdwarf.api.inputs import read
     from jaxmdwarf.api.measuring import measure
@@ -65,6 +67,7 @@ __all__ = [
     "Fitter",
     "Spectrum",
     "__version__",
+    "build_catalogue",
     "fit",
     "load_model",
     "measure",
@@ -77,6 +80,7 @@ __all__ = [
 _HOMES = {
     "Fitter": "jaxmdwarf.api.fitting:Fitter",
     "Spectrum": "jaxmdwarf.spectra:RawSpectrum",
+    "build_catalogue": "jaxmdwarf.api.cataloguing:build_catalogue",
     "fit": "jaxmdwarf.api.fitting:fit",
     "load_model": "jaxmdwarf.io.models:load_model",
     "measure": "jaxmdwarf.api.measuring:measure",

@@ -288,6 +288,11 @@ def build_astropy_table(table: pd.DataFrame, columns: Mapping[str, Column] | Non
     return described
 
 
+def build_frame(table: Any) -> pd.DataFrame:
+    """A DataFrame of an astropy table, as `read_table` makes it of one in a file."""
+    return _to_described_frame(table.copy(), {}, "")
+
+
 def _holds_vectors(column: Any) -> bool:
     """Whether a column holds more than a number or a text a row."""
     if not hasattr(column, "dtype") or column.ndim != 1:

@@ -14,6 +14,7 @@ from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.training.emulator.config import EmulatorConfig
+from jaxmdwarf.workflows.cataloguing import Beside
 from jaxmdwarf.workflows.judging import Judgement
 from jaxmdwarf.workflows.methods.registry import list_transfer_methods
 from jaxmdwarf.workflows.transfer import TransferConfig
@@ -108,6 +109,7 @@ class Products:
     oracle_fit = property(lambda self: self.work / "oracle_fit.parquet")
     catalogue = property(lambda self: self.root / "catalogue.fits")
     rejects = property(lambda self: name_rejects_file(self.catalogue))
+    value_added = property(lambda self: self.root / "value_added.fits")
     figures = property(lambda self: self.root / "figures")
     metrics = property(lambda self: self.root / "metrics.json")
     report = property(lambda self: self.root / "report.html")
@@ -116,7 +118,8 @@ class Products:
         """Remove what an earlier run left outside of its work folder."""
         for path in (self.survey, self.emulator, self.transfer, self.oracle_emulator, self.figures):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self.theory_grid, self.catalogue, self.rejects, self.metrics, self.report):
+        files = (self.theory_grid, self.catalogue, self.rejects, self.metrics, self.report)
+        for path in (*files, self.value_added, *Beside.name(self.value_added)):
             path.unlink(missing_ok=True)
 
 

@@ -442,6 +442,10 @@ def _products_section(products: Products) -> Section:
     rows = [
         (products.catalogue.name, "the catalogue: labels, velocity, errors, flags, type, activity"),
         (products.rejects.name, "files that could not be used, why, and what to do"),
+        (
+            products.value_added.name,
+            "the same rows with total errors from repeat visits, stars and cuts",
+        ),
         (products.metrics.name, "the numbers of this page and more, for machines"),
         ("figures/", "the figures of this page"),
         ("survey/", "the simulated files, and truth.parquet"),

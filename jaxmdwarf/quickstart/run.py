@@ -35,6 +35,7 @@ from jaxmdwarf.quickstart.products import (
 from jaxmdwarf.quickstart.report import write_quickstart_report
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.survey import THEORY_GRID, SurveyConfig
+from jaxmdwarf.workflows.cataloguing import Beside, catalogue_files
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import Judgement, judge_fitted, map_domains, predict_fitted
@@ -79,8 +80,8 @@ def run_quickstart(
     Parameters
     ----------
     out : path
-        Folder; gets ``catalogue.fits`` and its rejects, ``metrics.json``, ``report.html``,
-        ``figures/``, and the survey, grid and models on the way there.
+        Folder; gets ``catalogue.fits`` and its rejects, ``value_added.fits``, ``metrics.json``,
+        ``report.html``, ``figures/``, and the survey, grid and models on the way there.
     config : QuickstartConfig, optional
     processes : int, optional
         Reader processes; None takes all cores.
@@ -188,6 +189,7 @@ class _Stages:
             self._step("oracle emulator", lambda: self._train(grid, model))
             self._step("oracle fit", lambda: self._fit(model, products.oracle_fit))
         self._step("catalogue", self._merge)
+        self._step("value added", self._add_values)
         return fitted
 
     def _step(self, name: str, make: Any) -> dict[str, Any]:
@@ -282,7 +284,8 @@ class _Stages:
         """Labels, measurements and photometry of the same spectra: the paper's Table 1."""
         products, config = self.products, self.config
         final = list(list_variants(products, replace(config, oracle=False)).values())[-1]
-        catalogue = join_gaia(read_table(final.fit), read_table(products.survey / "gaia.parquet"))
+        fits = read_table(final.fit)
+        catalogue = join_gaia(fits, read_table(products.survey / "gaia.parquet"))
         write_table(
             catalogue,
             products.catalogue,
@@ -292,6 +295,7 @@ class _Stages:
                 notes={
                     "model_trained_on": "a simulation",
                     "survey": f"simulated, seed {config.seed}",
+                    "label_bounds": fits.attrs["provenance"]["label_bounds"],
                 },
             ),
         )
@@ -300,6 +304,20 @@ class _Stages:
         n_input = len(list((products.survey / "spectra").iterdir()))
         check_accounts(n_input, len(catalogue), len(rejects))
         return {"input": n_input, "catalogue": len(catalogue), "rejected": len(rejects)}
+
+    def _add_values(self) -> dict[str, Any]:
+        """Total errors from repeat visits, and the cuts of the paper as flags."""
+        products = self.products
+        catalogue_files(
+            [products.catalogue],
+            products.value_added,
+            command=self.command,
+            overwrite=True,
+            progress=self.progress,
+        )
+        metrics = Beside.name(products.value_added).metrics
+        made = json.loads(metrics.read_text(encoding="utf-8"))
+        return {name: made[name] for name in ("counts", "waterfall", "repeats")}
 
 
 def _report(run: Run, stages: _Stages, fitted: dict[str, Any]) -> dict[str, Any]:
@@ -316,6 +334,7 @@ def _report(run: Run, stages: _Stages, fitted: dict[str, Any]) -> dict[str, Any]
     judgements, maps = _judge(products, config, tables, validations, stages.progress)
     metrics = _gather_metrics(products, config, run.result("catalogue"), fitted, validations)
     metrics["transfer"] = _transfer_metrics(products, judgements)
+    metrics["value_added"] = run.result("value added")
     seconds = {name: took for name, took in run.seconds.items() if not name.startswith("report")}
     metrics["timing_s"] = {**seconds, "report": 0.0}
     write_quickstart_report(

@@ -92,22 +92,19 @@ def catalogue_files(
         for path in tables:
             read.append(read_table(path))
             task.advance(note=os.fspath(path))
-    frame, repeated = merge_fits(read)
-    config = _complete(config, read, progress)
-    n_in = sum(map(len, read))
-    made = add_values(
-        frame,
+    made, repeated, config = catalogue_tables(
+        read,
         config,
         gaia=None if gaia is None else read_table(gaia),
         variables=read_lists(variables),
         binaries=read_lists(binaries),
         ages=None if ages is None else read_table(ages),
+        progress=progress,
     )
-    for note in made.notes:
-        progress.say(note)
+    n_in = sum(map(len, read))
     rejects = [*repeated, *_reject_rows(made)]
     check_accounts(n_in, len(made.table), len(rejects))
-    waterfall = _list_waterfall(made, n_in, len(frame))
+    waterfall = _list_waterfall(made, n_in, n_in - len(repeated))
     used = [*tables, *variables, *binaries, *(one for one in (gaia, ages) if one is not None)]
     metrics = made.metrics()
     metrics["counts"] |= {"input": n_in, "rejected": len(rejects), "repeated": len(repeated)}
@@ -145,6 +142,43 @@ def catalogue_files(
         "waterfall table": os.fspath(beside.waterfall),
         "metrics": os.fspath(beside.metrics),
     }
+
+
+def catalogue_tables(
+    tables: Sequence[pd.DataFrame],
+    config: CatalogueConfig | None = None,
+    *,
+    gaia: pd.DataFrame | None = None,
+    variables: Sequence[StarList] = (),
+    binaries: Sequence[StarList] = (),
+    ages: pd.DataFrame | None = None,
+    progress: Progress | None = None,
+) -> tuple[ValueAdded, list[Reject], CatalogueConfig]:
+    """As `catalogue_files`, of tables in memory, and without writing.
+
+    Parameters
+    ----------
+    tables : sequence of DataFrame
+        With what `jaxmdwarf.io.tables.read_table` keeps in ``attrs``, as far as it is known.
+    config, gaia, variables, binaries, ages
+        See `jaxmdwarf.catalogue.value_added.add_values`.
+    progress : Progress, optional
+
+    Returns
+    -------
+    made : ValueAdded
+    repeated : list of Reject
+        Rows whose spectrum an earlier table has.
+    config : CatalogueConfig
+        With the bounds of log g that the tables tell.
+    """
+    progress = progress or Silent()
+    frame, repeated = merge_fits(tables)
+    config = _complete(config or CatalogueConfig(), tables, progress)
+    made = add_values(frame, config, gaia=gaia, variables=variables, binaries=binaries, ages=ages)
+    for note in made.notes:
+        progress.say(note)
+    return made, repeated, config
 
 
 class Beside(NamedTuple):

@@ -175,6 +175,21 @@ def test_the_catalogue_has_the_columns_of_the_paper(run):
         assert row.Gmag == pytest.approx(star["g_mag"])
 
 
+def test_the_value_added_catalogue_has_the_same_rows_and_counts_the_cuts(run):
+    folder, metrics = run
+    before, after = (read_table(folder / name) for name in ("catalogue.fits", "value_added.fits"))
+    assert after["obsid"].tolist() == before["obsid"].tolist()
+    assert set(TABLE_1) <= set(after.columns)
+    assert (after["e_Teff"].to_numpy() >= before["e_Teff"].to_numpy())[before["good"]].all()
+    counts = metrics["value_added"]["counts"]
+    assert counts["catalogue"] == len(after) == metrics["counts"]["catalogue"]
+    truth = read_table(folder / "survey" / "truth.parquet")
+    assert counts["stars"] <= truth["source_id"].nunique()
+    steps = [one["name"] for one in metrics["value_added"]["waterfall"]]
+    assert steps == ["low_snr", "too_hot", "logg_near_bound", "large_error", "bad_chi2"]
+    assert (folder / "value_added_waterfall.csv").exists()
+
+
 def test_the_report_stands_alone_and_says_that_it_is_a_simulation(run):
     folder, metrics = run
     page = (folder / "report.html").read_text(encoding="utf-8")
