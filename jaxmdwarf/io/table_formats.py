@@ -286,16 +286,15 @@ def csv_metadata_path(path: Path) -> Path:
 
 
 def read_csv(path: Path) -> tuple[Any, Metadata]:
-    """Comma-separated values, or tab-separated where the name says so; gzipped or not."""
+    """Values between commas, tabs, semicolons or bars, after lines of comment; gzipped or not."""
     import pandas as pd
     from astropy.table import Table
 
-    tabbed = path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
-    separator = "\t" if tabbed else ","
-    names = pd.read_csv(path, nrows=0, sep=separator).columns
+    layout = _find_layout(path)
+    names = pd.read_csv(path, nrows=0, **layout).columns
     # Identifiers of nineteen digits are text: as numbers they would lose their last ones.
     text_columns = {name: str for name in names if str(name).lower() in _IDENTIFIERS}
-    frame = pd.read_csv(path, dtype=text_columns, sep=separator, low_memory=False)
+    frame = pd.read_csv(path, dtype=text_columns, low_memory=False, **layout)
     for name in frame.columns:
         if frame[name].dtype.kind not in "iufb":
             frame[name] = frame[name].fillna("").astype(str)
@@ -312,6 +311,26 @@ def read_csv(path: Path) -> tuple[Any, Metadata]:
     return table, {**about.get("provenance", {}), **about.get("flags", {})}
 
 
+def _find_layout(path: Path) -> dict[str, Any]:
+    """What separates values, and how many lines of comment come first, for pandas."""
+    import gzip
+
+    name = path.name.lower()
+    tabbed = name.removesuffix(".gz").endswith((".tsv", ".tab"))
+    opened = gzip.open if name.endswith(".gz") else open
+    n_comment, header = 0, ""
+    with opened(path, "rt", encoding="utf-8", errors="replace") as lines:
+        for header in lines:
+            if header.strip() and not header.startswith("#"):
+                break
+            n_comment += 1
+    own = "\t" if tabbed else ","
+    # That of the name wins a draw: a table of one column has none.
+    separator = max((own, *_SEPARATORS), key=header.count)
+    return {"sep": separator, "skiprows": n_comment}
+
+
+_SEPARATORS = (",", "\t", ";", "|")
 _IDENTIFIERS = ("obsid", "path", "id", "source_id", "specobjid")
 
 

@@ -305,3 +305,14 @@ def test_all_tables_of_a_votable_are_read(tmp_path):
     assert read_table(tmp_path / "T.vot")["source_id"].tolist() == [0, 10]
     pd.DataFrame({"source_id": [3]}).to_csv(tmp_path / "T.csv", index=False)
     assert len(read_tables(tmp_path / "T.csv")) == 1
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
+def test_texts_are_read_whatever_separates_their_values(tmp_path, separator):
+    lines = ["# SB9, 2021", "#", "source_id,ra,name", "5682674213417840640,10.5,GJ 1", "7,11.5,#2"]
+    path = tmp_path / "list.csv"
+    path.write_text("\n".join(lines).replace(",", separator).replace("SB9; ", "SB9, "))
+    back = read_table(path)
+    assert back["source_id"].tolist() == ["5682674213417840640", "7"]
+    assert back["ra"].tolist() == [10.5, 11.5]
+    assert back["name"].tolist() == ["GJ 1", "#2"]
