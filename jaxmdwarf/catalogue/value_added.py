@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from jaxmdwarf.catalogue.ages import AGE_COLUMNS, join_ages
 from jaxmdwarf.catalogue.columns import order_columns
 from jaxmdwarf.catalogue.crossmatch import Found, StarList, add_variability
 from jaxmdwarf.catalogue.cuts import CutConfig, Cuts, apply_cuts, mark_rows
+from jaxmdwarf.catalogue.kinematic_ages import predict_ages
 from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.catalogue.positions import J2000
 from jaxmdwarf.catalogue.repeats import Precision, RepeatConfig, add_total_errors, list_measured
@@ -119,6 +121,7 @@ def add_values(
     variables: Sequence[StarList] = (),
     binaries: Sequence[StarList] = (),
     ages: pd.DataFrame | None = None,
+    age_spline: str | os.PathLike[str] | None = None,
 ) -> ValueAdded:
     """Make the value-added catalogue of a table of fits.
 
@@ -134,11 +137,15 @@ def add_values(
         See `jaxmdwarf.catalogue.crossmatch.add_variability`.
     ages : DataFrame, optional
         See `jaxmdwarf.catalogue.ages.join_ages`; a column Age of `table` serves as well.
+    age_spline : path, optional
+        Without given ages, they come from orbits; see
+        `jaxmdwarf.catalogue.kinematic_ages.predict_ages`.
 
     Raises
     ------
     UsageError
-        If the table has no labels with errors, or another table lacks what it is given for.
+        If the table has no labels with errors, another table lacks what it is given for, or ages
+        are given and to be predicted.
     WorkFailed
         If the cuts leave no row.
     """
@@ -149,6 +156,8 @@ def add_values(
             f"{', '.join(map(str, table.columns[:25]))}.",
             "give a table that 'jaxmdwarf fit' wrote.",
         )
+    if ages is not None and age_spline is not None:
+        raise UsageError("ages are given and to be predicted.", "give --ages or --zoomies.")
     place = {"radius_arcsec": config.radius_arcsec, "epoch_yr": config.epoch_yr}
     made = table.reset_index(drop=True)
     if gaia is not None:
@@ -158,6 +167,8 @@ def add_values(
     made, precisions, notes = add_total_errors(made, star, config.repeats)
     if ages is not None:
         made = join_ages(made, ages, **place)
+    elif age_spline is not None:
+        made = predict_ages(made, star, age_spline)
     if (variables or binaries) or "VBFlag" not in made:
         made, found = add_variability(made, variables, binaries, **place)
     else:

@@ -86,6 +86,16 @@ class Command:
         ),
     ] = None
 
+    zoomies: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="DIR",
+            help="Predict ages from Gaia's astrometry and RV, by the relation in this folder "
+            "(spline_model/ of zoomies, which must be installed).",
+            help_behavior_hint="(default: no ages)",
+        ),
+    ] = None
+
     paper_cuts: Annotated[
         bool,
         tyro.conf.FlagCreatePairsOff,
@@ -143,6 +153,7 @@ class Command:
             variables=self.variables,
             binaries=self.binaries,
             ages=self.ages,
+            age_spline=self.zoomies,
             overwrite=self.overwrite,
             progress=terminal,
         )

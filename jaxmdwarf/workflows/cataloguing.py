@@ -43,6 +43,7 @@ def catalogue_files(
     variables: Sequence[str | os.PathLike[str]] = (),
     binaries: Sequence[str | os.PathLike[str]] = (),
     ages: str | os.PathLike[str] | None = None,
+    age_spline: str | os.PathLike[str] | None = None,
     command: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -59,7 +60,8 @@ def catalogue_files(
         ``<stem>_waterfall.csv`` and ``<stem>_metrics.json`` are written beside it.
     config : CatalogueConfig, optional
         Bounds of log g, where it has none, are those that the tables tell.
-    gaia, ages : path, optional
+    gaia, ages, age_spline : path, optional
+        The last is a folder; see `jaxmdwarf.catalogue.kinematic_ages.predict_ages`.
     variables, binaries : sequence of path
         Lists of stars, each under the name of its file; all tables of a VOTable count.
     command : sequence of str, optional
@@ -99,13 +101,15 @@ def catalogue_files(
         variables=read_lists(variables),
         binaries=read_lists(binaries),
         ages=None if ages is None else read_table(ages),
+        age_spline=age_spline,
         progress=progress,
     )
     n_in = sum(map(len, read))
     rejects = [*repeated, *_reject_rows(made)]
     check_accounts(n_in, len(made.table), len(rejects))
     waterfall = _list_waterfall(made, n_in, n_in - len(repeated))
-    used = [*tables, *variables, *binaries, *(one for one in (gaia, ages) if one is not None)]
+    used = [*tables, *variables, *binaries]
+    used += [one for one in (gaia, ages, age_spline) if one is not None]
     metrics = made.metrics()
     metrics["counts"] |= {"input": n_in, "rejected": len(rejects), "repeated": len(repeated)}
     notes = {
@@ -152,6 +156,7 @@ def catalogue_tables(
     variables: Sequence[StarList] = (),
     binaries: Sequence[StarList] = (),
     ages: pd.DataFrame | None = None,
+    age_spline: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> tuple[ValueAdded, list[Reject], CatalogueConfig]:
     """As `catalogue_files`, of tables in memory, and without writing.
@@ -160,7 +165,7 @@ def catalogue_tables(
     ----------
     tables : sequence of DataFrame
         With what `jaxmdwarf.io.tables.read_table` keeps in ``attrs``, as far as it is known.
-    config, gaia, variables, binaries, ages
+    config, gaia, variables, binaries, ages, age_spline
         See `jaxmdwarf.catalogue.value_added.add_values`.
     progress : Progress, optional
 
