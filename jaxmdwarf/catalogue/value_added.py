@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxmdwarf.catalogue.ages import AGE_COLUMNS, join_ages
+from jaxmdwarf.catalogue.ages import join_ages
 from jaxmdwarf.catalogue.columns import order_columns
 from jaxmdwarf.catalogue.crossmatch import Found, StarList, add_variability
 from jaxmdwarf.catalogue.cuts import CutConfig, Cuts, apply_cuts, mark_rows
@@ -179,8 +179,6 @@ def add_values(
     notes += [f"{name}: matched by {one.how}" for name, one in found.items()]
     if not found:
         notes.append("VBFlag is unknown: no list of variables or binaries was given")
-    if not any(name in made for name in AGE_COLUMNS):
-        notes.append("there are no ages")
     kept = np.ones(len(made), bool)
     if config.paper_cuts:
         kept = cuts.first < 0

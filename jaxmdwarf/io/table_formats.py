@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.mrt import write_mrt_file
-from jaxmdwarf.io.votable_rows import encode_rows, is_plain
+from jaxmdwarf.io.votable_rows import count_characters, encode_rows, is_plain
 
 Metadata = dict[str, str]
 
@@ -186,7 +186,7 @@ def write_votable(table: Any, path: Path, metadata: Metadata) -> None:
     for name in table.colnames:
         column, about = table[name], _about(table[name])
         kind, size = column.dtype.kind, column.dtype.itemsize
-        text = {"arraysize": str(size // 4)} if kind == "U" else {}
+        text = {"arraysize": str(count_characters(column))} if kind == "U" else {}
         characters = "char" if kind == "U" and is_plain(column) else "unicodeChar"
         field = Field(
             document,

@@ -44,6 +44,11 @@ def encode_rows(table: Any) -> Iterator[bytes]:
         yield binascii.b2a_base64(block.tobytes())
 
 
+def count_characters(column: Any) -> int:
+    """Width of a column of texts; one character alone would be no array of them."""
+    return max(np.asarray(column).dtype.itemsize // 4, 2)
+
+
 def is_plain(column: Any) -> bool:
     """Whether texts have ASCII characters alone, which take one byte each."""
     codes = np.ascontiguousarray(np.asarray(column)).view(np.uint32)
@@ -57,8 +62,9 @@ def _encode(column: Any) -> tuple[np.ndarray, np.ndarray]:
     missing = np.zeros(len(values), bool) if mask is None else np.array(mask, bool)
     kind = values.dtype.kind
     if kind == "U":
+        values = values.astype(f"<U{count_characters(values)}")
         if is_plain(values):
-            return values.astype("S"), missing
+            return values.astype(f"S{count_characters(values)}"), missing
         codes = np.ascontiguousarray(values).view(np.uint32).reshape(len(values), -1)
         # Two bytes a character: what lies beyond them has the sign for the unknown.
         codes = np.where(codes > 0xFFFF, 0xFFFD, codes).astype(">u2")

@@ -36,6 +36,17 @@ def test_tables_of_every_kind_give_the_same_catalogue(rows, tmp_path):
     assert found["a"] == pytest.approx(400, abs=4 * found["e_a"])
 
 
+def test_results_of_fits_tell_the_bounds_of_their_model(fits):
+    table = jm.build_catalogue(fits)
+    assert len(table) == len(fits)
+    steps = [one["words"] for one in table.meta["catalogue"]["waterfall"]]
+    low, high = (
+        bounds[1] for bounds in (fits.model.label_space.lower, fits.model.label_space.upper)
+    )
+    assert f"log g within 0.05 dex of {low:g} or {high:g}" in steps
+    assert table["VBFlag"].mask.all()
+
+
 def test_rows_that_cuts_remove_are_told_with_their_reason(rows):
     table = jm.build_catalogue(rows, paper_cuts=True)
     assert len(table) == len(rows) - 1
