@@ -11,6 +11,7 @@ import numpy as np
 from jaxmdwarf.catalogue.columns import order_columns
 from jaxmdwarf.catalogue.names import find_column
 from jaxmdwarf.catalogue.positions import J2000, positions_at
+from jaxmdwarf.catalogue.quantities import find_positions
 from jaxmdwarf.diagnostics.matching import match_by_key, match_by_position
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import normalise_column
@@ -70,6 +71,7 @@ def add_variability(
     Parameters
     ----------
     catalogue : DataFrame
+        With a column `star`, all spectra of a star are flagged if one of them is found.
     variables, binaries : sequence of StarList
         Without any list, VBFlag is masked everywhere: nothing is known.
     radius_arcsec, epoch_yr : float
@@ -103,10 +105,13 @@ def add_variability(
         raise UsageError(
             f"two lists have one name: {', '.join(names)}.", "rename one of the files."
         )
-    found = {
-        one.name: find_listed(catalogue, one, radius_arcsec=radius_arcsec, epoch_yr=epoch_yr)
-        for one in (*variables, *binaries)
-    }
+    found = {}
+    for one in (*variables, *binaries):
+        listed = find_listed(catalogue, one, radius_arcsec=radius_arcsec, epoch_yr=epoch_yr)
+        if "star" in catalogue:
+            star = catalogue["star"].to_numpy()
+            listed = listed._replace(rows=np.isin(star, star[listed.rows]))
+        found[one.name] = listed
     flag = np.zeros(len(catalogue), np.int32)
     tables = np.full(len(catalogue), "", object)
     for kind, lists in ((BINARY, binaries), (VARIABLE, variables)):
@@ -137,8 +142,8 @@ def find_listed(
     listed : StarList
         Rows whose VarFlag (phot_variable_flag) is not VARIABLE do not count. Matched by the first
         of these that finds a row: Gaia identifiers, also those of the two components of pairs;
-        obsid; positions. Tables without any are refused, unless another table of the document has
-        some.
+        obsid; positions. What lacks the identifier, here or there, goes by position. Tables
+        without any are refused, unless another table of the document has some.
     radius_arcsec : float
         For positions.
     epoch_yr : float
@@ -175,25 +180,52 @@ def _match_list(
     catalogue: pd.DataFrame, table: pd.DataFrame, radius_arcsec: float, epoch_yr: float
 ) -> tuple[str, np.ndarray]:
     """By what rows were matched (empty: nothing there), and the rows of the catalogue."""
-    none, tried = np.zeros(0, np.int64), ""
+    way = ""
     for name in ("source_id", "obsid"):
         ours = find_column(catalogue, name)
         theirs = _list_identifiers(table, name)
         if ours is None or not theirs:
             continue
-        keys = _read_identifiers(catalogue[ours])
-        matched = [match_by_key(keys, _read_identifiers(table[one])).rows for one in theirs]
-        found = np.unique(np.concatenate(matched))
+        keys, others = (
+            _read_identifiers(catalogue[ours]),
+            [_read_identifiers(table[one]) for one in theirs],
+        )
+        found = np.unique(np.concatenate([match_by_key(keys, one).rows for one in others]))
         if found.size:
-            return name, found
-        tried = tried or name
+            # What has no identifier, on either side, has perhaps a place.
+            nameless = np.flatnonzero(_is_missing(keys))
+            unnamed = np.all([_is_missing(one) for one in others], axis=0)
+            near = [
+                nameless[_match_places(catalogue.iloc[nameless], table, radius_arcsec, epoch_yr)],
+                _match_places(catalogue, table[unnamed], radius_arcsec, epoch_yr),
+            ]
+            also = ", position" if any(one.size for one in near) else ""
+            return name + also, np.unique(np.concatenate([found, *near]))
+        way = way or name
+    found = _match_places(catalogue, table, radius_arcsec, epoch_yr)
+    if found.size or (find_positions(catalogue) is not None and find_positions(table) is not None):
+        way = f"{way}, position" if way and not found.size else "position"
+    return way, found
+
+
+def _match_places(
+    catalogue: pd.DataFrame, table: pd.DataFrame, radius_arcsec: float, epoch_yr: float
+) -> np.ndarray:
+    """Rows of the catalogue that a row of the table lies near; none without positions."""
+    if not len(catalogue) or not len(table):
+        return np.zeros(0, np.int64)
     here, there = positions_at(catalogue, epoch_yr), positions_at(table, epoch_yr)
     if here is None or there is None:
-        return tried, none
-    found = match_by_position(
+        return np.zeros(0, np.int64)
+    return match_by_position(
         here.ra_deg, here.dec_deg, there.ra_deg, there.dec_deg, radius_arcsec=radius_arcsec
     ).rows
-    return "position" if found.size or not tried else f"{tried}, position", found
+
+
+def _is_missing(keys: pd.Series) -> np.ndarray:
+    if keys.dtype.kind in "iuf":
+        return (keys.isna() | (keys == 0)).fillna(True).to_numpy(bool)
+    return (keys.isna() | keys.astype(str).str.strip().isin(("", "nan", "--"))).to_numpy(bool)
 
 
 def _list_identifiers(table: pd.DataFrame, name: str) -> list[str]:

@@ -57,6 +57,24 @@ def test_positions_serve_where_no_identifier_matches_and_are_moved(stars):
     assert not find(stars, **{**moved, "pmDE": [0.0]}).rows.any()
 
 
+def test_what_lacks_an_identifier_goes_by_position(stars):
+    ids = pd.array([SOURCE[0], pd.NA], dtype="Int64")
+    found = find(stars, source_id=ids, ra=[0.0, 30.0], dec=[-80.0, 20.0])
+    assert (np.flatnonzero(found.rows).tolist(), found.how) == ([0, 2], "source_id, position")
+    texts = find(stars, source_id=[str(SOURCE[0]), ""], ra=[0.0, 30.0], dec=[-80.0, 20.0])
+    assert np.flatnonzero(texts.rows).tolist() == [0, 2]
+    stars["source_id"] = pd.array([*SOURCE[:3], pd.NA], dtype="Int64")
+    found = find(stars, source_id=SOURCE[[0, 3]], ra=[0.0, 40.0], dec=[-80.0, 30.0])
+    assert np.flatnonzero(found.rows).tolist() == [0, 3]
+
+
+def test_all_spectra_of_a_star_are_flagged_if_one_is_found(stars):
+    visits = stars.assign(star=[0, 1, 0, 2])
+    done, found = add_variability(visits, binaries=[StarList("x", [pd.DataFrame({"obsid": [3]})])])
+    assert done["VBFlag"].tolist() == [2, 0, 2, 0]
+    assert found["x"].rows.sum() == 2
+
+
 def test_only_rows_that_are_called_variable_count(stars):
     found = find(stars, source_id=SOURCE, VarFlag=["VARIABLE", "CONSTANT", "NOT_AVAILABLE", ""])
     assert np.flatnonzero(found.rows).tolist() == [0]
