@@ -33,6 +33,8 @@ class QualityFlag(IntFlag):
     NO_GOOD_PIXELS = 1 << 14
     FALLBACK_VELOCITY = 1 << 15
     LABEL_AT_BOUND = 1 << 16
+    NOT_M_DWARF = 1 << 17
+    NOT_STELLAR_VELOCITY = 1 << 18
     TOO_HOT = 1 << 23
     LOGG_NEAR_BOUND = 1 << 24
     LARGE_ERROR = 1 << 25
@@ -140,6 +142,16 @@ FLAG_TABLE: dict[QualityFlag, FlagNote] = {
         "a label without a bit of its own at a bound of the model",
         "compare the further labels with the bounds of the model; take the one there as a limit",
         True,
+    ),
+    QualityFlag.NOT_M_DWARF: FlagNote(
+        "bands of TiO, CaH or lines of Na that no M dwarf has",
+        "leave the row out; the column kind says what the object is",
+        True,
+    ),
+    QualityFlag.NOT_STELLAR_VELOCITY: FlagNote(
+        "header velocity beyond 1500 km/s, which no star has: not applied",
+        "take type and activity with care, unless the fit found the velocity; look at kind",
+        False,
     ),
     QualityFlag.TOO_HOT: FlagNote(
         "Teff above the limit of the catalogue's cuts (4300 K)",

@@ -12,6 +12,10 @@ from jaxmdwarf.errors import UsageError
 
 SPEED_OF_LIGHT_KMS = 299_792.458
 
+FASTEST_STAR_KMS = 1500.0
+"""No star of the Galaxy recedes as fast; the fastest known has 1,017 (Koposov et al. 2020, MNRAS
+491, 2465)."""
+
 
 @dataclass(frozen=True)
 class PixelGrid:

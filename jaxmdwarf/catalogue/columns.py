@@ -263,6 +263,14 @@ _OWN_COLUMNS = (
     *_band_index("CaH3"),
     Column("zeta", "Metallicity index of TiO5 and CaH (Lepine et al. 2007)", ucd="phys.abund.Z"),
     Column("e_zeta", "Error of zeta, one sigma", ucd="stat.error;phys.abund.Z"),
+    Column(
+        "kind",
+        "M dwarf, K dwarf, giant, hotter star, galaxy, empty or unknown",
+        ucd="src.class",
+        kind="text",
+    ),
+    Column("BandStrength", "Depth of TiO and CaH bands, 1 at M0 of SDSS", ucd="spect.index"),
+    Column("e_BandStrength", "Error of BandStrength, one sigma", ucd="stat.error;spect.index"),
     Column("chi2_red", "Chi-square per good pixel of the best model", ucd="stat.fit.chi2"),
     Column("n_pix", "Number of pixels that entered the fit", ucd="meta.number", kind="int"),
     Column(

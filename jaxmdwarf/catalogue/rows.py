@@ -11,9 +11,12 @@ import numpy as np
 
 from jaxmdwarf.catalogue.columns import COLUMNS, order_columns
 from jaxmdwarf.labels import describe_label
+from jaxmdwarf.measure.indices import Measurement
+from jaxmdwarf.measure.kind import classify_spectra
 from jaxmdwarf.measure.snr import estimate_snr
 from jaxmdwarf.measure.spectrum import LOW_SNR_BELOW, SpectrumMeasurements, measure_spectra
 from jaxmdwarf.quality import QualityFlag, find_good
+from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, doppler_factor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +43,14 @@ MEASURED: dict[str, str] = {
 }
 """Columns of what `measure_spectrum` reads off a spectrum, by its own names."""
 
-_HEADER_TEXTS = ("ID", "Class", "Subclass", "path", "obsid")
+KIND: dict[str, str] = {
+    "kind": "kind",
+    "strength": "BandStrength",
+    "e_strength": "e_BandStrength",
+}
+"""Columns of what `classify_spectra` finds, by its own names."""
+
+_TEXTS = ("ID", "Class", "Subclass", "kind", "path", "obsid")
 _ALL_DIGITS = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 
 
@@ -57,7 +67,7 @@ def list_columns(
     ['RV', 'e_RV', 'M_H', 'e_M_H', 'chi2_red', 'n_pix']
     """
     names = ["ID", "obsid", "RA", "Dec", "SNRr", "SNRi", "Class", "Subclass"]
-    names += [*MEASURED.values(), "flags", "good", "spectrum", "path"]
+    names += [*MEASURED.values(), *KIND.values(), "flags", "good", "spectrum", "path"]
     if kind == "measure":
         return order_columns([*names, "RV_used"])
     labels = [describe_label(name) for name in label_names]
@@ -92,6 +102,55 @@ def describe_measurements(measured: SpectrumMeasurements) -> dict[str, Any]:
     values = {column: getattr(measured, name) for name, column in MEASURED.items()}
     values["Activity"] = int(measured.active)
     return values
+
+
+def describe_kinds(
+    wave_aa: np.ndarray,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    *,
+    metas: Sequence[Mapping[str, Any]],
+    rv_kms: np.ndarray | float,
+    measured: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What kinds of objects spectra show, under the names of the columns, and their flags.
+
+    Parameters
+    ----------
+    wave_aa : (n,) float
+        Vacuum Angstrom, shared by all spectra.
+    flux, ivar : (n_spec, n) float
+    metas : sequence of mapping
+        The fields of `jaxmdwarf.spectra.SpectrumMeta` of each spectrum.
+    rv_kms : float or (n_spec,) float
+        What brings the spectra to rest.
+    measured : mapping of str to (n_spec,) float
+        Of `measure_spectra`.
+
+    Returns
+    -------
+    columns : dict of str to (n_spec,) array
+        Those of `KIND`.
+    flags : (n_spec,) int32
+        NOT_M_DWARF.
+    """
+    found = classify_spectra(
+        wave_aa,
+        flux,
+        ivar,
+        stretch=doppler_factor(np.asarray(rv_kms, np.float64)),
+        indices={
+            name: Measurement(measured[name], measured[f"e_{name}"])
+            for name in ("tio5", "cah2", "cah3")
+        },
+        ew_halpha=measured["ew_halpha"],
+        snr=np.fmax(measured["snr_r"], measured["snr_i"]),
+        classes=[str(meta["object_class"]) for meta in metas],
+        subclasses=[str(meta["subclass"]) for meta in metas],
+        header_kms=np.array([float(meta["z"]) for meta in metas]) * SPEED_OF_LIGHT_KMS,
+    )
+    columns = {column: getattr(found, name) for name, column in KIND.items()}
+    return columns, np.where(found.not_m_dwarf, int(QualityFlag.NOT_M_DWARF), 0).astype(np.int32)
 
 
 def name_by_position(ra_deg: float, dec_deg: float) -> str:
@@ -152,16 +211,24 @@ def tabulate_fit(
         label = describe_label(name)
         columns[label.column] = result.labels[:, index]
         columns[label.error_column] = result.errors[:, index]
-    columns["chi2_red"], columns["n_pix"], columns["flags"] = result.chi2_red, result.n_pix, flags
+    columns["chi2_red"], columns["n_pix"] = result.chi2_red, result.n_pix
     if measure:
         velocity = np.where(np.isfinite(result.rv_kms), result.rv_kms, fitted.frame_kms)
-        columns |= _measure(raws, velocity)
+        read_off, of_kind = _measure(raws, velocity, columns["SNRr"], columns["SNRi"])
+        columns |= read_off
+        flags |= of_kind
+    columns["flags"] = flags
     return finish_rows(pd.DataFrame(columns), fitted.label_names)
 
 
-def _measure(raws: Sequence[RawSpectrum], rv_kms: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns of what is read off spectra at rest; those of one pixel grid together."""
+def _measure(
+    raws: Sequence[RawSpectrum], rv_kms: np.ndarray, snr_r: np.ndarray, snr_i: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Columns and flags of what is read off spectra at rest; those of one pixel grid together."""
     columns = {name: np.full(len(raws), np.nan) for name in MEASURED.values()}
+    columns |= {name: np.full(len(raws), np.nan) for name in KIND.values()}
+    columns["kind"] = np.full(len(raws), "", object)
+    flags = np.zeros(len(raws), np.int32)
     alike: dict[tuple[int, float, float], list[int]] = {}
     for row, raw in enumerate(raws):
         key = (raw.wave_aa.size, float(raw.wave_aa[0]), float(raw.wave_aa[-1]))
@@ -170,17 +237,25 @@ def _measure(raws: Sequence[RawSpectrum], rv_kms: np.ndarray) -> dict[str, np.nd
         wave = raws[group[0]].wave_aa
         same = [row for row in group if np.array_equal(raws[row].wave_aa, wave)]
         for rows in (same, *([row] for row in group if row not in same)):
-            found = measure_spectra(
+            spectra = (
                 raws[rows[0]].wave_aa,
                 np.stack([raws[row].flux for row in rows]),
                 np.stack([raws[row].ivar for row in rows]),
+            )
+            # S/N is known already, or there is none to be had.
+            known = {"snr_r": np.nan_to_num(snr_r[rows]), "snr_i": np.nan_to_num(snr_i[rows])}
+            found = measure_spectra(*spectra, rv_kms=rv_kms[rows], **known)
+            kinds, flags[rows] = describe_kinds(
+                *spectra,
+                metas=[vars(raws[row].meta) for row in rows],
                 rv_kms=rv_kms[rows],
-                snr_r=0.0,  # known already
-                snr_i=0.0,
+                measured=found,
             )
             for name, column in MEASURED.items():
                 columns[column][rows] = found[name]
-    return columns
+            for column, values in kinds.items():
+                columns[column][rows] = values
+    return columns, flags
 
 
 def finish_rows(rows: pd.DataFrame, label_names: Sequence[str] = ()) -> pd.DataFrame:
@@ -204,7 +279,7 @@ def empty_rows(label_names: Sequence[str] = (), kind: Literal["measure", "fit"] 
     import pandas as pd
 
     columns: dict[str, Any] = {
-        name: np.zeros(0, object if name in _HEADER_TEXTS else np.float64)
+        name: np.zeros(0, object if name in _TEXTS else np.float64)
         for name in list_columns(kind, label_names)
     }
     return finish_rows(pd.DataFrame(columns), label_names)

@@ -29,7 +29,7 @@ from jaxmdwarf.preprocess.masks import mask_for
 from jaxmdwarf.preprocess.resample import require_overlap
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import RawSpectrum, SpectrumBatch
-from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
+from jaxmdwarf.wavelengths import FASTEST_STAR_KMS, SPEED_OF_LIGHT_KMS, PixelGrid
 
 FAR_KMS = 25.0
 """A fitted velocity this far from the frame of the spectrum makes it worth another frame."""
@@ -329,10 +329,12 @@ class Fitter:
     def _first_velocities(self, raws, n_row):
         """Frames to fit in, labels to start from, and what is to be said of them."""
         header = np.array([raw.meta.z * SPEED_OF_LIGHT_KMS for raw in raws])
-        known = np.isfinite(header)
         flags = np.zeros(len(raws), np.int32)
+        of_no_star = np.abs(header) > FASTEST_STAR_KMS
+        flags[of_no_star] |= int(QualityFlag.NOT_STELLAR_VELOCITY)
+        known = np.isfinite(header) & ~of_no_star
         if self.config.velocity == "header":
-            flags[~known] |= int(QualityFlag.NO_HEADER_VELOCITY)
+            flags[~known & ~of_no_star] |= int(QualityFlag.NO_HEADER_VELOCITY)
             return np.where(known, header, 0.0), None, flags
         if self._bank is None:
             self._bank = bank_from_model(self.model, self.grid)

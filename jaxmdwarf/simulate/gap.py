@@ -98,7 +98,7 @@ class DomainGap:
     atomic_lines: float = 1.0
     """Weaker atomic lines: 15 per cent shifted by 0.4 A, 15 per cent absent, log gf off by 0.15."""
     chromosphere: float = 1.0
-    """Halpha in emission and filled-in Ca II triplet cores in the active stars."""
+    """Halpha in absorption in quiet stars; in emission in active ones, with Ca II filled in."""
     lsf_shape: float = 1.0
     """Line-spread function with h4 = 0.05 and 5 per cent of the light in wings 3 times wider."""
     lsf_variation: float = 1.0

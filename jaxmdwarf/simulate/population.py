@@ -40,6 +40,13 @@ _K_DWARFS = np.array(
 _ACTIVITY_LIFETIME_GYR = (0.8, 0.8, 1.2, 2.0, 4.5, 7.0, 7.0, 8.0, 8.0, 8.0)
 _HALPHA_EW_AA = (1.4, 1.8, 2.2, 3.0, 4.2, 5.5, 7.0, 8.0, 8.0, 8.0)
 
+_QUIET_TEFF = (2600, 2800, 3030, 3200, 3360, 3500, 3680, 3850, 4050, 4440, 4700, 5100)
+_QUIET_ABSORPTION_AA = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.8, 0.9, 1.05, 1.4, 1.6)
+"""Halpha in absorption by quiet chromospheres. Atmospheres without one show none in dwarfs this
+cool, and the bands and lines around it leave a pseudo-emission of 0.6 Angstrom by the paper's
+eq. 10; SDSS templates (Bochanski et al. 2007; Kesseli et al. 2017) and quiet LAMOST stars measure
+-0.7 to -0.4 at K5, -0.3 at K7, -0.2 at M0 and 0 at M2: the differences are these."""
+
 
 @dataclass(frozen=True)
 class PopulationConfig:
@@ -309,6 +316,7 @@ def _add_activity(stars, rng) -> None:
     strength = np.interp(subtype, np.arange(10), _HALPHA_EW_AA)
     strength = strength * 10 ** (0.18 * rng.standard_normal(n))
     stars["halpha_ew_aa"] = np.where(stars["active"], strength, 0.0)
+    stars["halpha_absorption_aa"] = np.interp(stars["teff"], _QUIET_TEFF, _QUIET_ABSORPTION_AA)
 
 
 def _add_companions(stars, config, relation, rng) -> None:

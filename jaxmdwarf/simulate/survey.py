@@ -179,7 +179,7 @@ class Survey:
             exposure_s=table["exposure_s"][rows],
             transparency=table["transparency"][rows],
             sky_scale=table["sky_scale"][rows],
-            halpha_ew_aa=stars["halpha_ew_aa"][star],
+            halpha_ew_aa=stars["halpha_ew_aa"][star] - stars["halpha_absorption_aa"][star],
         )
 
     def _deliver(self, rows, seen) -> SurveyBatch:

@@ -154,7 +154,7 @@ def add_chromospheres(
     halpha_ew_aa: np.ndarray,
     gap: DomainGap,
 ) -> np.ndarray:
-    """Surface fluxes with emission in the stars that have any (copied only then).
+    """Surface fluxes with the lines of chromospheres (copied only if there are any).
 
     Parameters
     ----------
@@ -164,27 +164,29 @@ def add_chromospheres(
     star : (n,)
         Row of `flux` that each visit shows.
     halpha_ew_aa : (n,)
-        Emission equivalent width of Halpha of each visit's star, Angstrom.
+        Equivalent width of Halpha of each visit's star, emission positive, Angstrom; the same for
+        all visits of a star.
     gap : DomainGap
     """
     if gap.chromosphere == 0:
         return flux
-    emission = np.zeros(flux.shape[0])
-    np.maximum.at(emission, star, halpha_ew_aa * gap.chromosphere)
-    active = np.flatnonzero(emission > 0)
-    if active.size == 0:
+    halpha = np.zeros(flux.shape[0])
+    halpha[star] = halpha_ew_aa * gap.chromosphere
+    if not halpha.any():
         return flux
     lit = flux.copy()
     wave = np.asarray(wave_aa)
     # The calcium cores of dMe stars are filled by a fraction of an Angstrom.
-    lines = [(HALPHA_AA, 1.0, 0.9), *((line, 0.12, 0.35) for line in CALCIUM_TRIPLET_AA)]
-    for centre, share, sigma_aa in lines:
+    calcium = 0.12 * np.maximum(halpha, 0.0)
+    lines = [(HALPHA_AA, halpha, 0.9), *((line, calcium, 0.35) for line in CALCIUM_TRIPLET_AA)]
+    for centre, ew_aa, sigma_aa in lines:
+        shown = np.flatnonzero(ew_aa)
         near = is_within(wave, (centre - 5 * sigma_aa, centre + 5 * sigma_aa))
         around = is_within(wave, (centre - 25, centre + 25)) & ~near
         profile = np.exp(-0.5 * ((wave[near] - centre) / sigma_aa) ** 2)
         profile /= sigma_aa * np.sqrt(2 * np.pi)
-        continuum = np.median(lit[active][:, around], axis=1)
-        lit[np.ix_(active, np.flatnonzero(near))] += (
-            (share * emission[active] * continuum)[:, None] * profile
+        continuum = np.median(lit[shown][:, around], axis=1)
+        lit[np.ix_(shown, np.flatnonzero(near))] += (
+            (ew_aa[shown] * continuum)[:, None] * profile
         ).astype(np.float32)
     return lit

@@ -34,7 +34,7 @@ class Visits:
     exposure_s, transparency, sky_scale : float
         Exposure time, fraction of the nominal light that entered the fibre, sky over dark sky.
     halpha_ew_aa : float
-        Halpha emission equivalent width of the star's chromosphere (0 if inactive), Angstrom.
+        Equivalent width of Halpha that the star's chromosphere brings, emission positive, Angstrom.
     """
 
     index: np.ndarray

@@ -13,6 +13,7 @@ import numpy as np
 from jaxmdwarf.catalogue.quantities import read_quantity
 from jaxmdwarf.catalogue.rows import (
     describe_header,
+    describe_kinds,
     describe_measurements,
     empty_rows,
     finish_rows,
@@ -30,7 +31,7 @@ from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_
 from jaxmdwarf.labels import VELOCITY
 from jaxmdwarf.measure.spectrum import measure_spectrum
 from jaxmdwarf.quality import QualityFlag
-from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
+from jaxmdwarf.wavelengths import FASTEST_STAR_KMS, SPEED_OF_LIGHT_KMS
 from jaxmdwarf.workflows.outputs import require_output
 from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.run import Chunk, name_work_folder, open_output, settle_accounts
@@ -121,9 +122,18 @@ def measure_row(
     )
     if meta["had_nonfinite"]:
         flags |= QualityFlag.INPUT_NAN
+    kinds, of_kind = describe_kinds(
+        wave_aa,
+        flux[None],
+        ivar[None],
+        metas=[meta],
+        rv_kms=rv_kms,
+        measured={name: np.array([value]) for name, value in vars(measured).items()},
+    )
     values = {**describe_header(meta), **describe_measurements(measured)}
+    values |= {name: column[0] for name, column in kinds.items()}
     values["SNRr"], values["SNRi"] = measured.snr_r, measured.snr_i
-    values["RV_used"], values["flags"] = rv_kms, int(measured.flags | flags)
+    values["RV_used"], values["flags"] = rv_kms, int(measured.flags | flags) | int(of_kind[0])
     return values
 
 
@@ -169,6 +179,7 @@ def choose_velocity(z: float, given_kms: float | None) -> tuple[float, QualityFl
     -------
     rv_kms : float
         The given velocity; else the header's (flagged if a table was given); else 0 (flagged).
+        A velocity beyond `FASTEST_STAR_KMS` is not applied: 0 in its place (flagged).
     flags : QualityFlag
 
     Examples
@@ -177,13 +188,18 @@ def choose_velocity(z: float, given_kms: float | None) -> tuple[float, QualityFl
     (29.9792458, <QualityFlag.OK: 0>)
     >>> choose_velocity(float("nan"), None)
     (0.0, <QualityFlag.NO_HEADER_VELOCITY: 8192>)
+    >>> choose_velocity(0.12, None)
+    (0.0, <QualityFlag.NOT_STELLAR_VELOCITY: 262144>)
     """
+    flags = QualityFlag.OK
+    rv_kms = z * SPEED_OF_LIGHT_KMS
     if given_kms is not None and np.isfinite(given_kms):
-        return float(given_kms), QualityFlag.OK
-    flags = QualityFlag.OK if given_kms is None else QualityFlag.FALLBACK_VELOCITY
-    if np.isfinite(z):
-        return z * SPEED_OF_LIGHT_KMS, flags
-    return 0.0, QualityFlag.NO_HEADER_VELOCITY
+        rv_kms = float(given_kms)
+    elif given_kms is not None:
+        flags = QualityFlag.FALLBACK_VELOCITY
+    if abs(rv_kms) > FASTEST_STAR_KMS:
+        return 0.0, QualityFlag.NOT_STELLAR_VELOCITY
+    return (rv_kms, flags) if np.isfinite(rv_kms) else (0.0, QualityFlag.NO_HEADER_VELOCITY)
 
 
 def measure_files(
