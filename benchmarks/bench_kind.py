@@ -40,7 +40,7 @@ HOT_LINES_AA = {
 
 
 def make_hot_stars():
-    """Black bodies of 5000 to 9000 K with a few lines and no band at all, S/N 10 to 150."""
+    """Black bodies of 5000 to 9000 K with a few lines and no band at all, S/N 30 to 150."""
     wave = 10 ** (3.5682 + 1e-4 * np.arange(3909))
     spectra = []
     for k, teff in enumerate(range(5000, 9001, 250)):
@@ -52,7 +52,7 @@ def make_hot_stars():
             profile = np.exp(-0.5 * ((wave - centre) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
             flux = flux * (1 - strength * profile)
         flux = flux / np.median(flux)
-        for snr in (10, 30, 60, 100, 150):
+        for snr in (30, 60, 100, 150):
             noise = np.random.default_rng((k, snr)).normal(size=wave.size) / snr
             spectra.append(jm.Spectrum.from_arrays(wave, flux + noise, sigma=1 / snr, z=0.0))
     return spectra

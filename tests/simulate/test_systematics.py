@@ -125,3 +125,13 @@ def test_chromospheres_fill_halpha_and_calcium_of_active_stars_only(ideal, obser
     continuum = np.median(ideal.noiseless[0, abs(WAVE - HALPHA_AA) < 25])
     added = (seen.noiseless - ideal.noiseless)[0] / continuum
     assert (added * NATIVE_GRID.widths_aa)[halpha].sum() == pytest.approx(3.0, rel=0.08)
+
+
+def test_quiet_chromospheres_absorb_halpha_and_leave_calcium(ideal, observe_with_only):
+    seen = observe_with_only("chromosphere", halpha_ew_aa=np.full(6, -0.6))
+    change = relative_change(seen, ideal)
+    halpha = abs(WAVE - HALPHA_AA) < 15
+    assert abs(change[:, ~halpha]).max() < 1e-4
+    continuum = np.median(ideal.noiseless[0, abs(WAVE - HALPHA_AA) < 25])
+    added = (seen.noiseless - ideal.noiseless)[0] / continuum
+    assert (added * NATIVE_GRID.widths_aa)[halpha].sum() == pytest.approx(-0.6, rel=0.08)
