@@ -18,6 +18,8 @@ from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.measure.kind import BANDS
+from jaxmdwarf.measure.windows import window_in_vacuum
 from jaxmdwarf.quickstart import report
 from jaxmdwarf.quickstart import run as quickstart
 from jaxmdwarf.quickstart.products import Outcome, Products, QuickstartConfig, find_held_out
@@ -30,7 +32,7 @@ from jaxmdwarf.training.emulator.config import (
     ScheduleConfig,
 )
 from jaxmdwarf.training.transfer.matched import MatchedConfig
-from jaxmdwarf.wavelengths import PixelGrid
+from jaxmdwarf.wavelengths import PixelGrid, is_within
 from jaxmdwarf.workflows.judging import Judgement
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.simulation import FluxSource
@@ -75,8 +77,12 @@ def toy_flux(labels):
     centre = rng.uniform(5900, 9100, (60, 1))
     bands = np.exp(-0.5 * ((WAVE_AA - centre) / rng.uniform(3, 8, (60, 1))) ** 2)
     depth = 0.35 * (1 + np.tanh(1.5 * scaled @ rng.normal(0, 1, (4, 60))))
+    # Beside them, TiO and CaH of an M1, or no star would count as an M dwarf.
+    molecules = np.zeros(WAVE_AA.size)
+    for band in BANDS.values():
+        molecules[is_within(WAVE_AA, window_in_vacuum(*band.band_aa))] = 2 * band.depth_m0
     # The giants and K dwarfs of a survey lie outside the label space.
-    return (1e5 * np.exp(-np.clip(depth, 0.0, 1.0) @ bands)).astype(np.float32)
+    return (1e5 * np.exp(-np.clip(depth, 0.0, 1.0) @ bands - molecules)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
