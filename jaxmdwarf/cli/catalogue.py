@@ -25,7 +25,7 @@ class Command:
     each spectrum, VBFlag, ages, and a bit of flags for each cut of section 4 of the paper. With
     --paper-cuts, rows that fail one are in <CAT stem>_rejects.csv instead. <CAT
     stem>_waterfall.csv says how many rows each cut removes or would remove, <CAT
-    stem>_metrics.json how precise repeats are.
+    stem>_metrics.json and _precision.png how precise repeats are.
 
     Example: jaxmdwarf catalogue fits.parquet --gaia gaia.fits --binaries sb9.vot --out CAT.fits
     """

@@ -57,7 +57,8 @@ def catalogue_files(
         is met first.
     out : path
         The catalogue; its extension chooses the format. ``<stem>_rejects.csv``,
-        ``<stem>_waterfall.csv`` and ``<stem>_metrics.json`` are written beside it.
+        ``<stem>_waterfall.csv``, ``<stem>_metrics.json`` and ``<stem>_precision.png`` are written
+        beside it.
     config : CatalogueConfig, optional
         Bounds of log g, where it has none, are those that the tables tell.
     gaia, ages, age_spline : path, optional
@@ -128,6 +129,7 @@ def catalogue_files(
         beside.metrics,
         {**metrics, "configuration": plain_json(config), "made_by": provenance.as_text()},
     )
+    _write_figure(beside.figure, made)
     write_table(made.table, out, columns=describe_others(read), provenance=provenance)
     return {
         "inputs": n_in,
@@ -192,6 +194,7 @@ class Beside(NamedTuple):
     rejects: Path
     waterfall: Path
     metrics: Path
+    figure: Path
 
     @classmethod
     def name(cls, out: str | os.PathLike[str]) -> Beside:
@@ -200,7 +203,7 @@ class Beside(NamedTuple):
         Examples
         --------
         >>> [path.name for path in Beside.name("CAT.fits")]
-        ['CAT_rejects.csv', 'CAT_waterfall.csv', 'CAT_metrics.json']
+        ['CAT_rejects.csv', 'CAT_waterfall.csv', 'CAT_metrics.json', 'CAT_precision.png']
         """
         rejects = name_rejects_file(out)
         stem = rejects.name.removesuffix("_rejects.csv")
@@ -208,6 +211,7 @@ class Beside(NamedTuple):
             rejects,
             rejects.with_name(f"{stem}_waterfall.csv"),
             rejects.with_name(f"{stem}_metrics.json"),
+            rejects.with_name(f"{stem}_precision.png"),
         )
 
 
@@ -373,6 +377,18 @@ def _write_waterfall(path: Path, rows: Sequence[Sequence[Any]]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(WATERFALL_COLUMNS)
         writer.writerows(rows)
+
+
+def _write_figure(path: Path, made: ValueAdded) -> None:
+    """Precision of repeats; without any, no figure of an earlier catalogue stays."""
+    from jaxmdwarf.plots.precision import plot_precision
+    from jaxmdwarf.plots.style import render_png
+
+    if not made.precisions:
+        path.unlink(missing_ok=True)
+        return
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(render_png(plot_precision(made.precisions)))
 
 
 def _gather_values(tables: Sequence[pd.DataFrame], key: str) -> str:

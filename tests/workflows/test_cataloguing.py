@@ -143,6 +143,7 @@ def test_the_catalogue_has_table_1_with_total_errors_and_flags(folder, tmp_path)
         np.testing.assert_allclose(table[f"e_{name}"], np.hypot(table[f"e_fit_{name}"], repeat))
     assert metrics["counts"]["stars"] == N_STAR
     assert table.attrs["units"]["e_fit_Teff"] == "K"
+    assert (tmp_path / "CAT_precision.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_catalogue_tells_where_it_came_from(folder, tmp_path):

@@ -1,0 +1,46 @@
+"""How repeat visits scatter as a function of S/N: the paper's Figure 10."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxmdwarf.catalogue.columns import describe_column
+from jaxmdwarf.catalogue.repeats import Precision
+from jaxmdwarf.plots.style import BLUE, GREY, RED
+
+
+def plot_precision(precisions: Mapping[str, Precision]) -> Figure:
+    """Scatter of repeat visits in bins of S/N, and the fitted curve, one panel a column.
+
+    Parameters
+    ----------
+    precisions : mapping of str to Precision
+        By column of the catalogue; at least one.
+
+    Returns
+    -------
+    Figure
+        Where the fits state errors, their curve is drawn beside.
+    """
+    n_column = min(len(precisions), 2)
+    n_row = -(-len(precisions) // n_column)
+    figure = Figure(figsize=(4.2 * n_column, 2.8 * n_row), layout="constrained")
+    axes = figure.subplots(n_row, n_column, squeeze=False).ravel()
+    for axis, (name, one) in zip(axes, precisions.items(), strict=False):
+        about = describe_column(name)
+        unit = f" ({about.unit})" if about is not None and about.unit else ""
+        axis.errorbar(one.snr, one.scatter, one.e_scatter, fmt="o", ms=4, color=BLUE)
+        snr = np.linspace(max(one.snr.min() / 1.3, 1.0), one.snr.max() * 1.05, 300)
+        form = f"{one.a:.3g}/(S/N) + {one.b:.2g}"
+        axis.plot(snr, one.predict(snr), "--", color=RED, label=form)
+        if np.isfinite(one.formal_a):
+            formal = one.formal_a / snr + one.formal_b
+            axis.plot(snr, formal, ":", color=GREY, label="stated by the fits")
+        axis.set(xlabel="S/N", ylabel=f"scatter of {name}{unit}", ylim=(0, None))
+        axis.legend(fontsize=8, title=f"{one.n_stars} stars", title_fontsize=8)
+    for axis in axes[len(precisions) :]:
+        axis.remove()
+    return figure
