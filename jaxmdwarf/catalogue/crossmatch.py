@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxmdwarf.catalogue.columns import order_columns
+from jaxmdwarf.catalogue.hats import find_in_hats
 from jaxmdwarf.catalogue.names import find_column
 from jaxmdwarf.catalogue.positions import J2000, positions_at
 from jaxmdwarf.catalogue.quantities import find_positions
@@ -35,10 +36,13 @@ class StarList(NamedTuple):
         For counts and for the column VBTables.
     tables : sequence of DataFrame
         A document may hold several.
+    hats : str
+        Folder of a HATS catalogue in place of tables; see `jaxmdwarf.catalogue.hats`.
     """
 
     name: str
     tables: Sequence[pd.DataFrame]
+    hats: str = ""
 
 
 class Found(NamedTuple):
@@ -155,6 +159,11 @@ def find_listed(
     UsageError
         If no table has anything to match by.
     """
+    if listed.hats:
+        near, n_list = find_in_hats(
+            catalogue, listed.hats, radius_arcsec=radius_arcsec, epoch_yr=epoch_yr
+        )
+        return Found(near, "position", n_list)
     rows = np.zeros(len(catalogue), bool)
     ways: list[str] = []
     n_list = 0

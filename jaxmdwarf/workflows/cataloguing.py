@@ -15,6 +15,7 @@ import numpy as np
 from jaxmdwarf.catalogue.columns import COLUMNS, Column, describe_column
 from jaxmdwarf.catalogue.crossmatch import StarList
 from jaxmdwarf.catalogue.cuts import read_bounds
+from jaxmdwarf.catalogue.hats import find_properties
 from jaxmdwarf.catalogue.value_added import CatalogueConfig, ValueAdded, add_values
 from jaxmdwarf.diagnostics.matching import as_text
 from jaxmdwarf.errors import UsageError
@@ -64,7 +65,8 @@ def catalogue_files(
     gaia, ages, age_spline : path, optional
         The last is a folder; see `jaxmdwarf.catalogue.kinematic_ages.predict_ages`.
     variables, binaries : sequence of path
-        Lists of stars, each under the name of its file; all tables of a VOTable count.
+        Lists of stars, each under the name of its file; all tables of a VOTable count. A folder is
+        a HATS catalogue.
     command : sequence of str, optional
         Command line for the provenance.
     overwrite : bool
@@ -115,7 +117,7 @@ def catalogue_files(
     metrics["counts"] |= {"input": n_in, "rejected": len(rejects), "repeated": len(repeated)}
     notes = {
         **_gather_notes(read),
-        "inputs": ", ".join(f"{os.fspath(path)} {hash_files(path)}" for path in used),
+        "inputs": ", ".join(f"{os.fspath(path)} {_hash_input(path)}" for path in used),
         "configuration": to_json(config, indent=None).strip(),
         **_describe_results(made, waterfall),
     }
@@ -216,11 +218,15 @@ class Beside(NamedTuple):
 
 
 def read_lists(paths: Sequence[str | os.PathLike[str]]) -> list[StarList]:
-    """Lists of stars under the names of their files."""
-    return [
-        StarList(_LIST_ENDINGS.sub("", Path(path).name, count=1), read_tables(path))
-        for path in paths
-    ]
+    """Lists of stars under the names of their files, or of their folders in HATS."""
+    lists = []
+    for path in paths:
+        name = _LIST_ENDINGS.sub("", Path(path).name, count=1)
+        if find_properties(path) is not None:
+            lists.append(StarList(name, (), os.fspath(path)))
+        else:
+            lists.append(StarList(name, read_tables(path)))
+    return lists
 
 
 def merge_fits(tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, list[Reject]]:
@@ -358,6 +364,11 @@ def _list_waterfall(made: ValueAdded, n_in: int, n_once: int) -> list[tuple[Any,
         gone = n_in - n_once
         rows.append(("repeated", "spectra that an earlier table has", gone, gone, n_once))
     return [*rows, *(tuple(step) for step in made.cuts.steps)]
+
+
+def _hash_input(path: str | os.PathLike[str]) -> str:
+    """Of a file; of a HATS catalogue, which may be as large as it likes, what describes it."""
+    return hash_files(find_properties(path) or path)
 
 
 def _describe_results(made: ValueAdded, waterfall: Sequence[Sequence[Any]]) -> dict[str, str]:
