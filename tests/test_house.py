@@ -1,14 +1,19 @@
 """The house rules that a machine can hold: one-way imports, no circles, sizes, a light import."""
 
 import ast
+import importlib.util
+import json
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import jaxmdwarf
 
 PACKAGE = Path(jaxmdwarf.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 ROOMS = (
     ("errors", "precision", "wavelengths", "quality", "labels", "arrays", "spectra", "lsf"),
     ("simulate",),
@@ -141,3 +146,72 @@ def test_importing_touches_no_device_and_leaves_configuration_alone():
         "assert not jax.config.jax_enable_x64\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def undefined_names(*paths: Path) -> list[str]:
+    """Names that nothing defines, as ruff finds them; one-word shapes of jaxtyping are none."""
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache"]
+    command += ["--select", "F821", "--output-format", "json", *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 1), done.stderr
+    shapes: dict[str, list[ast.expr]] = {}
+    offences = []
+    for found in json.loads(done.stdout):
+        name, place = found["filename"], found["location"]
+        if name not in shapes:
+            shapes[name] = find_shapes(Path(name).read_text(encoding="utf-8"))
+        at = place["row"], place["column"] - 1
+        if not any(
+            (shape.lineno, shape.col_offset) <= at < (shape.end_lineno, shape.end_col_offset)
+            for shape in shapes[name]
+        ):
+            offences.append(f"{name}:{place['row']}: {found['message']}")
+    return offences
+
+
+def find_shapes(text: str) -> list[ast.expr]:
+    """What stands behind the first comma of ``Float[Array, n]`` and its like."""
+    tree = ast.parse(text)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    kinds = {alias.name for node in imports if node.module == "jaxtyping" for alias in node.names}
+    return [
+        shape
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name)
+        if node.value.id in kinds and isinstance(node.slice, ast.Tuple)
+        for shape in node.slice.elts[1:]
+    ]
+
+
+needs_ruff = pytest.mark.skipif(
+    importlib.util.find_spec("ruff") is None, reason="ruff is not installed"
+)
+
+
+@needs_ruff
+def test_no_name_is_undefined():
+    """The configuration leaves F821 out for the shapes, under which a misspelt name could hide."""
+    rooms = ("jaxmdwarf", "tests", "experiments", "benchmarks")
+    offences = undefined_names(*(REPOSITORY / room for room in rooms))
+    assert not offences, "\n".join(offences)
+
+
+@needs_ruff
+def test_a_name_that_is_undefined_is_found_beside_shapes_that_are_words(tmp_path):
+    module = tmp_path / "module.py"
+    module.write_text(
+        "from __future__ import annotations\n"
+        "from jaxtyping import Array, Float\n"
+        'def f(x: Float[Array, n], y: Float[Array, "n_pix"]) -> Float[Array, n]:\n'
+        "    return x + z\n"
+        "def g(x: Float[Arrays, n], y: Int[Array, n], u: list[n]) -> int:\n"
+        "    return 0\n"
+    )
+    found = [offence.removeprefix(f"{module}:") for offence in undefined_names(tmp_path)]
+    assert found == [
+        "4: Undefined name `z`",
+        "5: Undefined name `Arrays`",
+        "5: Undefined name `Int`",
+        "5: Undefined name `n`",
+        "5: Undefined name `n`",
+    ]
