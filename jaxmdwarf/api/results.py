@@ -183,11 +183,11 @@ class Fits:
             If the extension is none of these, or the file exists or cannot be written.
         """
         choose_format(path)
-        rejects = [name_rejects_file(path)] if self.rejects else []
-        require_output(path, overwrite=overwrite, beside=rejects)
+        rejects = name_rejects_file(path)
+        require_output(path, overwrite=overwrite, beside=[rejects])
         write_table(self.to_pandas(), path, provenance=gather_provenance())
-        for name in rejects:
-            write_rejects(name, self.rejects)
+        if self.rejects or rejects.is_file():
+            write_rejects(rejects, self.rejects)
 
     @property
     def wave_aa(self) -> np.ndarray:

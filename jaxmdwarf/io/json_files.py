@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,16 @@ import numpy as np
 from jaxmdwarf.io.atomic import write_atomically
 
 
-def plain_json(value: Any) -> Any:
+def plain_json(value: Any, *, name_classes: bool = False) -> Any:
     """`value` in what JSON has words for.
 
     Parameters
     ----------
     value : any
         Mappings, sequences, dataclasses, arrays, numbers of numpy and paths, as deep as it goes.
+    name_classes : bool
+        Whether dataclasses say what they are under ``class``, beside their fields: two solvers may
+        have the same fields and not the same answers.
 
     Returns
     -------
@@ -32,16 +36,19 @@ def plain_json(value: Any) -> Any:
     >>> plain_json({"a": np.float32(0.5), "b": (np.nan, np.arange(2)), 3: np.bool_(True)})
     {'a': 0.5, 'b': [None, [0, 1]], '3': True}
     """
+    plain = partial(plain_json, name_classes=name_classes)
     if isinstance(value, Mapping):
-        return {str(key): plain_json(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_json(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, np.ndarray | np.generic):
-        return plain_json(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain_json(getattr(value, field.name)) for field in fields(value)}
+        kind = type(value)
+        named = {"class": f"{kind.__module__}.{kind.__qualname__}"} if name_classes else {}
+        return named | {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value

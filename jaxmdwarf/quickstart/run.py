@@ -145,7 +145,7 @@ def _list_reports(config: QuickstartConfig) -> tuple[str, ...]:
 
 def _describe(config: QuickstartConfig) -> dict[str, Any]:
     """What a run depends on; an oracle only adds stages."""
-    about = plain_json(config)
+    about = plain_json(config, name_classes=True)
     about["options"]["method"] = config.options.method.describe()
     del about["oracle"]
     return about

@@ -18,8 +18,8 @@ from jaxmdwarf.errors import FormatError, UsageError
 from jaxmdwarf.io.atomic import write_atomically, write_folder_atomically
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.json_files import write_json
-from jaxmdwarf.io.provenance import gather_provenance, hash_paths
-from jaxmdwarf.io.rejects import Reject, name_rejects_file
+from jaxmdwarf.io.provenance import describe_inputs, gather_provenance
+from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.readers import ReadTask, read_spectra
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.io.stream import require_processes
@@ -38,7 +38,7 @@ from jaxmdwarf.preprocess.resample import require_overlap
 from jaxmdwarf.preprocess.selection import Selection, SelectionConfig, absolute_magnitude, select
 from jaxmdwarf.spectra import RawSpectrum
 from jaxmdwarf.wavelengths import PAPER_GRID
-from jaxmdwarf.workflows.outputs import require_output
+from jaxmdwarf.workflows.outputs import require_output, require_rejects
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.reading import build_spectra
 from jaxmdwarf.workflows.run import (
@@ -143,7 +143,7 @@ def clean_files(
         If no spectrum is left; the records and rejects are written all the same.
     """
     decisions, progress = decisions or Decisions(), progress or Silent()
-    records, rejects_file = name_records_folder(out), name_rejects_file(out)
+    records, rejects_file = name_records_folder(out), require_rejects(out, overwrite=overwrite)
     require_output(out, overwrite=overwrite, beside=(records,))
     require_processes(processes)
     known = None if gaia is None else read_table(gaia)
@@ -153,7 +153,7 @@ def clean_files(
     beside = (out, records, rejects_file, name_work_folder(out), *([cache] if cache else []))
     inputs = expand_inputs(files, leave_out=beside)
     with open_output(out, kind="a cleaning", about={}, overwrite=overwrite) as run:
-        about = {"inputs": hash_paths(inputs.paths), "grid": PAPER_GRID}
+        about = {**describe_inputs(inputs.paths), "grid": PAPER_GRID}
         shapes_folder = cache or run.folder / "shapes"
         with open_run(
             shapes_folder, kind="shapes of spectra", about=about, overwrite=overwrite

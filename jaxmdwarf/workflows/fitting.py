@@ -19,15 +19,14 @@ from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.memory import require_fit_memory
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.models import load_model
-from jaxmdwarf.io.provenance import gather_provenance, hash_files, hash_paths
-from jaxmdwarf.io.rejects import name_rejects_file
+from jaxmdwarf.io.provenance import describe_inputs, gather_provenance, hash_files
 from jaxmdwarf.io.spectra.readers import ReadTask
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.io.stream import require_processes
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.quality import QualityFlag
-from jaxmdwarf.workflows.outputs import require_output
+from jaxmdwarf.workflows.outputs import require_output, require_rejects
 from jaxmdwarf.workflows.progress import CompileClock, Progress, Silent
 from jaxmdwarf.workflows.reading import build_spectra, count_rows, split_rows
 from jaxmdwarf.workflows.run import (
@@ -108,7 +107,7 @@ def fit_files(
     choose_format(out)
     require_processes(processes)
     began = time.perf_counter()
-    rejects_file = name_rejects_file(out)
+    rejects_file = require_rejects(out, overwrite=overwrite)
     require_output(out, overwrite=overwrite)
     model = load_model(model_dir)
     fitter = Fitter(model, options)
@@ -124,10 +123,9 @@ def fit_files(
         out,
         kind="a fit",
         about={
-            "inputs": hash_paths(inputs.paths),
+            **describe_inputs(inputs.paths),
             "model": hash_files(model_dir),
             "options": options,
-            "solver": type(options.solver).__qualname__,
             "requirements": requirements,
         },
         overwrite=overwrite,

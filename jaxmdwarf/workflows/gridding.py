@@ -17,12 +17,12 @@ from jaxmdwarf.io.grids.phoenix_aces import is_wave_file
 from jaxmdwarf.io.grids.readers import read_native
 from jaxmdwarf.io.grids.table import ModelGrid, read_grid, write_grid
 from jaxmdwarf.io.inputs import expand_inputs
-from jaxmdwarf.io.provenance import gather_provenance, hash_paths
-from jaxmdwarf.io.rejects import Reject, name_rejects_file
+from jaxmdwarf.io.provenance import describe_inputs, gather_provenance
+from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.labels import Label, LabelSpace, describe_label
 from jaxmdwarf.lsf import FWHM_OF_SIGMA, LsfWeights, apply_lsf, lsf_weights
 from jaxmdwarf.wavelengths import PixelGrid
-from jaxmdwarf.workflows.outputs import require_output
+from jaxmdwarf.workflows.outputs import require_output, require_rejects
 from jaxmdwarf.workflows.run import Chunk, Run, name_work_folder, open_output, settle_accounts
 
 if TYPE_CHECKING:
@@ -224,14 +224,14 @@ def make_grid(
             "ask for a lower --resolution.",
         )
     require_output(out, overwrite=overwrite)
-    rejects_file = name_rejects_file(out)
+    rejects_file = require_rejects(out, overwrite=overwrite)
     found = expand_inputs(inputs, leave_out=(out, rejects_file, name_work_folder(out)))
     paths = [path for path in found.paths if not is_wave_file(path)]
     task = GridTask(pixels, float(resolution), native_resolution, air)
     with open_output(
         out,
         kind="a model grid",
-        about={"inputs": hash_paths(paths), "task": task},
+        about={**describe_inputs(paths), "task": task},
         overwrite=overwrite,
         n_bytes=2 * 4 * pixels.n_pix * len(paths),
     ) as run:

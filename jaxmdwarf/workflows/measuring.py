@@ -22,8 +22,8 @@ from jaxmdwarf.catalogue.rows import (
 from jaxmdwarf.diagnostics.matching import as_text
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.inputs import expand_inputs
-from jaxmdwarf.io.provenance import gather_provenance, hash_paths, hash_values
-from jaxmdwarf.io.rejects import Reject, name_rejects_file
+from jaxmdwarf.io.provenance import describe_inputs, gather_provenance, hash_values
+from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.readers import read_records, take_spectrum
 from jaxmdwarf.io.spectra.records import Requirements, SpectrumRecord, check_record
 from jaxmdwarf.io.stream import require_processes
@@ -32,7 +32,7 @@ from jaxmdwarf.labels import VELOCITY
 from jaxmdwarf.measure.spectrum import measure_spectrum
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.wavelengths import FASTEST_STAR_KMS, SPEED_OF_LIGHT_KMS
-from jaxmdwarf.workflows.outputs import require_output
+from jaxmdwarf.workflows.outputs import require_output, require_rejects
 from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.run import Chunk, name_work_folder, open_output, settle_accounts
 
@@ -264,7 +264,7 @@ def measure_files(
                 f"{given.n_sentinel} of {given.n_row} velocities in {os.fspath(velocity_table)} "
                 "are those of no star (-9999, 99999, ...), and count as missing."
             )
-    rejects_file = name_rejects_file(out)
+    rejects_file = require_rejects(out, overwrite=overwrite)
     beside = (*list_products(out), rejects_file, name_work_folder(out))
     inputs = expand_inputs(files, leave_out=beside)
     requirements = requirements or Requirements()
@@ -272,7 +272,7 @@ def measure_files(
         out,
         kind="a measurement",
         about={
-            "inputs": hash_paths(inputs.paths),
+            **describe_inputs(inputs.paths),
             "requirements": requirements,
             "velocities": hash_values(velocities),
         },

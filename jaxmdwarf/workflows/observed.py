@@ -16,7 +16,7 @@ from jaxmdwarf.inference.fitter import FittedSpectra, Fitter
 from jaxmdwarf.inference.solvers.base import Solver
 from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.io.inputs import expand_inputs
-from jaxmdwarf.io.provenance import hash_paths, hash_values
+from jaxmdwarf.io.provenance import describe_inputs, hash_values
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.readers import ReadTask, name_place
 from jaxmdwarf.io.spectra.records import Requirements
@@ -180,7 +180,7 @@ def prepare_observed(
     with open_run(
         cache,
         kind="spectra at rest",
-        about={"inputs": hash_paths(paths), "model": hash_values(model), "options": options},
+        about={**describe_inputs(paths), "model": hash_values(model), "options": options},
         overwrite=overwrite,
     ) as run:
         run.map_files(

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.io.rejects import name_rejects_file
+from jaxmdwarf.io.tables import FORMATS
 
 OVERWRITE = "add --overwrite (overwrite=True in Python)"
 """How a user allows to replace what is there, in the remedies of errors."""
@@ -67,6 +69,36 @@ def require_output(
             )
     require_folder(target.parent, n_bytes=n_bytes)
     return target
+
+
+def require_rejects(out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Where the rejects of `out` go, held not to be where those of another product are.
+
+    ``T.fits`` and ``T.csv`` would both have theirs in ``T_rejects.csv``.
+
+    Parameters
+    ----------
+    out : path
+    overwrite : bool
+        Whether those of another product may be replaced.
+
+    Raises
+    ------
+    UsageError
+        If they are there, `out` is not, and another table or folder has the same name but for its
+        extension.
+    """
+    target, rejects = Path(out), name_rejects_file(out)
+    if overwrite or target.exists() or not rejects.is_file():
+        return rejects
+    stem = rejects.name.removesuffix("_rejects.csv")
+    for other in (target.with_name(f"{stem}{extension}") for extension in ("", *FORMATS)):
+        if other != target and other.exists() and name_rejects_file(other) == rejects:
+            raise UsageError(
+                f"{rejects} holds the rejects of {other}, and would hold those of {target}.",
+                f"give another name with --out, or {OVERWRITE} to replace them.",
+            )
+    return rejects
 
 
 def require_folder(folder: str | os.PathLike[str], *, n_bytes: int = 0) -> None:

@@ -322,7 +322,9 @@ def open_run(
     kind : str
         What it holds, for errors: "a fit", "spectra at rest".
     about : mapping
-        All that results depend on; `jaxmdwarf.io.provenance.hash_values` stands for what is large.
+        All that results depend on, dataclasses with their classes;
+        `jaxmdwarf.io.provenance.describe_inputs` stands for files, and `hash_values` there for what
+        is large.
     overwrite : bool
         Whether what is there of a run about something else may be removed.
     resume : bool
@@ -348,7 +350,7 @@ def open_run(
             "give an output path you may write to.",
         ) from None
     with hold_lock(folder / _LOCK, work=f"writing {os.fspath(out or folder)}"):
-        record = {"kind": kind, "about": plain_json(about), "steps": {}}
+        record = {"kind": kind, "about": plain_json(about, name_classes=True), "steps": {}}
         found = _read_record(folder)
         same = found is not None and all(found.get(k) == record[k] for k in ("kind", "about"))
         if same and found is not None and resume:

@@ -19,7 +19,6 @@ from jaxmdwarf.io.json_files import plain_json, to_json
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance, hash_values
 from jaxmdwarf.io.references import read_references
-from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.labels import describe_label
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
@@ -31,7 +30,7 @@ from jaxmdwarf.workflows.methods.base import LEAST_COMMON_STARS, TransferMethod
 from jaxmdwarf.workflows.methods.cyclestar import LOG_NAME
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.observed import ObservedConfig, PreparedSpectra, prepare_observed
-from jaxmdwarf.workflows.outputs import require_output
+from jaxmdwarf.workflows.outputs import require_output, require_rejects
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.run import Chunk, open_output, open_run
 
@@ -158,7 +157,7 @@ def train_transfer_files(
     require_output(out, overwrite=overwrite, mark="model.json")
     emulator = load_model(emulator_dir)
     known, tracks = _read_tables(reference, isochrones, dict(config.reference_columns))
-    rejects_file = name_rejects_file(out)
+    rejects_file = require_rejects(out, overwrite=overwrite)
     with open_output(
         out,
         # Its parts know what they depend on: spectra at rest serve whatever is trained on them.

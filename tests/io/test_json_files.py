@@ -35,6 +35,20 @@ def test_everything_that_products_hold_becomes_plain(tmp_path):
     assert plain_json(plain_json(value)) == plain_json(value)
 
 
+@dataclass(frozen=True)
+class Other(Inner):
+    pass
+
+
+def test_classes_are_named_where_that_is_asked_for():
+    one, other = (
+        plain_json({"config": [kind(("b",), 2.0)]}, name_classes=True) for kind in (Inner, Other)
+    )
+    assert one["config"][0].pop("class").endswith(".Inner")
+    assert other["config"][0].pop("class").endswith(".Other")
+    assert one == other == plain_json({"config": [Inner(("b",), 2.0)]})
+
+
 def test_what_is_no_value_is_refused():
     with pytest.raises(TypeError):
         to_json({"f": print})

@@ -6,7 +6,7 @@ import pytest
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.workflows import outputs
-from jaxmdwarf.workflows.outputs import require_folder, require_output
+from jaxmdwarf.workflows.outputs import require_folder, require_output, require_rejects
 
 
 def test_a_free_name_in_a_folder_to_be_is_fine(tmp_path):
@@ -32,6 +32,25 @@ def test_what_lies_beside_is_protected_too(tmp_path):
     with pytest.raises(UsageError, match="sheets exists"):
         require_output(tmp_path / "list.txt", beside=[tmp_path / "sheets"])
     require_output(tmp_path / "list.txt", beside=[tmp_path / "sheets"], overwrite=True)
+
+
+def test_two_tables_of_one_name_do_not_share_their_rejects(tmp_path):
+    rejects = tmp_path / "T_rejects.csv"
+    assert require_rejects(tmp_path / "T.fits") == rejects
+    # Left of a run that ended without a table, or of this very table: they may be written anew.
+    rejects.write_text("path\n")
+    assert require_rejects(tmp_path / "T.fits") == rejects
+    (tmp_path / "T.fits").write_text("rows")
+    assert require_rejects(tmp_path / "T.fits") == rejects
+    for other in ("T.csv", "T.fits.gz", "T"):
+        with pytest.raises(
+            UsageError, match=r"T_rejects\.csv holds the rejects of .*T\.fits"
+        ) as bad:
+            require_rejects(tmp_path / other)
+        assert "--out" in bad.value.remedy
+        assert "--overwrite" in bad.value.remedy
+        assert require_rejects(tmp_path / other, overwrite=True) == rejects
+    assert require_rejects(tmp_path / "T2.csv") == tmp_path / "T2_rejects.csv"
 
 
 def test_a_model_may_be_replaced_by_a_model_and_nothing_else(tmp_path):

@@ -1,16 +1,19 @@
 """One run: what is finished survives, only the run that it belongs to finds it, one at a time."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
+from jaxmdwarf.io.provenance import describe_inputs
 from jaxmdwarf.io.rejects import Reject, read_rejects
 from jaxmdwarf.workflows.run import Chunk, open_output, open_run, settle_accounts
 
@@ -117,6 +120,40 @@ def test_unfinished_work_of_other_settings_is_named_and_kept_until_it_may_go(tmp
     assert "--overwrite" in caught.value.remedy
     assert stop(out, about=mine, overwrite=True) == 3
     assert stop(out, about=other, overwrite=True) == 0
+
+
+@dataclass(frozen=True)
+class Careful:
+    steps: int = 3
+
+
+@dataclass(frozen=True)
+class Hasty:
+    steps: int = 3
+
+
+def test_settings_of_another_class_are_other_settings_though_their_fields_are_the_same(tmp_path):
+    out = tmp_path / "T.csv"
+    stop(out, about={"fit": {"solver": Careful()}})
+    with pytest.raises(UsageError, match=r"fit\.solver\.class .*Careful instead of .*Hasty"):
+        opened(out, about={"fit": {"solver": Hasty()}}).__enter__()
+    assert stop(out, about={"fit": {"solver": Careful()}}) == 3
+
+
+def test_a_file_that_was_replaced_since_is_another_input(tmp_path):
+    paths = [tmp_path / name for name in ("a.fits", "b.fits")]
+    for path in paths:
+        path.write_bytes(b"star")
+    stop(tmp_path / "T.csv", about=describe_inputs(paths))
+    assert stop(tmp_path / "T.csv", about=describe_inputs(paths)) == 3
+    replaced = tmp_path / "new"
+    replaced.write_bytes(b"moon")
+    os.utime(replaced, ns=(0, 10**18))  # as large, and of another date
+    replaced.rename(paths[1])
+    with pytest.raises(UsageError, match="other inputs"):
+        opened(tmp_path / "T.csv", about=describe_inputs(paths)).__enter__()
+    paths[1].unlink()
+    assert describe_inputs(paths) != describe_inputs(paths[::-1])
 
 
 def test_no_resume_begins_anew_whatever_is_there(tmp_path):

@@ -16,6 +16,7 @@ from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
 from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.io.models import describe_model, load_model, save_model
 from jaxmdwarf.io.rejects import read_rejects
+from jaxmdwarf.io.spectra.readers import ReadTask
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.payne import PayneEmulator
@@ -176,16 +177,20 @@ def test_spectra_are_at_rest_normalised_and_every_input_is_accounted_for(survey,
     assert domain.names == tuple(prepared.table["path"])
 
 
-def test_a_cache_is_read_instead_of_the_files_and_only_for_the_same_call(survey, tmp_path):
-    folder = tmp_path / "files"
-    shutil.copytree(survey[0], folder)
-    cache = tmp_path / "cache"
+def test_a_cache_is_read_instead_of_the_files_and_only_for_the_same_call(
+    survey, tmp_path, monkeypatch
+):
+    folder, cache = survey[0], tmp_path / "cache"
     first = prepare(folder, cache)
     (cache / "chunk-000001.json").unlink()  # as if killed in the second chunk
-    read = sorted(folder.iterdir())[:32]
-    for path in read:
-        path.write_bytes(b"")
+    done, opened = {str(path) for path in sorted(folder.iterdir())[:32]}, []
+    read = ReadTask.__call__
+    monkeypatch.setattr(
+        ReadTask, "__call__", lambda self, path: opened.append(path) or read(self, path)
+    )
     again = prepare(folder, cache)
+    assert len(opened) == N_STAR + 2 - 32
+    assert not done & set(opened)
     assert np.array_equal(again.domain.flux, first.domain.flux)
     assert [tuple(reject) for reject in again.rejects] == [
         tuple(reject) for reject in first.rejects
