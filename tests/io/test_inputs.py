@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -104,16 +105,27 @@ def test_names_that_are_not_utf8_are_found(night):
     assert name in [os.path.basename(os.fsencode(p)) for p in expand_inputs(".").paths]
 
 
-def test_folders_may_be_nested_deeper_than_calls(tmp_path, monkeypatch):
-    depth = 1_200
-    monkeypatch.chdir(tmp_path)
-    for _ in range(depth):
-        os.mkdir("d")
-        os.chdir("d")
-    Path("a.fits").write_text("x")
-    monkeypatch.chdir(tmp_path)
-    inputs = expand_inputs(["d"])
+@pytest.fixture
+def deep_folder(monkeypatch):
+    """A folder in a folder, over a thousand times, with a file at the bottom.
+
+    Python's own removal of folders, by which pytest tidies up, is not up to it: it lies elsewhere
+    and goes whatever becomes of the test.
+    """
+    top = tempfile.mkdtemp(prefix="jaxmdwarf-deep-")
+    try:
+        monkeypatch.chdir(top)
+        for _ in range(1_200):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("a.fits").write_text("x")
+        monkeypatch.chdir(top)
+        yield top
+    finally:
+        os.chdir("/")
+        subprocess.run(["rm", "-rf", top], check=True)
+
+
+def test_folders_may_be_nested_deeper_than_calls(deep_folder):
     # The system may refuse a name that long; the file is then accounted for by its folder.
-    assert inputs.n_in == 1
-    # Python's own removal of folders, which pytest uses, is not up to them.
-    subprocess.run(["rm", "-rf", "d"], check=True)
+    assert expand_inputs([deep_folder]).n_in == 1

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -344,7 +343,7 @@ def test_training_resumes_from_its_checkpoints_bit_for_bit(trained):
 
 
 def test_a_killed_run_resumes_with_the_losses_of_the_uninterrupted(tmp_path):
-    """Kill -9 in mid-run, another process goes on from what is on disk."""
+    """Kill -9 between a line of the log and its checkpoint; another process goes on from there."""
 
     environment = {
         **os.environ,
@@ -353,25 +352,20 @@ def test_a_killed_run_resumes_with_the_losses_of_the_uninterrupted(tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
 
-    def start(folder):
-        return subprocess.Popen([sys.executable, __file__, str(folder)], env=environment)
+    def run(folder, *words):
+        command = [sys.executable, __file__, str(folder), *words]
+        return subprocess.run(command, env=environment, timeout=240).returncode
 
-    assert start(tmp_path / "whole").wait(timeout=240) == 0
-    cut = start(tmp_path / "cut")
-    log, deadline = tmp_path / "cut" / "metrics.jsonl", time.monotonic() + 120
-    while len(read_lines(log)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    cut.kill()
-    assert cut.wait() == -signal.SIGKILL
-    n_before = len(read_lines(log))
-    assert 3 <= n_before < STEPS_ON_DISK // 10
-    assert start(tmp_path / "cut").wait(timeout=120) == 0
-    lines = {}
-    for line in read_lines(log):  # lines of steps after the last checkpoint come twice
-        assert lines.setdefault(line["step"], line) == line
+    assert run(tmp_path / "whole") == 0
+    log = tmp_path / "cut" / "metrics.jsonl"
+    # It kills itself: from outside, a busy machine may let it come to its end first.
+    assert run(tmp_path / "cut", "4") == -signal.SIGKILL
+    assert [line["step"] for line in read_lines(log)] == [10, 20, 30, 40]
+    assert run(tmp_path / "cut") == 0
+    lines = read_lines(log)
     expected = read_lines(tmp_path / "whole" / "metrics.jsonl")
-    assert list(lines.values()) == expected
     assert len(expected) == STEPS_ON_DISK // 10
+    assert lines == [*expected[:4], *expected[3:]]
 
 
 @pytest.fixture
@@ -510,8 +504,8 @@ def read_lines(path):
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def train_on_disk(folder):
-    """What the killed process runs: a line an interval, then a checkpoint."""
+def train_on_disk(folder, n_line=None):
+    """What the killed process runs: a line an interval, then a checkpoint; perhaps killed."""
     folder.mkdir(exist_ok=True)
 
     def write(record):
@@ -519,6 +513,8 @@ def train_on_disk(folder):
         del line["iterations_per_s"]
         with open(folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
+        if len(read_lines(folder / "metrics.jsonl")) == n_line:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     config = configure(steps=STEPS_ON_DISK, averaging=0.9)
     store = Checkpoints(folder / "checkpoints")
@@ -533,4 +529,4 @@ def train_on_disk(folder):
 
 
 if __name__ == "__main__":
-    train_on_disk(Path(sys.argv[1]))
+    train_on_disk(Path(sys.argv[1]), *map(int, sys.argv[2:]))
