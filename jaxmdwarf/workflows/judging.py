@@ -36,7 +36,7 @@ _FEWEST_PAIRS = 10
 
 
 @dataclass(frozen=True)
-class FittedFlux:
+class FittedRows:
     """Observed spectra, each at rest by its own fit, and the models that were fitted to them.
 
     Parameters
@@ -80,7 +80,7 @@ class Judgement:
         return float("nan") if self.classifier is None else self.classifier.accuracy
 
 
-def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
+def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedRows:
     """Spectra of catalogue rows and the flux that the model has at their labels.
 
     Parameters
@@ -92,7 +92,7 @@ def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
 
     Returns
     -------
-    FittedFlux
+    FittedRows
     """
     preprocessing = model.preprocessing
     wave = model.grid.wave_aa
@@ -123,7 +123,7 @@ def predict_fitted(model: ForwardModel, rows: pd.DataFrame) -> FittedFlux:
         parts.append(values)
     flux, ivar, known = (jnp.asarray(np.concatenate(part)) for part in zip(*parts, strict=True))
     observed = SpectrumBatch(flux, ivar, known, model.grid)
-    return FittedFlux(observed, np.concatenate(fluxes), rows["SNRr"].to_numpy(float))
+    return FittedRows(observed, np.concatenate(fluxes), rows["SNRr"].to_numpy(float))
 
 
 _ARRAYS = ("flux", "ivar", "information")
@@ -134,7 +134,7 @@ def _predict(model: ForwardModel, labels, context):
     return model.predict_scaled_batch(model.label_space.scale(labels), context)
 
 
-def judge_fitted(fitted: FittedFlux, *, settings: ClassifierConfig | None = None) -> Judgement:
+def judge_fitted(fitted: FittedRows, *, settings: ClassifierConfig | None = None) -> Judgement:
     """Residuals and classifier of fitted spectra."""
     settings = settings or ClassifierConfig()
     observed = fitted.observed
@@ -154,12 +154,12 @@ def judge_fitted(fitted: FittedFlux, *, settings: ClassifierConfig | None = None
     )
 
 
-def map_domains(fitted: FittedFlux, *, n_pair: int = 300, seed: int = 0) -> PairMap | None:
+def map_domains(fitted: FittedRows, *, n_pair: int = 300, seed: int = 0) -> PairMap | None:
     """Fitted models and the spectra they were fitted to on one plane (paper, figure 7).
 
     Parameters
     ----------
-    fitted : FittedFlux
+    fitted : FittedRows
     n_pair : int
         Pairs, the brightest: in faint spectra noise hides the domains.
     seed : int

@@ -23,8 +23,13 @@ def _write_stars(
     n_pix: int,
     bad: slice = slice(0),
     snr_r=50.0,
+    first: int = 0,
+    n_digit: int = 3,
 ) -> None:
-    """One file ``star-NNN.fits.gz`` a star: moved, with a continuum, noise, and pixels masked."""
+    """One file ``star-NNN.fits.gz`` a star: moved, with a continuum, noise, and pixels masked.
+
+    Numbers go on from `first`, so that a large survey can be written in parts.
+    """
     wave = 10 ** (log10_start + LOG10_STEP * np.arange(n_pix))
     clean = np.stack(
         [
@@ -39,7 +44,7 @@ def _write_stars(
     headers = [
         LamostHeader(
             obsid=1000 + row,
-            file_name=f"star-{row:03d}.fits.gz",
+            file_name=f"star-{row:0{n_digit}d}.fits.gz",
             plan_id="TEST",
             ra_deg=150.0,
             dec_deg=20.0,
@@ -54,7 +59,7 @@ def _write_stars(
             snr_i=60.0,
         )
         for row, (speed, band) in enumerate(
-            zip(rv_kms, np.broadcast_to(snr_r, len(rest)), strict=True)
+            zip(rv_kms, np.broadcast_to(snr_r, len(rest)), strict=True), first
         )
     ]
     write_lamost_files(

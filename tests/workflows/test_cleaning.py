@@ -10,7 +10,7 @@ import pytest
 from jaxmdwarf.errors import FormatError, UsageError, WorkFailed
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.rejects import read_rejects
-from jaxmdwarf.io.spectra.lamost import read_lamost
+from jaxmdwarf.io.spectra.readers import read_spectrum
 from jaxmdwarf.preprocess.clean import CleaningConfig
 from jaxmdwarf.preprocess.selection import SelectionConfig
 from jaxmdwarf.wavelengths import PixelGrid
@@ -199,7 +199,7 @@ def test_real_plate_loses_its_contaminants_and_keeps_its_m_dwarfs(real_data, tmp
     clean_files(folders, out, decisions, templates=templates, processes=1)
     kept = set(out.read_text().splitlines())
     read = [row["path"] for row in read_csv(tmp_path / "good_cleaning" / "members.csv")]
-    subclass = {path: read_lamost(path).meta.subclass for path in read}
+    subclass = {path: read_spectrum(path).meta.subclass for path in read}
     dwarfs = [
         path
         for path in read

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +15,15 @@ import pytest
 from jaxmdwarf.cli import main
 from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.rejects import read_rejects
-from jaxmdwarf.io.spectra.lamost_writer import LamostHeader, write_lamost_files
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
-from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
+from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6600.0, 1.0)
-LOG10_START, LOG10_STEP, N_PIX = 3.77, 1e-4, 560
+LOG10_START, N_PIX = 3.77, 560
 LAST_S = 1200.0
 
 
@@ -53,59 +51,18 @@ def model_dir(tmp_path_factory):
     return save_model(make_emulator(), tmp_path_factory.mktemp("model") / "emulator")
 
 
-def write_survey(folder, n_star, seed=3):
+def write_survey(folder, n_star, write_stars, seed=3):
     """Files of stars in motion, a file that is none, and a copy of another file."""
     rng = np.random.default_rng(seed)
     emulator = make_emulator()
-    wave = 10 ** (LOG10_START + LOG10_STEP * np.arange(N_PIX))
-    header = LamostHeader(
-        obsid=0,
-        file_name="",
-        plan_id="TEST",
-        ra_deg=150.0,
-        dec_deg=20.0,
-        lmjd=58000,
-        spectrograph=1,
-        fibre=1,
-        exposure_s=1800.0,
-        helio_kms=0.0,
-        subclass="M1",
-        z=0.0,
-        snr_r=50.0,
-        snr_i=60.0,
-    )
     folder.mkdir()
     for first in range(0, n_star, 1000):
         n = min(1000, n_star - first)
         scaled = rng.uniform(-0.4, 0.4, (n, 4)).astype(np.float32)
-        rv_kms = rng.uniform(-100, 100, n)
         rest = np.asarray(emulator.predict_scaled_batch(jnp.asarray(scaled)))
-        clean = 500 * np.stack(
-            [
-                np.interp(wave / (1 + speed / SPEED_OF_LIGHT_KMS), GRID.wave_aa, row)
-                for row, speed in zip(rest, rv_kms, strict=True)
-            ]
-        )
-        snr = 10 ** rng.uniform(0.8, 2.0, (n, 1))
-        flux = (clean * (1 + rng.normal(size=clean.shape) / snr)).astype(np.float32)
-        write_lamost_files(
-            folder,
-            flux,
-            ((snr / clean) ** 2).astype(np.float32),
-            np.zeros(flux.shape, np.int32),
-            [
-                replace(
-                    header,
-                    obsid=100_000 + first + i,
-                    file_name=f"star-{first + i:06d}.fits.gz",
-                    z=float(np.round(rv_kms[i] / SPEED_OF_LIGHT_KMS, 8)),
-                )
-                for i in range(n)
-            ],
-            layouts=["lamost-wavelength"] * n,
-            log10_start=LOG10_START,
-            log10_step=LOG10_STEP,
-        )
+        rv_kms, snr = rng.uniform(-100, 100, n), 10 ** rng.uniform(0.8, 2.0, n)
+        place = {"log10_start": LOG10_START, "n_pix": N_PIX, "first": first, "n_digit": 6}
+        write_stars(folder, GRID, rest, rv_kms, snr, rng, **place)
     (folder / f"star-{n_star // 3:06d}-text.fits").write_text("no spectrum")
     # Copied from what is fitted before any kill to what is read after the last.
     shutil.copy(folder / "star-000001.fits.gz", folder / f"star-{n_star - 2:06d}-copy.fits.gz")
@@ -158,9 +115,9 @@ class Run:
     ],
 )
 def test_a_killed_run_ends_in_the_catalogue_of_one_that_was_not(
-    model_dir, tmp_path, capsys, n_star, chunk_size, kills
+    model_dir, tmp_path, capsys, write_stars, n_star, chunk_size, kills
 ):
-    folder = write_survey(tmp_path / "survey", n_star)
+    folder = write_survey(tmp_path / "survey", n_star, write_stars)
     whole = Run(folder, model_dir, tmp_path / "whole" / "catalogue.parquet", chunk_size)
     killed = Run(folder, model_dir, tmp_path / "killed" / "catalogue.parquet", chunk_size)
     n_chunk = -(-(n_star + 2) // chunk_size)
@@ -180,7 +137,7 @@ def test_a_killed_run_ends_in_the_catalogue_of_one_that_was_not(
     assert n_star - done * chunk_size <= summary["fitted_now"] <= n_star - done * chunk_size + 1
     first, second = read_table(whole.out), read_table(killed.out)
     pd.testing.assert_frame_equal(second, first, check_exact=True)
-    assert first["obsid"].astype(int).tolist() == list(range(100_000, 100_000 + n_star))
+    assert first["obsid"].astype(int).tolist() == list(range(1000, 1000 + n_star))
     assert (first["chi2_red"] > 0).all()
     assert first["RV"].nunique() > 0.9 * n_star
     rejects = [read_rejects(run.out.with_name("catalogue_rejects.csv")) for run in (whole, killed)]

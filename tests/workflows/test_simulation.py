@@ -7,7 +7,7 @@ import pytest
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.grids.table import read_grid
-from jaxmdwarf.io.spectra.lamost import read_lamost
+from jaxmdwarf.io.spectra.readers import read_spectrum
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.population import PopulationConfig
 from jaxmdwarf.simulate.survey import SurveyConfig
@@ -58,7 +58,7 @@ def test_a_survey_in_memory_has_the_spectra_of_the_files(survey):
     pd.testing.assert_frame_equal(truth, pd.read_parquet(folder / "truth.parquet"))
     assert len(made.spectra) + len(made.rejects) == 30
     for row, spectrum in zip(made.rows, made.spectra, strict=True):
-        back = read_lamost(folder / "spectra" / truth["file"][row])
+        back = read_spectrum(folder / "spectra" / truth["file"][row])
         assert np.array_equal(back.ivar > 0, spectrum.ivar > 0)
         assert np.array_equal(back.flux[back.ivar > 0], spectrum.flux[back.ivar > 0])
 
@@ -70,7 +70,7 @@ def test_headers_repeat_what_the_truth_table_says(survey):
     for row in truth.itertuples():
         if row.failure == "empty":
             continue
-        back = read_lamost(folder / "spectra" / row.file)
+        back = read_spectrum(folder / "spectra" / row.file)
         layouts.add(back.meta.layout)
         assert back.meta.obsid == str(row.obsid)
         assert back.meta.ra_deg == pytest.approx(row.ra_deg, abs=1e-5)

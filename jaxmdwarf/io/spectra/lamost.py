@@ -22,8 +22,7 @@ taken, else the row.
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +34,6 @@ from jaxmdwarf.io.spectra.records import (
     NO_HEADER,
     LogGrid,
     SpectrumRecord,
-    build_spectrum,
-    check_record,
     expand_log_grid,
     number_or_nan,
     text_or_empty,
@@ -44,43 +41,12 @@ from jaxmdwarf.io.spectra.records import (
 )
 from jaxmdwarf.wavelengths import air_to_vacuum
 
-if TYPE_CHECKING:
-    from jaxmdwarf.spectra import RawSpectrum
-
 SAME_SOLUTION = 3e-6
 """Relative difference (1 km/s) below which wavelength row and header are one solution."""
 
 N_ROWS = 5
 LARGEST_MASK = 65_535
 COADD_COLUMNS = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK")
-
-
-def read_lamost(path: str | os.PathLike[str]) -> RawSpectrum:
-    """Read one LAMOST low-resolution spectrum of any of the three layouts.
-
-    Parameters
-    ----------
-    path : str or path
-        A FITS file, gzipped or not.
-
-    Returns
-    -------
-    RawSpectrum
-        Vacuum wavelengths; ivar 0 where the and-mask is set or a value is not finite.
-
-    Raises
-    ------
-    RejectedInput
-        If the file is no LAMOST spectrum, is damaged, or holds no good pixel.
-    """
-    file = SpectrumFile(path)
-    if not matches(file):
-        raise RejectedInput(
-            "not a LAMOST low-resolution spectrum.", "use read_spectrum, which knows other formats."
-        )
-    record = read(file)[0]
-    check_record(record)
-    return build_spectrum(record)
 
 
 def matches(file: SpectrumFile) -> bool:

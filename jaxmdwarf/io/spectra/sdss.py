@@ -14,20 +14,16 @@ the grid itself is taken.
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxmdwarf.arrays import clean_pixels, header_says_air
-from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.records import (
     NO_HEADER,
     LogGrid,
     SpectrumRecord,
-    build_spectrum,
-    check_record,
     expand_log_grid,
     number_or_nan,
     text_or_empty,
@@ -35,45 +31,12 @@ from jaxmdwarf.io.spectra.records import (
 )
 from jaxmdwarf.wavelengths import air_to_vacuum
 
-if TYPE_CHECKING:
-    from jaxmdwarf.spectra import RawSpectrum
-
 BRIGHTSKY = 1 << 23
 """SPPIXMASK: sky level > flux + 10 flux errors, and > 1.25 times its median around."""
 
 STEP_DEX = 1e-4
 BANDS = "ugriz"
 COADD_COLUMNS = ("FLUX", "LOGLAM", "IVAR")
-
-
-def read_sdss(path: str | os.PathLike[str]) -> RawSpectrum:
-    """Read the co-added spectrum of one SDSS or BOSS spec file, lite or full.
-
-    Parameters
-    ----------
-    path : str or path
-        A FITS file, gzipped or not.
-
-    Returns
-    -------
-    RawSpectrum
-        Vacuum wavelengths; ivar 0 where BRIGHTSKY is set or a value is not finite. S/N is the
-        pipeline's median per pixel in r and i.
-
-    Raises
-    ------
-    RejectedInput
-        If the file is no such spectrum, is damaged, or holds no good pixel.
-    """
-    file = SpectrumFile(path)
-    if not matches(file):
-        raise RejectedInput(
-            "not an SDSS spec file (no table with flux, loglam and ivar in HDU 1).",
-            "use read_spectrum, which knows other formats.",
-        )
-    record = read(file)[0]
-    check_record(record)
-    return build_spectrum(record)
 
 
 def matches(file: SpectrumFile) -> bool:

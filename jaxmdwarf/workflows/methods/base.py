@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,31 @@ from jaxmdwarf.workflows.progress import Progress
 
 LEAST_COMMON_STARS = 60
 """Stars of a reference that must be among the spectra to be compared star for star."""
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """The few settings of a method that commands offer; a method takes those that it knows.
+
+    Parameters
+    ----------
+    seed : int
+        Decides the split of the spectra, and all weights.
+    preset : {"compact", "paper"}
+        Networks that train in minutes on two cores, or those of the paper.
+    steps : int, optional
+        Batches, in place of the preset's.
+    batch_size : int, optional
+        Spectra of each domain in a batch, in place of the preset's.
+    min_snr : float, optional
+        Lowest S/N of spectra that a correction is learned from.
+    """
+
+    seed: int = 0
+    preset: str = "compact"
+    steps: int | None = None
+    batch_size: int | None = None
+    min_snr: float | None = None
 
 
 class TransferMethod(abc.ABC):
@@ -75,30 +100,8 @@ class TransferMethod(abc.ABC):
         """
 
     @classmethod
-    def build(
-        cls,
-        *,
-        seed: int = 0,
-        preset: str = "compact",
-        steps: int | None = None,
-        batch_size: int | None = None,
-        min_snr: float | None = None,
-    ) -> TransferMethod:
-        """The method from what commands offer; those without networks need no preset or steps.
-
-        Parameters
-        ----------
-        seed : int
-            Decides the split of the spectra, and all weights.
-        preset : {"compact", "paper"}
-            Networks that train in minutes on two cores, or those of the paper.
-        steps : int, optional
-            Batches, in place of the preset's.
-        batch_size : int, optional
-            Spectra of each domain in a batch, in place of the preset's.
-        min_snr : float, optional
-            Lowest S/N of spectra that a correction is learned from.
-        """
+    def build(cls, options: MethodOptions) -> TransferMethod:
+        """The method from what commands offer; those without networks need no preset or steps."""
         return cls()
 
     @property

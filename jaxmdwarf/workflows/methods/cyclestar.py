@@ -23,7 +23,7 @@ from jaxmdwarf.training.cyclestar.steps import TransferState
 from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
-from jaxmdwarf.workflows.methods.base import TransferMethod
+from jaxmdwarf.workflows.methods.base import MethodOptions, TransferMethod
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.progress import Progress, Silent
 
@@ -51,26 +51,18 @@ class CycleStar(TransferMethod):
     name = "cyclestar"
 
     @classmethod
-    def build(
-        cls,
-        *,
-        seed: int = 0,
-        preset: str = "compact",
-        steps: int | None = None,
-        batch_size: int | None = None,
-        min_snr: float | None = None,
-    ) -> CycleStar:
+    def build(cls, options: MethodOptions) -> CycleStar:
         """Networks of a preset; `steps` and `batch_size` in place of the preset's."""
-        if preset not in PRESETS:
+        if options.preset not in PRESETS:
             raise UsageError(
-                f"preset {preset!r} is unknown.", f"use --preset {' or '.join(PRESETS)}."
+                f"preset {options.preset!r} is unknown.", f"use --preset {' or '.join(PRESETS)}."
             )
-        settings: CycleStarConfig = getattr(CycleStarConfig, preset)(seed=seed)
-        if steps is not None:
-            every = min(settings.schedule.report_every, max(steps, 1))
-            settings = settings.vary(steps=steps, report_every=every)
-        if batch_size is not None:
-            settings = settings.vary(batch_size=batch_size)
+        settings: CycleStarConfig = getattr(CycleStarConfig, options.preset)(seed=options.seed)
+        if options.steps is not None:
+            every = min(settings.schedule.report_every, max(options.steps, 1))
+            settings = settings.vary(steps=options.steps, report_every=every)
+        if options.batch_size is not None:
+            settings = settings.vary(batch_size=options.batch_size)
         return cls(settings)
 
     @property
@@ -123,18 +115,9 @@ class MatchedThenCycleStar(TransferMethod):
     name = "matched+cyclestar"
 
     @classmethod
-    def build(
-        cls,
-        *,
-        seed: int = 0,
-        preset: str = "compact",
-        steps: int | None = None,
-        batch_size: int | None = None,
-        min_snr: float | None = None,
-    ) -> MatchedThenCycleStar:
+    def build(cls, options: MethodOptions) -> MatchedThenCycleStar:
         """Both by what they make of the same settings."""
-        networks = CycleStar.build(seed=seed, preset=preset, steps=steps, batch_size=batch_size)
-        return cls(Matched.build(seed=seed, min_snr=min_snr), networks)
+        return cls(Matched.build(options), CycleStar.build(options))
 
     @property
     def seed(self) -> int:

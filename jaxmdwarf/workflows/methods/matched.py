@@ -11,7 +11,7 @@ from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.matched import MatchedConfig, train_matched
-from jaxmdwarf.workflows.methods.base import TransferMethod
+from jaxmdwarf.workflows.methods.base import MethodOptions, TransferMethod
 from jaxmdwarf.workflows.progress import Progress, Silent
 
 
@@ -30,17 +30,9 @@ class Matched(TransferMethod):
     name = "matched"
 
     @classmethod
-    def build(
-        cls,
-        *,
-        seed: int = 0,
-        preset: str = "compact",
-        steps: int | None = None,
-        batch_size: int | None = None,
-        min_snr: float | None = None,
-    ) -> Matched:
+    def build(cls, options: MethodOptions) -> Matched:
         """With `seed` and `min_snr`; there are no networks of which the others speak."""
-        settings = MatchedConfig(seed=seed)
+        settings, min_snr = MatchedConfig(seed=options.seed), options.min_snr
         return cls(settings if min_snr is None else replace(settings, min_snr=min_snr))
 
     @property

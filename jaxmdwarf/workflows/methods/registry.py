@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxmdwarf.errors import UsageError
 
@@ -68,22 +68,14 @@ def find_transfer_method(name: str) -> type[TransferMethod]:
     return found
 
 
-def build_transfer_method(
-    method: str | TransferMethod,
-    *,
-    seed: int = 0,
-    preset: str = "compact",
-    steps: int | None = None,
-    batch_size: int | None = None,
-    min_snr: float | None = None,
-) -> TransferMethod:
+def build_transfer_method(method: str | TransferMethod, **options: Any) -> TransferMethod:
     """A method from its name and the few settings that commands offer; objects pass through.
 
     Parameters
     ----------
     method : str or TransferMethod
-    seed, preset, steps, batch_size, min_snr
-        See `jaxmdwarf.workflows.methods.base.TransferMethod.build`.
+    **options
+        Fields of `jaxmdwarf.workflows.methods.base.MethodOptions`.
 
     Examples
     --------
@@ -92,6 +84,7 @@ def build_transfer_method(
     """
     if not isinstance(method, str):
         return method
-    return find_transfer_method(method).build(
-        seed=seed, preset=preset, steps=steps, batch_size=batch_size, min_snr=min_snr
-    )
+    found = find_transfer_method(method)
+    from jaxmdwarf.workflows.methods.base import MethodOptions
+
+    return found.build(MethodOptions(**options))

@@ -5,7 +5,6 @@ import pytest
 from astropy.io import fits
 
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.io.spectra.lamost import read_lamost
 from jaxmdwarf.io.spectra.lamost_writer import (
     LAYOUTS,
     LamostHeader,
@@ -13,6 +12,7 @@ from jaxmdwarf.io.spectra.lamost_writer import (
     encode_lamost,
     write_lamost_files,
 )
+from jaxmdwarf.io.spectra.readers import read_spectrum
 
 N_PIX = 1886
 SOLUTION = {"log10_start": 3.7710, "log10_step": 1e-4}
@@ -66,7 +66,7 @@ def write(folder, spectrum, layout, **values):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_our_reader_gets_back_what_was_written(tmp_path, spectrum, layout):
     flux, ivar, mask = spectrum
-    back = read_lamost(write(tmp_path, spectrum, layout))
+    back = read_spectrum(write(tmp_path, spectrum, layout))
     assert back.meta.layout == layout
     good = mask == 0
     np.testing.assert_array_equal(back.flux[good], flux[good])
@@ -117,7 +117,7 @@ def test_layout_and_keywords_are_those_of_real_files(tmp_path, spectrum, layout,
 def test_missing_numbers_are_written_as_the_survey_writes_them(tmp_path, spectrum):
     path = write(tmp_path, spectrum, LAYOUTS[2], z=np.nan, snr_r=np.nan, snr_i=np.nan)
     assert fits.getheader(path)["Z"] == -9999
-    assert np.isnan(read_lamost(path).meta.z)
+    assert np.isnan(read_spectrum(path).meta.z)
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path, spectrum):

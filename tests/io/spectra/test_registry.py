@@ -1,4 +1,4 @@
-"""Readers of users: asked first, known to workers, gone when removed; what every reader does."""
+"""Readers of users: asked first, known to workers, gone when removed."""
 
 import subprocess
 import sys
@@ -11,17 +11,13 @@ from jaxmdwarf.errors import RejectedInput, UsageError
 from jaxmdwarf.io import registry
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra import (
-    SpectrumFile,
     SpectrumReader,
-    SpectrumRecord,
     list_readers,
     register_reader,
     unregister_reader,
 )
-from jaxmdwarf.io.spectra.readers import read_spectra, read_spectrum, stream_spectra
+from jaxmdwarf.io.spectra.readers import read_spectra, stream_spectra
 from jaxmdwarf.io.spectra.registry import READERS
-
-from .conftest import write_desi, write_mrs, write_mwm
 
 MODULE = """
 import numpy as np
@@ -180,55 +176,3 @@ def test_what_cannot_be_sent_keeps_the_work_at_home():
     finally:
         unregister_reader("local")
     assert registry.pack_extras() is not None
-
-
-def write_for(name, folder, write_spectrum):
-    """A file that the reader of this name reads."""
-    path = folder / f"{name}.fits"
-    if name == "desi":
-        return write_desi(path)
-    if name == "sdss-mwm":
-        return write_mwm(path, (1, 1, 0, 0))
-    if name == "lamost-mrs":
-        return write_mrs(path)
-    if name == "specutils":
-        import astropy.units as u
-        from astropy.table import QTable
-
-        wave = np.linspace(6000, 9000, 500)
-        table = QTable({"wavelength": wave * u.AA, "flux": np.ones(500) * u.Jy})
-        table["uncertainty"] = np.full(500, 0.1) * u.Jy
-        table.write(path)
-        return path
-    return write_spectrum(path, "sdss-coadd" if name == "sdss" else "lamost-coadd")
-
-
-@pytest.mark.parametrize("name", [reader.name for reader in READERS.entries()])
-def test_every_reader_keeps_the_contract(tmp_path, write_spectrum, name):
-    if name == "specutils":
-        pytest.importorskip("specutils")
-    path = write_for(name, tmp_path, write_spectrum)
-    first = next(one for one in READERS.entries() if one.matches(SpectrumFile(path)))
-    assert first.name == name
-    for record in first.read(SpectrumFile(path)):
-        assert isinstance(record, SpectrumRecord)
-        wave, flux, ivar = record.wave_aa, record.flux, record.ivar
-        assert wave.dtype == np.float64
-        assert wave.shape == flux.shape == ivar.shape
-        assert (np.diff(wave) > 0).all()
-        assert wave[0] > 1000
-        assert np.isfinite(flux).all()
-        assert np.isfinite(ivar).all()
-        assert (ivar >= 0).all()
-        assert flux.dtype.isnative
-        assert record.meta["path"] == str(path)
-        assert record.meta["layout"]
-    for number, spectrum in enumerate(read_spectra(path)):
-        assert spectrum.meta.index == number
-        one = read_spectrum(path, index=number)
-        np.testing.assert_array_equal(one.flux, spectrum.flux)
-    for cut in (100, 2880, 9000):
-        broken = tmp_path / "cut.fits"
-        broken.write_bytes(path.read_bytes()[:cut])
-        with pytest.raises(RejectedInput):
-            read_spectrum(broken)
