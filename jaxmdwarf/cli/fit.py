@@ -37,7 +37,12 @@ class Command:
     files: SpectrumFiles
 
     model: Annotated[
-        str, tyro.conf.arg(metavar="MODEL", help="Model directory, as train-emulator writes it.")
+        str,
+        tyro.conf.arg(
+            metavar="MODEL",
+            help="Model directory that train-transfer or train-emulator wrote, or DIR/transfer of "
+            "quickstart.",
+        ),
     ]
 
     out: Annotated[
@@ -67,7 +72,7 @@ class Command:
 
     chunk_size: Annotated[
         int,
-        tyro.conf.arg(metavar="N", help="Files between two entries in the record of a run."),
+        tyro.conf.arg(metavar="N", help="Files that are read, fitted and kept together."),
     ] = 1024
 
     poly_order: Annotated[

@@ -28,8 +28,8 @@ class Command:
         tuple[str, ...],
         tyro.conf.Positional,
         tyro.conf.arg(
-            metavar="INGEST_DIR [INGEST_DIR ...]",
-            help="Folders (searched through) and files of model spectra.",
+            metavar="FILES [FILES ...]",
+            help="Model spectra: files, folders (searched through), patterns, or @list.txt.",
             help_behavior_hint="(required)",
         ),
     ]

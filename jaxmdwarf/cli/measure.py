@@ -35,8 +35,8 @@ class Command:
         tuple[str, ...],
         tyro.conf.Positional,
         describe_files(
-            f"{SPECTRA_HELP} Formats are told by content: LAMOST low resolution of all releases, "
-            "SDSS and BOSS spec files, and what specutils reads if it is installed."
+            f"{SPECTRA_HELP} Formats are told by content: LAMOST, SDSS, BOSS, SDSS-V, DESI, and "
+            "what specutils reads if it is installed."
         ),
     ]
 

@@ -40,7 +40,7 @@ class Command:
     columns: Annotated[
         tuple[str, ...],
         tyro.conf.arg(
-            metavar="NAME=COLUMN",
+            metavar="NAME=COLUMN [NAME=COLUMN ...]",
             help="Columns of the reference, where the guess from their names is wrong: teff logg "
             "mh alpha_m rv ra dec obsid path, and e_teff ... for errors.",
             help_behavior_hint="(default: guessed)",

@@ -33,7 +33,7 @@ DEFAULT_PIXELS = PixelGrid.linear(5940.0, 8960.0, 1.0)
 """The paper's pixels with a margin of 60 Angstrom, enough for shifts of 2,000 km/s."""
 
 CHUNK_SIZE = 64
-"""Model files between two entries in the record of a run."""
+"""Model files that are read and kept together."""
 
 _FILE_LABELS = tuple(describe_label(name) for name in GridLabels._fields)
 """What files of model atmospheres know; tables may have any labels beside."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from jaxmdwarf.workflows.progress import Progress
 
 CHUNK_SIZE = 4096
-"""Files between two entries in the record of a run: what a killed one loses at most."""
+"""Files that are read, measured and kept together: what a killed run loses at most."""
 
 ROW_BYTES = 1_000
 """Disk space of a row and of its entry in a chunk, generously."""
