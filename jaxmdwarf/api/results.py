@@ -152,7 +152,9 @@ class Fits:
     def to_table(self) -> Table:
         """The catalogue rows as an astropy Table, with units, descriptions and UCDs.
 
-        Its ``meta`` holds the table of flags (``FLAG0``: meaning, advice), as files do.
+        Its ``meta`` holds the table of flags (``FLAG0``: meaning, advice), as files do. `write`
+        makes files of it that other programs read silently; astropy's own writers of FITS and
+        VOTable warn of ``dex``, for which neither standard has a word.
         """
         table = build_astropy_table(self.to_pandas())
         table.meta.update(write_flag_cards())
