@@ -19,5 +19,5 @@ def real_data() -> Path:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name bytes by their argument: gzip writes the time, and all workers must collect alike."""
+    """Name bytes by their argument: gzip writes the time, and workers must collect the same names."""
     return argname if isinstance(val, bytes) else None
