@@ -146,8 +146,9 @@ def find_listed(
     listed : StarList
         Rows whose VarFlag (phot_variable_flag) is not VARIABLE do not count. Matched by the first
         of these that finds a row: Gaia identifiers, also those of the two components of pairs;
-        obsid; positions. What lacks the identifier, here or there, goes by position. Tables
-        without any are refused, unless another table of the document has some.
+        positions; obsid, in lists without positions. What lacks a Gaia identifier, here or there,
+        goes by position. Tables without any are refused, unless another table of the document has
+        some.
     radius_arcsec : float
         For positions.
     epoch_yr : float
@@ -179,8 +180,8 @@ def find_listed(
         raise UsageError(
             f"{listed.name} and the catalogue have nothing in common to match by; the list has "
             f"{', '.join(columns[:25])}.",
-            "it needs a column source_id (and so does the catalogue: --gaia), obsid, or RA and "
-            "Dec.",
+            "it needs a column source_id (and so does the catalogue: --gaia), RA and Dec, or "
+            "obsid.",
         )
     return Found(rows, ", ".join(dict.fromkeys(ways)), n_list)
 
@@ -194,6 +195,9 @@ def _match_list(
         ours = find_column(catalogue, name)
         theirs = _list_identifiers(table, name)
         if ours is None or not theirs:
+            continue
+        if name == "obsid" and find_positions(table) is not None:
+            # Another survey, or another mode of this one, may count its spectra alike.
             continue
         keys, others = (
             _read_identifiers(catalogue[ours]),

@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "measure": "S/N, Halpha, TiO5, CaH and spectral type of spectra, without a model",
     "fit": "labels, velocities, errors and flags of spectra with a trained model",
     "catalogue": "from fits to a catalogue: total errors, cuts, variables, binaries, ages",
+    "fetch": "lists of variable stars and of binaries from VizieR, as local copies",
     "validate": "bias, scatter and honesty of the errors of a catalogue against a reference",
     "simulate": "a simulated survey of M dwarfs with known truth, as survey files",
     "grid": "model-grid files of any supported format to one table",

@@ -48,6 +48,8 @@ def test_both_components_of_pairs_are_found(stars):
 def test_positions_serve_where_no_identifier_matches_and_are_moved(stars):
     by_obsid = find(stars, obsid=["3", "99"])
     assert (by_obsid.how, np.flatnonzero(by_obsid.rows).tolist()) == ("obsid", [2])
+    elsewhere = find(stars, obsid=["3"], ra=[40.0], dec=[30.0])  # of another survey
+    assert (elsewhere.how, np.flatnonzero(elsewhere.rows).tolist()) == ("position", [3])
     other = {"Source": ["Popper 1980"], "RAJ2000": [30.0], "DEJ2000": [20.0 + 1 / 3600]}
     assert find(stars, **other).how == "position"
     assert np.flatnonzero(find(stars, **other).rows).tolist() == [2]
