@@ -25,7 +25,7 @@ import pandas as pd
 from results_io import find_peak_memory, save_result
 
 from jaxmdwarf.catalogue.columns import COLUMNS, TABLE_1, order_columns
-from jaxmdwarf.catalogue.crossmatch import StarList, find_listed
+from jaxmdwarf.catalogue.crossmatch import StarList, choose_columns, find_listed
 from jaxmdwarf.catalogue.cuts import CutConfig, apply_cuts, mark_rows
 from jaxmdwarf.catalogue.repeats import add_total_errors
 from jaxmdwarf.catalogue.stars import group_stars
@@ -151,7 +151,7 @@ def time_identifier(survey, folder):
 
 def time_match(survey, folder):
     began = time.perf_counter()
-    tables = read_tables(folder / "list.parquet")
+    tables = read_tables(folder / "list.parquet", choose=choose_columns)
     read = time.perf_counter()
     found = find_listed(survey, StarList("list", tables))
     return {

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxmdwarf.catalogue.columns import order_columns
-from jaxmdwarf.catalogue.hats import find_in_hats
+from jaxmdwarf.catalogue.hats import VARIABLE_FLAGS, find_in_hats
 from jaxmdwarf.catalogue.names import find_column
 from jaxmdwarf.catalogue.positions import J2000, positions_at
-from jaxmdwarf.catalogue.quantities import find_positions
+from jaxmdwarf.catalogue.quantities import POSITION_PARTS, find_positions
 from jaxmdwarf.diagnostics.matching import match_by_key, match_by_position
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import normalise_column
@@ -24,6 +24,7 @@ VARIABLE, BINARY = 1, 2
 """Values of VBFlag."""
 
 _COMPONENT = re.compile(r"(.*?)(?:1|2|a|b|pri|sec|primary|secondary)")
+_ALSO_NEEDED = ("refepoch", "epoch", *VARIABLE_FLAGS, *POSITION_PARTS, "de")
 _GAIA_NAME = re.compile(r"\s*gaia\s+e?dr\d\s+(\d+)\s*", re.IGNORECASE)
 
 
@@ -186,6 +187,24 @@ def find_listed(
     return Found(rows, ", ".join(dict.fromkeys(ways)), n_list)
 
 
+def choose_columns(names: list[str]) -> list[str]:
+    """Of the columns of a list, those that a match may need; all, if it needs none.
+
+    Examples
+    --------
+    >>> choose_columns(["solution_id", "source_id", "ra", "dec", "period", "pmra", "ref_epoch"])
+    ['source_id', 'ra', 'dec', 'pmra', 'ref_epoch']
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(columns=names)
+    found = {find_column(table, name) for name in ("RA", "Dec", "pmRA", "pmDE")}
+    for name in _SPELLINGS:
+        found |= set(_list_identifiers(table, name))
+    chosen = [name for name in names if name in found or normalise_column(name) in _ALSO_NEEDED]
+    return chosen or names
+
+
 def _match_list(
     catalogue: pd.DataFrame, table: pd.DataFrame, radius_arcsec: float, epoch_yr: float
 ) -> tuple[str, np.ndarray]:
@@ -274,7 +293,7 @@ def _read_identifiers(column: pd.Series) -> pd.Series:
 
 def _keep_variables(table: pd.DataFrame) -> pd.DataFrame:
     names = {normalise_column(str(name)): name for name in table.columns}
-    for name in ("varflag", "photvariableflag"):
+    for name in VARIABLE_FLAGS:
         if name in names:
             return table[table[names[name]].astype(str).str.strip() == "VARIABLE"]
     return table

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _MARKS = ("hats.properties", "properties", "collection.properties")
 _MOST_NEIGHBOURS = 20
-_VARIABLE_FLAGS = ("varflag", "photvariableflag")
+VARIABLE_FLAGS = ("varflag", "photvariableflag")
+"""Columns that say VARIABLE where Gaia found a star to be so, as they are compared."""
 
 
 def find_properties(path: str | os.PathLike[str]) -> Path | None:
@@ -107,7 +108,7 @@ def _open(lsdb: Any, path: str | os.PathLike[str]) -> _Listed:
         names = list(map(str, whole.columns))
         info = whole.hc_structure.catalog_info
         places = [info.ra_column, info.dec_column]
-        flag = next((one for one in names if normalise_column(one) in _VARIABLE_FLAGS), None)
+        flag = next((one for one in names if normalise_column(one) in VARIABLE_FLAGS), None)
         filters = None if flag is None else [(flag, "==", "VARIABLE")]
         stars = lsdb.open_catalog(path, columns=places, filters=filters)
     except Exception as error:  # of many libraries

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _MISSING_BELOW = -99.0
 """Numbers from here down are a survey's way of saying "missing" (-99, -999, -9999)."""
 
-_PARTS = ("rah", "ram", "ras", "ded", "dem", "des")
+POSITION_PARTS = ("rah", "ram", "ras", "ded", "dem", "des")
+"""Columns of the CDS with the parts of sexagesimal positions, as they are compared."""
+
 _HOURS = ("h", "hourangle", "hour")
 
 
@@ -118,10 +120,10 @@ def find_positions(table: pd.DataFrame, given: Mapping[str, str] | None = None) 
         ra, dec = _read_angle(table, right, hours=True), _read_angle(table, north, hours=False)
         return _within_the_sky(ra, dec, f"{right}, {north}")
     names = {normalise_column(str(name)): str(name) for name in table.columns}
-    if not set(_PARTS) <= set(names):
+    if not set(POSITION_PARTS) <= set(names):
         return None
     hour, minute, second, degree, arcmin, arcsec = (
-        read_numbers(table, names[part]) for part in _PARTS
+        read_numbers(table, names[part]) for part in POSITION_PARTS
     )
     size = np.abs(degree) + np.nan_to_num(arcmin) / 60 + np.nan_to_num(arcsec) / 3600
     sign = np.where(np.signbit(degree), -1.0, 1.0)

@@ -20,6 +20,8 @@ from jaxmdwarf.io.mrt import write_mrt_file
 from jaxmdwarf.io.votable_rows import count_characters, encode_rows, is_plain
 
 Metadata = dict[str, str]
+Chooser = Callable[[list[str]], list[str]]
+"""Which columns of a table to read, by the names of all."""
 
 _FLAG_CARD = re.compile(r"FLAG\d+")
 _LOGARITHM = "dex"
@@ -144,13 +146,14 @@ def write_parquet(table: Any, path: Path, metadata: Metadata) -> None:
     pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=about)), path)
 
 
-def read_parquet(path: Path) -> tuple[Any, Metadata]:
-    """Any Parquet file; lists stay what they are."""
+def read_parquet(path: Path, choose: Chooser | None = None) -> tuple[Any, Metadata]:
+    """Any Parquet file, or some of its columns; lists stay what they are."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from astropy.table import Column, MaskedColumn, Table
 
-    content = pq.read_table(path)
+    names = None if choose is None else choose(pq.read_schema(path).names)
+    content = pq.read_table(path, columns=names)
     table = Table()
     for field in content.schema:
         about = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
@@ -285,13 +288,15 @@ def csv_metadata_path(path: Path) -> Path:
     return path.with_name(f"{path.name}-metadata.json")
 
 
-def read_csv(path: Path) -> tuple[Any, Metadata]:
+def read_csv(path: Path, choose: Chooser | None = None) -> tuple[Any, Metadata]:
     """Values between commas, tabs, semicolons or bars, after lines of comment; gzipped or not."""
     import pandas as pd
     from astropy.table import Table
 
     layout = _find_layout(path)
     names = pd.read_csv(path, nrows=0, **layout).columns
+    if choose is not None:
+        layout["usecols"] = names = choose([str(name) for name in names])
     # Identifiers of nineteen digits are text: as numbers they would lose their last ones.
     text_columns = {name: str for name in names if str(name).lower() in _IDENTIFIERS}
     frame = pd.read_csv(path, dtype=text_columns, low_memory=False, **layout)
@@ -417,7 +422,9 @@ WRITERS: dict[str, Callable[[Any, Path, Metadata], None]] = {
     "ecsv": write_ecsv,
     "mrt": write_mrt,
 }
-READERS: dict[str, Callable[[Path], tuple[Any, Metadata]]] = {
+CHOOSING = ("parquet", "csv", "tsv")
+"""Formats of which some columns can be read without the others."""
+READERS: dict[str, Callable[..., tuple[Any, Metadata]]] = {
     "fits": read_fits,
     "parquet": read_parquet,
     "votable": read_votable,

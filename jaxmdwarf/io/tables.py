@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from jaxmdwarf.errors import FormatError, UsageError
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.provenance import Provenance
 from jaxmdwarf.io.table_formats import (
+    CHOOSING,
     READERS,
     WRITERS,
     csv_metadata_path,
@@ -187,8 +189,17 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     return _to_described_frame(table, metadata, kind)
 
 
-def read_tables(path: str | os.PathLike[str]) -> list[pd.DataFrame]:
+def read_tables(
+    path: str | os.PathLike[str], *, choose: Callable[[list[str]], list[str]] | None = None
+) -> list[pd.DataFrame]:
     """All tables of a file, of which a VOTable may have several; else as `read_table`.
+
+    Parameters
+    ----------
+    path : path
+    choose : callable, optional
+        Names of all columns to those that are wanted: of tables with very many rows the others
+        need not enter memory. Formats that cannot leave columns out give all.
 
     Raises
     ------
@@ -196,10 +207,14 @@ def read_tables(path: str | os.PathLike[str]) -> list[pd.DataFrame]:
         As `read_table`.
     """
     kind = _choose_format(path, {**FORMATS, **READ_ALSO})
-    if kind != "votable":
-        return [read_table(path)]
-    tables, metadata = _read(path, kind, read_all_votables)
-    return [_to_described_frame(one, metadata, kind) for one in tables]
+    if kind == "votable":
+        tables, metadata = _read(path, kind, read_all_votables)
+        return [_to_described_frame(one, metadata, kind) for one in tables]
+    reader = READERS[kind]
+    if choose is not None and kind in CHOOSING:
+        reader = partial(reader, choose=choose)
+    table, metadata = _read(path, kind, reader)
+    return [_to_described_frame(table, metadata, kind)]
 
 
 def _read(path: str | os.PathLike[str], kind: str, reader: Callable[[Path], Any]) -> Any:

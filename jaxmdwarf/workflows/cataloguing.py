@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxmdwarf.catalogue.columns import COLUMNS, Column, describe_column
-from jaxmdwarf.catalogue.crossmatch import StarList
+from jaxmdwarf.catalogue.crossmatch import StarList, choose_columns
 from jaxmdwarf.catalogue.cuts import read_bounds
 from jaxmdwarf.catalogue.hats import find_properties
 from jaxmdwarf.catalogue.value_added import CatalogueConfig, ValueAdded, add_values
@@ -225,7 +225,7 @@ def read_lists(paths: Sequence[str | os.PathLike[str]]) -> list[StarList]:
         if find_properties(path) is not None:
             lists.append(StarList(name, (), os.fspath(path)))
         else:
-            lists.append(StarList(name, read_tables(path)))
+            lists.append(StarList(name, read_tables(path, choose=choose_columns)))
     return lists
 
 

@@ -316,3 +316,12 @@ def test_texts_are_read_whatever_separates_their_values(tmp_path, separator):
     assert back["source_id"].tolist() == ["5682674213417840640", "7"]
     assert back["ra"].tolist() == [10.5, 11.5]
     assert back["name"].tolist() == ["GJ 1", "#2"]
+
+
+@pytest.mark.parametrize("extension", ["parquet", "csv", "fits"])
+def test_columns_that_are_not_wanted_are_left_out_where_a_format_can(tmp_path, rows, extension):
+    write_table(rows, tmp_path / f"T.{extension}")
+    (some,) = read_tables(tmp_path / f"T.{extension}", choose=lambda names: names[1:3])
+    assert {"obsid", "SNRr"} <= set(some.columns)
+    assert (len(some.columns) == 2) is (extension != "fits")
+    assert list(some["obsid"]) == list(rows["obsid"])
