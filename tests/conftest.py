@@ -1,9 +1,46 @@
 """Fixtures that every room's tests share."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+_MOST_MEMORY_MAPS = 15_000
+"""Compiled programs take some maps each, and Linux gives a process 65,530: beyond, it crashes."""
+
+_QUICK_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false"
+"""With `JAX_DISABLE_MOST_OPTIMIZATIONS`, makes compiling five times as quick.
+
+Tests compile hundreds of programs and run each a few times on little data, so that nearly all of
+their time went into optimising. Results differ by rounding alone; `.ci/run` runs the whole pipeline
+with the settings that users have.
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set XLA's flags and threads for this process, its workers and the commands that tests start.
+
+    Programs that one worker has compiled are read by the other, and by the next run.
+    Workers fill the cores: threads of BLAS beside them wait for each other (a factor of four).
+    XLA ends a process that has a flag it does not know, and flags come and go with its releases:
+    another process tries them first.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and hasattr(config, "cache"):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("compiled"))
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    for library in ("OPENBLAS", "OMP", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if "XLA_FLAGS" in os.environ:  # a worker's, or the user's own
+        return
+    environment = {**os.environ, "XLA_FLAGS": _QUICK_TO_COMPILE}
+    tried = subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"], env=environment, capture_output=True
+    )
+    os.environ["XLA_FLAGS"] = _QUICK_TO_COMPILE if tried.returncode == 0 else ""
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +58,15 @@ def real_data() -> Path:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name bytes by their argument: gzip writes the time, and workers must collect the same names."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bounded_programs() -> Iterator[None]:
+    """Forget compiled programs after a module that left a process with very many of them."""
+    yield
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.exists():
+        with maps.open("rb") as lines:
+            count = sum(1 for _ in lines)
+        if count > _MOST_MEMORY_MAPS:
+            sys.modules["jax"].clear_caches()

@@ -176,15 +176,17 @@ def test_bounds_of_the_problem_are_those_of_exact_derivatives(band_model, survey
 @both_paths
 def test_ten_random_starts_reach_one_optimum(band_model, fitted, survey):
     rng = np.random.default_rng(5)
-    bright = survey.snr > 20
-    same = np.ones(N_STAR, bool)
+    bright = np.flatnonzero(survey.snr > 20)[:512]
+    n_star = len(bright)
+    assert n_star == 512
+    batch, reference = take(survey.batch, bright), fitted.take(bright)
+    same = np.ones(n_star, bool)
     for _ in range(10):
-        scaled = rng.uniform(-0.45, 0.45, (N_STAR, 4)).astype(np.float32)
-        start = Start(SPACE.unscale(scaled), rng.uniform(-20, 20, N_STAR).astype(np.float32))
-        found = fit_stars(band_model, survey.batch, survey.way, start=start)
-        same &= found.converged & (worst_distance(found, fitted, survey) < SAME_SIGMA)
-    assert bright.sum() > 500
-    assert same[bright].mean() >= 0.99
+        scaled = rng.uniform(-0.45, 0.45, (n_star, 4)).astype(np.float32)
+        start = Start(SPACE.unscale(scaled), rng.uniform(-20, 20, n_star).astype(np.float32))
+        found = fit_stars(band_model, batch, survey.way, start=start)
+        same &= found.converged & (worst_distance(found, reference, survey) < SAME_SIGMA)
+    assert same.mean() >= 0.99
 
 
 @with_velocity
@@ -199,7 +201,7 @@ def test_lbfgs_finds_every_star_where_lm_does(band_model, fitted, survey):
 @pytest.mark.parametrize(
     ("solver", "n"),
     [
-        ("optimistix", 128),
+        ("optimistix", 48),
         pytest.param("optimistix", N_STAR, marks=pytest.mark.slow),
         pytest.param("optimistix-lbfgs", N_STAR, marks=pytest.mark.slow),
         pytest.param("jaxopt", N_STAR, marks=pytest.mark.slow),

@@ -48,14 +48,6 @@ from .conftest import GRID, GRIDS, METHODS, MODELS, SPACE, SPECTRA, find_example
 N_STAR, N_PADDED = 5, 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """Programs this small compile for longer than they run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def assert_same_tree(one, other):
     """Bit for bit, static parts included."""
     assert jax.tree.structure(one) == jax.tree.structure(other)

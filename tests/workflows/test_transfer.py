@@ -83,14 +83,6 @@ OPTIONS = TransferConfig(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """Networks this small compile for longer than they train."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def make_emulator():
     """An untrained network in front of narrow bands, which normalising leaves as they are."""
     rng = np.random.default_rng(6)

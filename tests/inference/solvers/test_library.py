@@ -51,7 +51,7 @@ def reference(model, survey):
 
 
 @pytest.mark.parametrize(
-    ("solver", "n"), [("lbfgs", 64), ("optimistix", 32), ("optimistix-lbfgs", 16), ("jaxopt", 16)]
+    ("solver", "n"), [("lbfgs", 64), ("optimistix", 32), ("optimistix-lbfgs", 16), ("jaxopt", 12)]
 )
 def test_solvers_agree(model, survey, reference, solver, n):
     result = fit_first(model, survey, n, solver)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,14 +34,6 @@ def fit_stars(model, batch, context=None, *, start=None, fit_velocity=False, **s
         solver=LevenbergMarquardt(**solver),
         schedule=FitScheduleConfig(batch_size=32),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """Programs this small compile for longer than they run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class ExpensiveModel(ForwardModel):

@@ -86,14 +86,6 @@ def configure(**changes):
     return CycleStarConfig().vary(**{**quick, **changes})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """Networks this small compile for longer than they train."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Memory:
     """A checkpoint store that forgets nothing."""
 
@@ -347,7 +339,6 @@ def test_a_killed_run_resumes_with_the_losses_of_the_uninterrupted(tmp_path):
 
     environment = {
         **os.environ,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
