@@ -295,7 +295,7 @@ class _Stages:
                 notes={
                     "model_trained_on": "a simulation",
                     "survey": f"simulated, seed {config.seed}",
-                    "label_bounds": fits.attrs["provenance"]["label_bounds"],
+                    "label_bounds": fits.attrs["provenance"].get("label_bounds", ""),
                 },
             ),
         )
