@@ -56,7 +56,7 @@ def real_data() -> Path:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name bytes by their argument: gzip writes the time, and workers must collect the same names."""
+    """Name bytes by their argument: gzip writes the time, and workers must collect alike."""
     return argname if isinstance(val, bytes) else None
 
 
