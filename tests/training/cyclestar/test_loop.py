@@ -337,17 +337,11 @@ def test_training_resumes_from_its_checkpoints_bit_for_bit(trained):
 def test_a_killed_run_resumes_with_the_losses_of_the_uninterrupted(tmp_path):
     """Kill -9 between a line of the log and its checkpoint; another process goes on from there."""
 
-    environment = {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }
-
     def run(folder, *words):
         command = [sys.executable, __file__, str(folder), *words]
-        return subprocess.run(command, env=environment, timeout=240).returncode
+        return subprocess.run(command, timeout=240).returncode
 
-    assert run(tmp_path / "whole") == 0
+    train_on_disk(tmp_path / "whole")
     log = tmp_path / "cut" / "metrics.jsonl"
     # It kills itself: from outside, a busy machine may let it come to its end first.
     assert run(tmp_path / "cut", "4") == -signal.SIGKILL
@@ -485,7 +479,7 @@ def test_settings_that_make_no_sense_are_refused(changes):
         configure(**changes)
 
 
-STEPS_ON_DISK = 120
+STEPS_ON_DISK = 60
 
 
 def read_lines(path):
