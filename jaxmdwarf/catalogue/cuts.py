@@ -235,7 +235,8 @@ def find_threshold(values: np.ndarray, sigma: float) -> float:
     left = values[np.isfinite(values)]
     limit = np.inf
     for _ in range(_MOST_ROUNDS):
-        limit = float(left.mean() + sigma * left.std())
+        # Never below the median: the mean of equal numbers may be a rounding error less than each.
+        limit = float(max(left.mean() + sigma * left.std(), np.median(left)))
         kept = left[left <= limit]
         if kept.size == left.size:
             break

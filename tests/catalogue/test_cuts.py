@@ -115,6 +115,8 @@ def test_thresholds_are_of_what_lies_within_them():
     rng = np.random.default_rng(1)
     error = np.concatenate([rng.normal(10, 1, 10_000), np.full(300, 1e5), [np.nan]])
     assert find_threshold(error, 5.0) == pytest.approx(15.0, abs=0.1)
+    for equal in (0.1, 1 / 3, 61.7):
+        assert find_threshold(np.full(997, equal), 5.0) >= equal
 
 
 def test_bounds_travel_as_text():
