@@ -69,7 +69,7 @@ READ_ALSO: dict[str, str] = {
     **{
         f"{extension}.gz": kind
         for extension, kind in {**FORMATS, ".tsv": "tsv", ".dat": "mrt"}.items()
-        if kind != "parquet"
+        if kind != "parquet" and not extension.endswith(".gz")
     },
 }
 """Formats that are only read."""
@@ -96,9 +96,11 @@ def _choose_format(path: str | os.PathLike[str], formats: Mapping[str, str]) -> 
     for extension in sorted(formats, key=len, reverse=True):
         if name.endswith(extension) and name != extension:
             return formats[extension]
+    plain = [extension for extension in formats if not extension.endswith(".gz")]
+    gzipped = ", all but .parquet gzipped (.gz) or not" if len(formats) > len(FORMATS) else ""
     raise UsageError(
         f"the extension of {os.fspath(path)!r} names no table format.",
-        f"end the name in one of {' '.join(formats)}.",
+        f"end the name in one of {' '.join(plain)}{gzipped}.",
     )
 
 

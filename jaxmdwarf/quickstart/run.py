@@ -359,13 +359,13 @@ def summarise(metrics: dict[str, Any], out: str | os.PathLike[str]) -> dict[str,
         "fit": f"{metrics['fit']['spectra_per_s']:.0f} spectra/s, "
         f"{metrics['fit']['converged_fraction']:.1%} converged",
     }
-    for name, form in (("teff", "{:+.0f} ± {:.0f} K"), ("logg", "{:+.2f} ± {:.2f} dex")):
-        lines[f"{name}: bias ± scatter"] = form.format(
-            labels[name]["bias"], labels[name]["scatter"]
-        )
-    lines["[M/H]: bias ± scatter"] = "{:+.2f} ± {:.2f} dex".format(
-        labels["mh"]["bias"], labels["mh"]["scatter"]
-    )
+    for name, words, n_digit, unit in (
+        ("teff", "Teff", 0, "K"),
+        ("logg", "log g", 2, "dex"),
+        ("mh", "[M/H]", 2, "dex"),
+    ):
+        bias, scatter = labels[name]["bias"], labels[name]["scatter"]
+        lines[f"{words}: bias ± scatter"] = f"{bias:+.{n_digit}f} ± {scatter:.{n_digit}f} {unit}"
     lines["trained on"] = "a simulation"
     lines["time"] = f"{metrics['wall_s']:.0f} s"
     lines["report"] = os.path.join(os.fspath(out), "report.html")

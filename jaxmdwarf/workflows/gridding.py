@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -203,8 +204,8 @@ def make_grid(
     Raises
     ------
     UsageError
-        Before any work: if numbers make no sense, or `out` exists, cannot be written or is being
-        written by another process.
+        Before any work: if numbers make no sense, or `out` does not end in ``.parquet``, exists,
+        cannot be written or is being written by another process.
     WorkFailed
         If fewer than two spectra are usable; the rejects are written all the same.
 
@@ -222,6 +223,11 @@ def make_grid(
         raise UsageError(
             f"files of resolution {native_resolution:g} cannot be brought to {resolution:g}.",
             "ask for a lower --resolution.",
+        )
+    if Path(out).suffix != ".parquet":
+        raise UsageError(
+            f"a grid is a Parquet table, and {os.fspath(out)} is not named like one.",
+            "give --out a name that ends in .parquet.",
         )
     require_output(out, overwrite=overwrite)
     rejects_file = require_rejects(out, overwrite=overwrite)
