@@ -17,13 +17,13 @@ from jaxmdwarf.inference.fitter import FittedFlux, FittedSpectra
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.results import FitResult
 from jaxmdwarf.io.provenance import gather_provenance
-from jaxmdwarf.io.rejects import Reject, name_rejects_file, write_rejects
+from jaxmdwarf.io.rejects import Reject, name_rejects_file, read_rejects, write_rejects
 from jaxmdwarf.io.tables import build_astropy_table, choose_format, write_table
 from jaxmdwarf.labels import VELOCITY, describe_label
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.preprocess.masks import mask_for
 from jaxmdwarf.quality import QualityFlag, describe_flags, write_flag_cards
-from jaxmdwarf.workflows.outputs import require_output
+from jaxmdwarf.workflows.outputs import require_output, require_rejects
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,10 +185,13 @@ class Fits:
             If the extension is none of these, or the file exists or cannot be written.
         """
         choose_format(path)
-        rejects = name_rejects_file(path)
-        require_output(path, overwrite=overwrite, beside=[rejects])
+        target = require_output(path, overwrite=overwrite)
+        rejects, replaced = name_rejects_file(path), target.exists()
+        # The same rows in another format have the same rejects.
+        if self.rejects and not (rejects.is_file() and read_rejects(rejects) == [*self.rejects]):
+            require_rejects(path, overwrite=overwrite)
         write_table(self.to_pandas(), path, provenance=gather_provenance())
-        if self.rejects or rejects.is_file():
+        if self.rejects or (replaced and rejects.is_file()):
             write_rejects(rejects, self.rejects)
 
     @property

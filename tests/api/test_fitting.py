@@ -63,6 +63,12 @@ def test_a_table_is_written_as_the_command_writes_it_and_never_replaced_silently
     found.write(tmp_path / "stars.fits", overwrite=True)
     with pytest.raises(UsageError, match="extension"):
         found.write(tmp_path / "stars.png")
+    # The same rows in another format; then others, whose rejects would take the place of these.
+    found.write(tmp_path / "stars.csv")
+    other = fitter.fit([stars.arrays(0), "elsewhere.fits"])
+    with pytest.raises(UsageError, match=r"stars_rejects\.csv holds the rejects of"):
+        other.write(tmp_path / "stars.ecsv")
+    assert not (tmp_path / "stars.ecsv").exists()
 
 
 def test_flags_are_told_in_words(fits):
