@@ -214,21 +214,7 @@ def make_grid(
     A label that has one value in all files is no label of the table; its value is in
     ``provenance["fixed_labels"]``. Points need not fill a regular grid.
     """
-    if not (resolution > 0 and np.isfinite(resolution)):
-        raise UsageError(
-            f"a resolution of {resolution} makes no sense.",
-            "give a positive number, as in --resolution 1800.",
-        )
-    if native_resolution is not None and native_resolution <= resolution:
-        raise UsageError(
-            f"files of resolution {native_resolution:g} cannot be brought to {resolution:g}.",
-            "ask for a lower --resolution.",
-        )
-    if Path(out).suffix != ".parquet":
-        raise UsageError(
-            f"a grid is a Parquet table, and {os.fspath(out)} is not named like one.",
-            "give --out a name that ends in .parquet.",
-        )
+    _require_sense(out, resolution, native_resolution)
     require_output(out, overwrite=overwrite)
     rejects_file = require_rejects(out, overwrite=overwrite)
     found = expand_inputs(inputs, leave_out=(out, rejects_file, name_work_folder(out)))
@@ -283,6 +269,27 @@ def make_grid(
         "table": str(out),
         "rejects": str(rejects_file),
     }
+
+
+def _require_sense(
+    out: str | os.PathLike[str], resolution: float, native_resolution: float | None
+) -> None:
+    """Raise `UsageError` for what no grid can have."""
+    if not (resolution > 0 and np.isfinite(resolution)):
+        raise UsageError(
+            f"a resolution of {resolution} makes no sense.",
+            "give a positive number, as in --resolution 1800.",
+        )
+    if native_resolution is not None and native_resolution <= resolution:
+        raise UsageError(
+            f"files of resolution {native_resolution:g} cannot be brought to {resolution:g}.",
+            "ask for a lower --resolution.",
+        )
+    if Path(out).suffix != ".parquet":
+        raise UsageError(
+            f"a grid is a Parquet table, and {os.fspath(out)} is not named like one.",
+            "give --out a name that ends in .parquet.",
+        )
 
 
 @dataclass(frozen=True)
