@@ -35,6 +35,7 @@ class QualityFlag(IntFlag):
     LABEL_AT_BOUND = 1 << 16
     NOT_M_DWARF = 1 << 17
     NOT_STELLAR_VELOCITY = 1 << 18
+    PRIOR_DOMINATED = 1 << 19
     TOO_HOT = 1 << 23
     LOGG_NEAR_BOUND = 1 << 24
     LARGE_ERROR = 1 << 25
@@ -151,6 +152,11 @@ FLAG_TABLE: dict[QualityFlag, FlagNote] = {
     QualityFlag.NOT_STELLAR_VELOCITY: FlagNote(
         "header velocity beyond 1500 km/s, which no star has: not applied",
         "take type and activity with care, unless the fit found the velocity; look at kind",
+        False,
+    ),
+    QualityFlag.PRIOR_DOMINATED: FlagNote(
+        "more than half of the information on a label is the priors'",
+        "compare errors with the scatter of the priors, or fit without priors",
         False,
     ),
     QualityFlag.TOO_HOT: FlagNote(

@@ -20,6 +20,9 @@ from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
 AT_BOUND = 1e-3
 """A label this close to a bound, as a fraction of its range, counts as at the bound."""
 
+PRIOR_SHARE = 0.5
+"""Share of the information on a label, priors included, above which it is the priors' label."""
+
 BAD_CHI2 = 50.0
 """Reduced chi-square above which a fit is flagged (the paper's cut, section 4)."""
 
@@ -133,6 +136,9 @@ def summarise_fit(
     flags = raise_flag(flags, ~state.converged, QualityFlag.NOT_CONVERGED)
     flags = raise_flag(flags, solved & ~definite, QualityFlag.BAD_COVARIANCE)
     flags = raise_flag(flags, chi2_red > BAD_CHI2, QualityFlag.BAD_CHI2)
+    if objective.priors:
+        leaning = (share_of_priors(objective, state) > PRIOR_SHARE).any(axis=-1)
+        flags = raise_flag(flags, solved & definite & leaning, QualityFlag.PRIOR_DOMINATED)
     flags = raise_flag(flags, n_pix == 0, QualityFlag.NO_GOOD_PIXELS)
     flags = raise_flag(flags, (n_pix > 0) & ~active, QualityFlag.FEW_PIXELS)
     nothing = jnp.full(n_pix.shape, jnp.nan, chi2_red.dtype)
@@ -155,6 +161,32 @@ def summarise_fit(
         converged=state.converged,
         flags=flags,
     )
+
+
+def share_of_priors(objective: Objective, state: SolverState) -> Float[Array, "n_spec n_label"]:
+    """Share of the information on each label that is the priors' and not the spectrum's.
+
+    Information is the inverse variance of a label, all others free (Fisher matrix): the share is 1
+    less the ratio of the variance with priors to that without, 1 where the spectrum alone leaves a
+    label undetermined, and 0 for fixed labels.
+
+    Parameters
+    ----------
+    objective : Objective
+    state : SolverState
+        At the solution.
+    """
+    n_label, held = objective.layout.n_label, objective.layout.held
+    both = state.equations.curvature
+    of_priors = objective.prior_equations(state.parameters)[2]
+    if held.any():
+        of_priors = jnp.where(held[:, None] | held, 0, of_priors)
+    with_priors, without = (
+        jnp.diagonal(invert_positive(one), axis1=-2, axis2=-1)[:, :n_label]
+        for one in (both, both - of_priors)
+    )
+    share = jnp.where(jnp.isfinite(without), 1 - with_priors / without, 1)
+    return jnp.where(held[:n_label], 0, share)
 
 
 def blank_result(n_spec: int, n_label: int, dtype, *, fit_velocity: bool) -> FitResult:

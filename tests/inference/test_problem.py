@@ -123,6 +123,22 @@ def test_with_every_label_fixed_the_velocity_alone_is_fitted(model, stars):
     assert (found.e_rv > 0).all()
 
 
+def test_labels_that_priors_know_better_than_spectra_are_told(model, stars, free):
+    """A prior has the larger share where its scatter is below the error without it."""
+    batch, _ = stars
+    errors = free[1].errors[:, 3]
+    sigma = float(np.median(errors))
+    prior = LabelPrior("alpha_m", 0.1, sigma)
+    found = fit(FitProblem.from_batch(model, batch, priors=(prior,)))
+    told = (found.flags & int(QualityFlag.PRIOR_DOMINATED)) > 0
+    # The prior moves the solution, and with it what the spectrum tells there.
+    clear = np.abs(np.log(errors / sigma)) > 0.2
+    assert clear.sum() > N_STAR / 3
+    assert (told == (errors > sigma))[clear].mean() > 0.85
+    assert 0.2 < told.mean() < 0.8
+    assert not (free[1].flags & int(QualityFlag.PRIOR_DOMINATED)).any()
+
+
 def test_a_label_fixed_at_a_bound_raises_no_flag(model, stars):
     lower = model.label_space.lower[LOGG]
     found = fit(FitProblem.from_batch(model, stars[0], fixed={"logg": lower}))
