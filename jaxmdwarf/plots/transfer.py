@@ -137,7 +137,7 @@ def plot_residuals(
     pixels = np.concatenate(finite) if finite else np.zeros(0)
     if pixels.size:
         top = float(np.percentile(pixels, 99.0))
-        right.set_ylim(max(0.0, 0.85 * float(np.percentile(pixels, 0.5))), 1.08 * top)
+        right.set_ylim(max(0.0, 0.85 * float(np.percentile(pixels, 0.5))), 1.2 * top)
     if noise_level is not None:
         left.axvline(noise_level, color="0.3", linewidth=0.9, linestyle=":", label="noise alone")
         right.axhline(noise_level, color="0.3", linewidth=0.9, linestyle=":", label="noise alone")
@@ -146,7 +146,8 @@ def plot_residuals(
     if len(wave_aa) > 1:
         right.set_xlim(float(wave_aa[0]), float(wave_aa[-1]))
     if every.size:
-        left.legend(fontsize=8, title="mean over stars", title_fontsize=8)
+        left.set_ylim(top=1.5 * left.get_ylim()[1])  # room for the legend above the bars
+        left.legend(fontsize=8, title="mean over stars", title_fontsize=8, loc="upper left")
     if per_pixel:
         right.legend(fontsize=8, ncols=2, loc="upper left", framealpha=0.9)
     return figure
