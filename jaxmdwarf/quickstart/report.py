@@ -20,7 +20,7 @@ from jaxmdwarf.plots.snr import plot_snr
 from jaxmdwarf.plots.style import describe_quantity, render_png
 from jaxmdwarf.plots.transfer import plot_residuals, plot_training, plot_transferred_fit
 from jaxmdwarf.preprocess.masks import mask_for
-from jaxmdwarf.quality import FLAG_TABLE, HARMFUL_FLAGS
+from jaxmdwarf.quality import FLAG_TABLE, HARMFUL_FLAGS, find_good
 from jaxmdwarf.quickstart.products import (
     TRANSFER,
     Outcome,
@@ -425,13 +425,13 @@ def _flags_section(catalogue: pd.DataFrame) -> Section:
                     kept,
                 )
             )
-    clear = int(np.count_nonzero(flags == 0))
+    good = int(np.count_nonzero(find_good(flags)))
     return Section(
         "Flags",
         [
             Text(
-                f"{clear} of {flags.size} spectra carry no flag at all. A row may carry several; "
-                "the last column tells whether it enters the comparisons above."
+                f"{good} of {flags.size} spectra carry no flag that makes them unfit for use. A "
+                "row may carry several; the last column tells whether it enters the comparisons."
             ),
             Table(("bit", "meaning", "spectra", "share", "comparison"), rows, text_columns=(1, 4)),
         ],

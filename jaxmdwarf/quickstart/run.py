@@ -431,7 +431,7 @@ def _gather_metrics(
         "fit": {
             "spectra_per_s": fitted["fit_spectra_per_s"],
             "converged_fraction": fitted["converged_fraction"],
-            "unflagged": fitted["unflagged"],
+            "good": fitted["good"],
         },
         "labels": {name: recovery_metrics(one.comparisons) for name, one in validations.items()},
         "labels_snr50": {name: recovery_metrics(one.high_snr) for name, one in validations.items()},

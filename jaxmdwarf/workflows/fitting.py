@@ -9,8 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jaxmdwarf.catalogue.cuts import write_bounds
 from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
@@ -203,7 +201,6 @@ def _count_flags(frame: pd.DataFrame) -> dict[str, Any]:
     converged = float(((flags & int(QualityFlag.NOT_CONVERGED)) == 0).mean())
     return {
         "converged_fraction": round(converged, 4),
-        "unflagged": int(np.count_nonzero(flags == 0)),
         "good": int(frame["good"].sum()),
     }
 
