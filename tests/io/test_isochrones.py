@@ -164,10 +164,13 @@ def test_gzipped_and_plain_files_agree(tmp_path):
 
 def test_a_csv_without_gravity_gets_it_from_luminosity(tmp_path):
     path = tmp_path / "iso.csv"
-    path.write_text("mh,logAge,Mini,Teff,logL\n0.0,9.66,1.0,5772,0.0\n")
-    sun = {name: column[0] for name, column in read_isochrones(path).items()}
-    assert abs(sun["logg"] - 4.438) < 1e-6
-    assert abs(sun["radius"] - 1) < 1e-6
+    rows = ("0.0,9.66,0.3,3300,-2.0", "0.0,9.66,1.0,5772,0.0")
+    path.write_text("\n".join(["mh,logAge,Mini,Teff,logL", *rows]) + "\n")
+    table = read_isochrones(path)
+    np.testing.assert_array_equal(table["Mini"], [0.3, 1.0])
+    # Stefan and Boltzmann: R = sqrt(L) / T^2 in solar units, here 0.1 * (5772 / 3300)^2.
+    np.testing.assert_allclose(table["radius"], [0.305930, 1.0], rtol=1e-5)
+    np.testing.assert_allclose(table["logg"], [4.94389, 4.438], atol=1e-4)
 
 
 def test_solar_z_has_solar_metallicity():
