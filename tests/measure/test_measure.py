@@ -259,3 +259,15 @@ def kastredux_rows(real_data):
 
 def test_z_is_velocity_over_c():
     assert doppler_factor(1e-3 * SPEED_OF_LIGHT_KMS) == pytest.approx(1.001)
+
+
+def test_a_steep_continuum_is_no_halpha_and_lost_pixels_leave_the_width():
+    wave = np.arange(6500.0, 6650.0, 0.1)
+    sure = np.full(wave.size, 1e8)
+    slope = measure_halpha(wave, 1.0 + 0.008 * (wave - HALPHA_AA), sure)
+    assert abs(slope.value) < 1e-3
+    # Flux that is half as high again over nine Angstrom, and every twentieth pixel lost.
+    high = np.where(np.abs(wave - HALPHA_AA) < 4.5, 1.5, 1.0)
+    lost = np.where(np.arange(wave.size) % 20 == 0, 0.0, sure)
+    assert measure_halpha(wave, high, sure).value == pytest.approx(4.5, rel=0.02)
+    assert measure_halpha(wave, high, lost).value == pytest.approx(4.5, rel=0.02)

@@ -110,6 +110,17 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, stop_at):
     assert [reject.path for reject in rejects] == ["c.fits", "d.fits", "e.fits"]
 
 
+def test_a_copy_of_what_the_last_finished_chunk_holds_is_still_known(tmp_path):
+    paths = ("a.fits", "b.fits", "e.fits", "d.fits")
+    with pytest.raises(Killed), opened(tmp_path / "T.csv") as run:
+        count(run, work_on(stop_at="e.fits"), paths)
+    with opened(tmp_path / "T.csv") as run:
+        assert run.n_done == 1
+        count(run, paths=paths)
+        _, rejects = run.collect(EMPTY)
+    assert {one.path: one.reason for one in rejects}["d.fits"] == "the same spectrum as a.fits"
+
+
 def test_unfinished_work_of_other_settings_is_named_and_kept_until_it_may_go(tmp_path):
     out = tmp_path / "T.csv"
     mine = {"fit": {"n": 1}, "model": "a" * 64}
