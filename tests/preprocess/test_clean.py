@@ -122,6 +122,15 @@ def test_measured_shapes_are_what_their_names_say():
     assert abs(measured["correlation"][1]) < 0.2
 
 
+def test_band_windows_are_published_in_air():
+    grid = shape_features(sample()[0])[1]
+    wave = grid.wave_aa
+    # TiO5 is measured from 7126 Angstrom in air on, which is 7127.96 in vacuum.
+    beside = np.where((wave > 7125) & (wave < 7128), 0.5, 1.0)
+    assert (beside < 1).sum() == 1
+    assert measure_shapes(beside[None], grid)["tio5"][0] > 0.99
+
+
 def test_bad_calls_say_why():
     features, grid = shape_features(sample()[0])
     with pytest.raises(MismatchError, match="bins"):

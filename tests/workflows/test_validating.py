@@ -70,6 +70,12 @@ def catalogue(truth):
     return frame.sample(frac=1.0, random_state=1).reset_index(drop=True)
 
 
+def test_errors_of_the_reference_count_beside_those_of_the_catalogue(catalogue, truth):
+    ours, theirs = catalogue.assign(e_Teff=24.0), truth.assign(e_teff=32.0)
+    pulls = validate_tables(ours, theirs).metrics()["pulls"]["teff"]
+    assert pulls["width"] == pytest.approx(1.0, rel=0.15)  # 24 and 32 are 40, the scatter
+
+
 def test_what_was_put_in_comes_out(catalogue, truth):
     metrics = validate_tables(catalogue, truth).metrics()
     assert metrics["labels"]["teff"]["bias"] == pytest.approx(25, abs=8)
