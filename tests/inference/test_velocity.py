@@ -80,6 +80,15 @@ def test_bad_pixels_padding_and_faint_stars_are_flagged_not_trusted(bank, moving
     np.testing.assert_array_equal(result.rv_kms[2:], whole.rv_kms[2:])
 
 
+def test_stated_errors_that_are_too_small_do_not_make_velocities_surer(bank, moving):
+    batch, _ = moving
+    bold = SpectrumBatch(batch.flux, 100 * batch.ivar, 100 * batch.information, batch.grid)
+    honest, result = measure_velocity(batch, bank), measure_velocity(bold, bank)
+    # Chi-square is a hundred times as large: the widening by its root takes back the factor of ten.
+    ratio = np.asarray(result.e_rv / honest.e_rv)
+    assert 0.9 < np.nanmedian(ratio) < 1.1
+
+
 def test_a_velocity_beyond_the_grid_is_at_its_edge(band_model, band_grid, observe_stars, bank):
     rng = np.random.default_rng(5)
     scaled = np.zeros((2, 4), np.float32)
