@@ -204,7 +204,7 @@ def test_lbfgs_finds_every_star_where_lm_does(band_model, fitted, survey):
         ("optimistix", 48),
         pytest.param("optimistix", N_STAR, marks=pytest.mark.slow),
         pytest.param("optimistix-lbfgs", N_STAR, marks=pytest.mark.slow),
-        pytest.param("jaxopt", N_STAR, marks=pytest.mark.slow),
+        pytest.param("jaxopt", 128, marks=pytest.mark.slow),
     ],
 )
 def test_solvers_of_other_libraries_agree(band_model, fitted, survey, solver, n):
