@@ -167,7 +167,8 @@ def fit(
     ----------
     x : path, arrays, spectrum, or a list of these
         A file, a folder, a pattern; ``(wave, flux, ivar)`` as arrays, lists or quantities; a
-        specutils spectrum; a `jaxmdwarf.Spectrum`. See `jaxmdwarf.read`.
+        specutils spectrum; a `jaxmdwarf.Spectrum`. See `jaxmdwarf.read`. Not normalised: types and
+        kinds of object are told by broad bands, which a pseudo-continuum takes out.
     model : path, ForwardModel, or what a training returned
         A path is loaded anew by each call; `jaxmdwarf.load_model` loads it once, and
         `jaxmdwarf.Fitter` also keeps what was prepared and compiled.
