@@ -1,5 +1,6 @@
 """Which files arguments stand for: folders, patterns, lists; a reason and a remedy for the rest."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -107,21 +108,24 @@ def test_names_that_are_not_utf8_are_found(night):
 
 @pytest.fixture
 def deep_folder(monkeypatch):
-    """A folder in a folder, over a thousand times, with a file at the bottom.
+    """A folder in a folder, oftener than functions may call each other, with a file at the bottom.
 
     Python's own removal of folders, by which pytest tidies up, is not up to it: it lies elsewhere
     and goes whatever becomes of the test.
     """
     top = tempfile.mkdtemp(prefix="jaxmdwarf-deep-")
+    limit = sys.getrecursionlimit()
     try:
         monkeypatch.chdir(top)
-        for _ in range(1_200):
+        for _ in range(400):
             os.mkdir("d")
             os.chdir("d")
         Path("a.fits").write_text("x")
         monkeypatch.chdir(top)
+        sys.setrecursionlimit(len(inspect.stack(0)) + 300)
         yield top
     finally:
+        sys.setrecursionlimit(limit)
         os.chdir("/")
         subprocess.run(["rm", "-rf", top], check=True)
 
