@@ -201,7 +201,6 @@ def test_lbfgs_finds_every_star_where_lm_does(band_model, fitted, survey):
 @pytest.mark.parametrize(
     ("solver", "n"),
     [
-        ("optimistix", 48),
         pytest.param("optimistix", N_STAR, marks=pytest.mark.slow),
         pytest.param("optimistix-lbfgs", N_STAR, marks=pytest.mark.slow),
         pytest.param("jaxopt", 128, marks=pytest.mark.slow),

@@ -51,7 +51,13 @@ def reference(model, survey):
 
 
 @pytest.mark.parametrize(
-    ("solver", "n"), [("lbfgs", 64), ("optimistix", 32), ("optimistix-lbfgs", 16), ("jaxopt", 12)]
+    ("solver", "n"),
+    [
+        ("lbfgs", 64),
+        ("optimistix", 32),
+        ("optimistix-lbfgs", 16),
+        pytest.param("jaxopt", 12, marks=pytest.mark.slow),  # tests/registries has it, too
+    ],
 )
 def test_solvers_agree(model, survey, reference, solver, n):
     result = fit_first(model, survey, n, solver)
