@@ -71,7 +71,7 @@ def build_catalogue(
     if paper_cuts is not None:
         config = replace(config, paper_cuts=paper_cuts)
     tables = [_read(one) for one in (fits if isinstance(fits, list | tuple) else [fits])]
-    made, repeated, _ = catalogue_tables(
+    made, rejects, _ = catalogue_tables(
         tables,
         config,
         gaia=None if gaia is None else _read(gaia),
@@ -82,12 +82,7 @@ def build_catalogue(
     table = build_astropy_table(made.table, describe_others(tables))
     table.meta.update(write_flag_cards())
     table.meta["catalogue"] = plain_json(made.metrics())
-    removed = made.removed
-    paths = removed["path"].tolist() if "path" in removed else [""] * len(removed)
-    table.meta["rejects"] = [
-        *((one.path, one.reason) for one in repeated),
-        *zip(paths, removed.attrs["reasons"], strict=True),
-    ]
+    table.meta["rejects"] = [(one.path, one.reason) for one in rejects]
     return table
 
 

@@ -97,7 +97,7 @@ def catalogue_files(
         for path in tables:
             read.append(read_table(path))
             task.advance(note=os.fspath(path))
-    made, repeated, config = catalogue_tables(
+    made, rejects, config = catalogue_tables(
         read,
         config,
         gaia=None if gaia is None else read_table(gaia),
@@ -108,13 +108,13 @@ def catalogue_files(
         progress=progress,
     )
     n_in = sum(map(len, read))
-    rejects = [*repeated, *_reject_rows(made)]
+    n_once = len(made.table) + len(made.removed)
     check_accounts(n_in, len(made.table), len(rejects))
-    waterfall = _list_waterfall(made, n_in, n_in - len(repeated))
+    waterfall = _list_waterfall(made, n_in, n_once)
     used = [*tables, *variables, *binaries]
     used += [one for one in (gaia, ages, age_spline) if one is not None]
     metrics = made.metrics()
-    metrics["counts"] |= {"input": n_in, "rejected": len(rejects), "repeated": len(repeated)}
+    metrics["counts"] |= {"input": n_in, "rejected": len(rejects), "repeated": n_in - n_once}
     notes = {
         **_gather_notes(read),
         "inputs": ", ".join(f"{os.fspath(path)} {_hash_input(path)}" for path in used),
@@ -176,18 +176,26 @@ def catalogue_tables(
     Returns
     -------
     made : ValueAdded
-    repeated : list of Reject
-        Rows whose spectrum an earlier table has.
+    rejects : list of Reject
+        Rows whose spectrum an earlier table has, then those that the cuts removed.
     config : CatalogueConfig
         With the bounds of log g that the tables tell.
     """
     progress = progress or Silent()
     frame, repeated = merge_fits(tables)
     config = _complete(config or CatalogueConfig(), tables, progress)
-    made = add_values(frame, config, gaia=gaia, variables=variables, binaries=binaries, ages=ages)
+    made = add_values(
+        frame,
+        config,
+        gaia=gaia,
+        variables=variables,
+        binaries=binaries,
+        ages=ages,
+        age_spline=age_spline,
+    )
     for note in made.notes:
         progress.say(note)
-    return made, repeated, config
+    return made, [*repeated, *_reject_rows(made)], config
 
 
 class Beside(NamedTuple):

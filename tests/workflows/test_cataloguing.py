@@ -194,3 +194,27 @@ def test_bad_usage_is_told_before_anything_is_written(folder, tmp_path):
         make(folder, out)
     assert "--overwrite" in caught.value.remedy
     make(folder, out, overwrite=True)
+
+
+def test_ages_are_predicted_by_the_spline_that_is_named(folder, tmp_path, monkeypatch):
+    asked = []
+
+    def predict(table, star, spline):
+        asked.append(spline)
+        return table.assign(Age=np.where(star == 0, 0.5, 3.0))
+
+    monkeypatch.setattr("jaxmdwarf.catalogue.value_added.predict_ages", predict)
+    out = tmp_path / "CAT.parquet"
+    catalogue_files([folder / "two.fits"], out, age_spline="splines")
+    made = read_table(out)
+    young = (made["flags"].to_numpy() & int(QualityFlag.YOUNG)) != 0
+    np.testing.assert_array_equal(young, made["Age"] == 0.5)
+    assert asked == ["splines"]
+    assert young.any()
+    with pytest.raises(UsageError, match="given and to be predicted"):
+        catalogue_files(
+            [folder / "two.fits"],
+            tmp_path / "B.parquet",
+            ages=folder / "ages.csv",
+            age_spline="splines",
+        )
