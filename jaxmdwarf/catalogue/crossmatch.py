@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import order_columns
+from jaxmdwarf.catalogue.columns import COLUMNS, order_columns
 from jaxmdwarf.catalogue.hats import VARIABLE_FLAGS, find_in_hats
 from jaxmdwarf.catalogue.names import find_column
 from jaxmdwarf.catalogue.positions import J2000, positions_at
@@ -273,13 +273,7 @@ def _list_identifiers(table: pd.DataFrame, name: str) -> list[str]:
     return parts
 
 
-def _spell(name: str) -> tuple[str, ...]:
-    from jaxmdwarf.catalogue.columns import COLUMNS
-
-    return COLUMNS[name].spellings
-
-
-_SPELLINGS = {name: _spell(name) for name in ("source_id", "obsid")}
+_SPELLINGS = {name: COLUMNS[name].spellings for name in ("source_id", "obsid")}
 
 
 def _read_identifiers(column: pd.Series) -> pd.Series:
