@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxmdwarf.inference.shift import widen_grid
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel, LowRankHead
+from jaxmdwarf.models.base import ForwardModel, LowRankHead, predict_compiled
 from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
@@ -51,10 +51,10 @@ def make_band_model(
     depth = rng.uniform(0.05, 0.2, n_band)
     shapes = depth[:, None] * np.exp(-0.5 * ((wave - centre[:, None]) / sigma[:, None]) ** 2)
     return BandModel(
-        shapes=jnp.asarray(shapes, dtype),
-        linear=jnp.asarray(rng.normal(0, 1.2, (n_band, 4)), dtype),
-        quadratic=jnp.asarray(rng.normal(0, 0.5, (n_band, 4)), dtype),
-        model_error=jnp.full(grid.n_pix, model_error, dtype),
+        shapes=jax.device_put(shapes.astype(dtype)),
+        linear=jax.device_put(rng.normal(0, 1.2, (n_band, 4)).astype(dtype)),
+        quadratic=jax.device_put(rng.normal(0, 0.5, (n_band, 4)).astype(dtype)),
+        model_error=jax.device_put(np.full(grid.n_pix, model_error, dtype)),
         label_space=LabelSpace.mdwarf(),
         grid=grid,
     )
@@ -64,7 +64,8 @@ def observe(model, grid, scaled, rv_kms, snr, rng, *, bad=0.03) -> SpectrumBatch
     """Noisy spectra of stars, shifted exactly (by spline) and with some bad pixels of NaN."""
     from scipy.interpolate import CubicSpline
 
-    rest = np.asarray(jax.vmap(model.predict_scaled)(jnp.asarray(scaled)), np.float64)
+    dtype = model.model_error.dtype
+    rest = np.asarray(predict_compiled(model, jax.device_put(np.asarray(scaled, dtype))), np.float64)
     wave = model.grid.wave_aa
     flux = np.stack(
         [
@@ -78,10 +79,9 @@ def observe(model, grid, scaled, rv_kms, snr, rng, *, bad=0.03) -> SpectrumBatch
     lost = rng.random(flux.shape) < bad
     flux = np.where(lost, np.nan, flux)
     ivar = np.where(lost, 0.0, ivar)
-    dtype = model.model_error.dtype
-    return SpectrumBatch(
-        jnp.asarray(flux, dtype), jnp.asarray(ivar, dtype), jnp.asarray(ivar, dtype), grid
-    )
+    arrays = (values.astype(dtype) for values in (flux, ivar, ivar))
+    # To the device as it is: `jnp.asarray` would compile a program for each shape.
+    return SpectrumBatch(*map(jax.device_put, arrays), grid)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from jaxmdwarf.inference.problem import FitProblem, padded_rows
 from jaxmdwarf.inference.schedule import fit, fit_batch
 from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import NoiseModel, TableModel
+from jaxmdwarf.models.base import NoiseModel, TableModel, predict_compiled
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior, RelationPrior
@@ -184,9 +184,10 @@ def test_posteriors_sample_free_labels_alone(held, held_fit):
 def test_a_model_gives_a_problem_what_it_learned():
     line = 1.0 - 0.5 * np.exp(-(((GRID.wave_aa - 6100.0) / 4.0) ** 2))
     space = LabelSpace(("teff",), ("K",), (3000.0,), (4000.0,))
+    zero = jax.device_put(np.zeros(320, np.float32))
     base = TableModel(
         jnp.asarray(np.stack([np.ones(320), line]), jnp.float32),
-        jnp.zeros(320),
+        zero,
         space,
         GRID,
         Preprocessing(sigma_aa=40.0),
@@ -194,27 +195,28 @@ def test_a_model_gives_a_problem_what_it_learned():
     sequence = RelationPrior("logg", ("teff",), ((0,),), (5.0,), 0.1, (3500.0,), (500.0,))
     model = CorrectedModel(
         base,
-        jnp.zeros((1, 320)),
-        jnp.full((1, 320), 0.01),
+        zero[None],
+        jax.device_put(np.full((1, 320), 0.01, np.float32)),
         base.model_error,
         LabelFeatures(("teff",), (3500.0,), (200.0,), 0),
         (LabelPrior("teff", 3400.0, 30.0), sequence),
         jnp.asarray(2.0),
     )
-    flux = model.predict_scaled_batch(jnp.zeros((3, 1)))
-    ivar = jnp.full((3, 320), 400.0)
+    flux = predict_compiled(model, jax.device_put(np.zeros((3, 1), np.float32)))
+    ivar = jax.device_put(np.full((3, 320), 400.0, np.float32))
     problem = FitProblem.from_batch(model, SpectrumBatch(flux, ivar, ivar, GRID))
     assert problem.priors == (LabelPrior("teff", 3400.0, 30.0),)
     assert problem.warnings == ("the prior 'sequence' on logg was left out: no label logg here.",)
     assert problem.continuum_sigma_aa == 40.0
     # Twice the errors, a quarter of the weight; the batch itself stays as it was stated.
-    np.testing.assert_allclose(build_objective(problem).weight[:, 50], 100.0, rtol=1e-5)
+    build = jax.jit(build_objective)
+    np.testing.assert_allclose(np.asarray(build(problem).weight)[:, 50], 100.0, rtol=1e-5)
     np.testing.assert_array_equal(problem.batch.ivar, ivar)
     others = FitProblem.from_batch(
         model, problem.batch, priors="none", noise=NoiseModel(), continuum_sigma_aa=None
     )
     assert (others.priors, others.continuum_sigma_aa, others.noise.nuisance) == ((), None, None)
-    np.testing.assert_allclose(build_objective(others).weight[:, 50], 400.0)
+    np.testing.assert_allclose(np.asarray(build(others).weight)[:, 50], 400.0)
 
 
 def test_rows_are_taken_in_order_with_all_that_is_theirs(model, stars):
@@ -225,7 +227,7 @@ def test_rows_are_taken_in_order_with_all_that_is_theirs(model, stars):
     rows = [5, 2, 23]
     for some in (problem[rows], problem.take(np.array(rows))):
         np.testing.assert_array_equal(some.frame_kms, rows)
-        np.testing.assert_array_equal(some.batch.flux, batch.flux[np.array(rows)])
+        np.testing.assert_array_equal(some.batch.flux, np.asarray(batch.flux)[rows])
         np.testing.assert_allclose(some.fixed[:, 0], labels[rows, 0], rtol=1e-6)
     assert problem[4].n_spec == len(problem[3:4]) == 1
     assert problem[np.arange(24) < 7].n_spec == 7
@@ -259,7 +261,7 @@ def test_what_cannot_be_is_said_before_anything_is_fitted(model, stars):
     ):
         with pytest.raises(error, match=text):
             FitProblem.from_batch(model, batch, fixed=fixed)
-    nothing = SpectrumBatch(*(jnp.zeros((0, 320)) for _ in range(3)), GRID)
+    nothing = SpectrumBatch(*(jax.device_put(np.zeros((0, 320), np.float32)) for _ in range(3)), GRID)
     with pytest.raises(UsageError, match="no spectra"):
         FitProblem.from_batch(model, nothing)
     with pytest.raises(MismatchError, match="one velocity a spectrum"):

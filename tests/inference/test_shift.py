@@ -1,5 +1,7 @@
 """Small Doppler shifts by slices of the model."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,12 @@ from jaxmdwarf.inference.shift import (
     with_margins,
 )
 from jaxmdwarf.wavelengths import PixelGrid
+
+@partial(jax.jit, static_argnums=1)
+def shift(flux, grid, rv_kms):
+    """Flux of one spectrum on a wider grid, moved, on `grid`."""
+    return shift_by_slices(flux[None], pixel_offset(grid, rv_kms[None])[0])[0]
+
 
 GRIDS = [
     PixelGrid.linear(6000.0, 6400.0, 1.0),
@@ -36,8 +44,7 @@ def test_a_shift_moves_lines_as_doppler_says(grid, rv_kms):
     wide = widen_grid(grid, 3, 3)
     limit = largest_shift_kms(grid)
     rv_kms = float(np.clip(rv_kms, -limit, limit))
-    offset, _ = pixel_offset(grid, jnp.array([rv_kms]))
-    shifted = shift_by_slices(jnp.asarray(lines(wide.wave_aa))[None], offset)[0]
+    shifted = shift(lines(wide.wave_aa).astype(np.float32), grid, np.float32(rv_kms))
     exact = lines(grid.wave_aa / (1 + rv_kms / 299_792.458))
     assert np.abs(np.asarray(shifted) - exact).max() < 5e-4
 
@@ -45,28 +52,28 @@ def test_a_shift_moves_lines_as_doppler_says(grid, rv_kms):
 def test_shifting_there_and_back_is_the_identity():
     grid = GRIDS[0]
     wide, wider = widen_grid(grid, 3, 3), widen_grid(grid, 6, 6)
-    flux = jnp.asarray(lines(wider.wave_aa))[None]
-    there = shift_by_slices(flux, pixel_offset(wide, jnp.array([20.0]))[0])
+    there = shift(lines(wider.wave_aa).astype(np.float32), wide, np.float32(20.0))
     back_kms = (1 / (1 + 20.0 / 299_792.458) - 1) * 299_792.458
-    back = shift_by_slices(there, pixel_offset(grid, jnp.array([back_kms]))[0])
-    assert np.abs(np.asarray(back[0]) - lines(grid.wave_aa)).max() < 1e-3
+    back = shift(there, grid, np.float32(back_kms))
+    assert np.abs(np.asarray(back) - lines(grid.wave_aa)).max() < 1e-3
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=["linear", "log"])
 def test_the_derivative_by_velocity_agrees_with_finite_differences(grid):
-    with jax.enable_x64(True):
-        flux = jnp.asarray(lines(widen_grid(grid, 3, 3).wave_aa))[None]
-
-        def moved(speed):
-            return shift_by_slices(flux, pixel_offset(grid, speed[None])[0])[0]
-
-        offset, slope = pixel_offset(grid, jnp.array([11.0]))
+    @jax.jit
+    def differentiate(flux, speed):
+        offset, slope = pixel_offset(grid, speed[None])
         _, by_offset = jax.jvp(
             lambda at: shift_by_slices(flux, at), (offset,), (jnp.ones_like(offset),)
         )
-        step = 1e-4
-        numeric = (moved(jnp.array(11.0 + step)) - moved(jnp.array(11.0 - step))) / (2 * step)
-        np.testing.assert_allclose((by_offset * slope)[0], numeric, atol=1e-9)
+        return (by_offset * slope)[0]
+
+    step = 1e-4
+    with jax.enable_x64(True):
+        flux = lines(widen_grid(grid, 3, 3).wave_aa)
+        exact = differentiate(flux[None], np.float64(11.0))
+        ahead, behind = (np.asarray(shift(flux, grid, 11.0 + np.float64(s))) for s in (step, -step))
+    np.testing.assert_allclose(exact, (ahead - behind) / (2 * step), atol=1e-9)
 
 
 def test_velocities_multiply_as_wavelength_ratios_do():

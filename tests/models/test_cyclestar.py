@@ -34,18 +34,21 @@ SIZES = CycleStarSizes(
 GENERATOR = CycleStarGenerator(SIZES)
 RNG = np.random.default_rng(0)
 BASE = TableModel(
-    jnp.asarray(1 + 0.2 * RNG.normal(size=(4, 80)), jnp.float32),
-    jnp.full(80, 0.004),
+    jax.device_put(np.float32(1 + 0.2 * RNG.normal(size=(4, 80)))),
+    jax.device_put(np.full(80, 0.004, np.float32)),
     SPACE,
     GRID,
 )
 PARAMS = GENERATOR.init(jax.random.key(0))
-SCALED = jnp.asarray(RNG.uniform(-0.5, 0.5, (5, 2)), jnp.float32)
+SCALED = jax.device_put(np.float32(RNG.uniform(-0.5, 0.5, (5, 2))))
+
+# One program each; layer by layer, every call would compile dozens.
+compute = eqx.filter_jit(lambda method, *arguments: method(*arguments))
 
 
 def make_model(*, params=PARAMS, sizes=SIZES, residual=False):
     shape = (sizes.latent_length, sizes.split_latents)
-    mean_split = jax.random.normal(jax.random.key(5), shape)
+    mean_split = jax.device_put(np.random.default_rng(5).normal(size=shape).astype(np.float32))
     return CycleStarModel(BASE, params, mean_split, sizes, residual)
 
 
@@ -60,54 +63,64 @@ def batch():
     ivar = np.full((5, 80), 400.0, np.float32)
     ivar[RNG.random((5, 80)) < 0.1] = 0
     ivar[3] = 0
-    return SpectrumBatch(*map(jnp.asarray, (flux, ivar, 0.5 * ivar)), GRID)
+    return SpectrumBatch(*jax.device_put((flux, ivar, 0.5 * ivar)), GRID)
 
 
 def test_theory_is_encoded_and_decoded_with_the_split_latents_of_the_star(model, batch):
-    split = model.read_context(batch)
-    synth = BASE.predict_scaled_batch(SCALED)
-    shared = GENERATOR.encode_synth(PARAMS, synth)
-    expected = GENERATOR.decode_obs(PARAMS, shared, split)
-    if model.residual:
-        expected = synth + expected - GENERATOR.decode_synth(PARAMS, shared)
-    flux = model.predict_scaled_batch(SCALED, split)
+    @jax.jit
+    def by_hand(params, synth, split):
+        shared = GENERATOR.encode_synth(params, synth)
+        flux = GENERATOR.decode_obs(params, shared, split)
+        change = flux - GENERATOR.decode_synth(params, shared)
+        return synth + change if model.residual else flux
+
+    split = compute(model.read_context, batch)
+    synth = compute(BASE.predict_scaled_batch, SCALED)
+    expected = by_hand(PARAMS, synth, split)
+    flux = compute(model.predict_scaled_batch, SCALED, split)
     np.testing.assert_allclose(flux, expected, atol=1e-5)
-    np.testing.assert_allclose(model.transfer_to_observed(synth, split), expected, atol=1e-5)
-    one = model.predict_scaled(SCALED[2], split[2])
+    carried = compute(model.transfer_to_observed, synth, split)
+    np.testing.assert_allclose(carried, expected, atol=1e-5)
+    one = compute(model.predict_scaled, SCALED[2], split[2])
     np.testing.assert_allclose(one, flux[2], atol=1e-5)
 
 
 def test_the_context_is_what_the_encoder_reads_and_masked_pixels_do_not_reach_it(model, batch):
-    split = model.read_context(batch)
-    filled = jnp.where(batch.ivar > 0, batch.flux, 1.0)
-    expected = np.array(GENERATOR.encode_obs(PARAMS, filled).split)
+    ivar = np.asarray(batch.ivar)
+    filled, spoilt = (np.where(ivar > 0, batch.flux, held) for held in (1, np.nan))
+    split = compute(model.read_context, batch)
+    expected = np.array(compute(GENERATOR.encode_obs, PARAMS, jax.device_put(filled)).split)
     expected[3] = model.mean_split
     np.testing.assert_allclose(split, expected, atol=1e-5)
-    spoilt = eqx.tree_at(lambda b: b.flux, batch, jnp.where(batch.ivar > 0, batch.flux, jnp.nan))
-    np.testing.assert_array_equal(model.read_context(spoilt), split)
-    np.testing.assert_array_equal(
-        model.transfer_to_synthetic(spoilt).flux, model.transfer_to_synthetic(batch).flux
-    )
+    spoilt = eqx.tree_at(lambda b: b.flux, batch, jax.device_put(spoilt))
+    np.testing.assert_array_equal(compute(model.read_context, spoilt), split)
+    one, other = (compute(model.transfer_to_synthetic, b).flux for b in (spoilt, batch))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_without_a_context_the_mean_split_latents_are_used(model):
-    mean = jnp.broadcast_to(model.mean_split, (5, *model.mean_split.shape))
-    expected = model.predict_scaled_batch(SCALED, mean)
-    np.testing.assert_allclose(model.predict_scaled_batch(SCALED), expected, atol=1e-6)
-    np.testing.assert_allclose(model.predict_scaled(SCALED[0]), expected[0], atol=1e-5)
-    assert np.abs(expected - model.predict_scaled_batch(SCALED, mean + 1.0)).max() > 1e-5
+    mean = np.broadcast_to(model.mean_split, (5, *model.mean_split.shape))
+    predict = model.predict_scaled_batch
+    expected = compute(predict, SCALED, jax.device_put(mean))
+    np.testing.assert_allclose(compute(predict, SCALED), expected, atol=1e-6)
+    alone = compute(model.predict_scaled, SCALED[0])
+    np.testing.assert_allclose(alone, expected[0], atol=1e-5)
+    other = compute(predict, SCALED, jax.device_put(mean + np.float32(1)))
+    assert np.abs(np.asarray(expected) - other).max() > 1e-5
 
 
 def test_observed_spectra_are_carried_to_the_domain_of_the_base_model(model, batch):
-    theory, carried = model.to_synthetic(batch)
-    assert theory is model.base
-    filled = jnp.where(batch.ivar > 0, batch.flux, 1.0)
-    latents = GENERATOR.encode_obs(PARAMS, filled)
-    expected = GENERATOR.decode_synth(PARAMS, latents.shared)
-    if model.residual:
-        change = expected - GENERATOR.decode_obs(PARAMS, *latents)
-        expected = jnp.where(batch.ivar > 0, batch.flux + change, expected)
-    np.testing.assert_allclose(carried.flux, expected, atol=1e-5)
+    @jax.jit
+    def by_hand(params, flux, ivar):
+        latents = GENERATOR.encode_obs(params, jnp.where(ivar > 0, flux, 1.0))
+        expected = GENERATOR.decode_synth(params, latents.shared)
+        change = expected - GENERATOR.decode_obs(params, *latents)
+        return jnp.where(ivar > 0, flux + change, expected) if model.residual else expected
+
+    theory, carried = compute(model.to_synthetic, batch)
+    assert type(theory) is type(BASE)
+    np.testing.assert_array_equal(theory.corners, BASE.corners)
+    np.testing.assert_allclose(carried.flux, by_hand(PARAMS, batch.flux, batch.ivar), atol=1e-5)
     np.testing.assert_array_equal(carried.ivar, batch.ivar)
     np.testing.assert_array_equal(carried.information, batch.information)
     assert np.isfinite(carried.flux).all()
@@ -117,12 +130,15 @@ def test_where_the_decoders_agree_the_residual_form_is_theory_itself():
     # The observed decoder is made the synthetic one: its first kernel ignores the split features.
     params = {part: dict(layers) for part, layers in PARAMS.items()}
     first = dict(params["decoder_obs"]["conv_0"])
-    kernel = params["decoder_synth"]["conv_0"]["kernel"]
-    first["kernel"] = jnp.zeros_like(first["kernel"]).at[: kernel.shape[0]].set(kernel)
+    kernel = np.array(params["decoder_synth"]["conv_0"]["kernel"])
+    beyond = first["kernel"].shape[0] - len(kernel)
+    first["kernel"] = jax.device_put(np.pad(kernel, ((0, beyond), (0, 0), (0, 0))))
     params["decoder_obs"] = {**params["decoder_synth"], "conv_0": first}
     model = make_model(params=params, residual=True)
     np.testing.assert_allclose(
-        model.predict_scaled_batch(SCALED), BASE.predict_scaled_batch(SCALED), atol=1e-6
+        compute(model.predict_scaled_batch, SCALED),
+        compute(BASE.predict_scaled_batch, SCALED),
+        atol=1e-6,
     )
 
 
@@ -135,14 +151,15 @@ def test_it_is_a_forward_model_of_the_base_models_labels_and_pixels(model):
 
 
 def test_a_fit_can_follow_its_derivatives(model):
-    def flux(scaled):
-        return model.predict_scaled(scaled)
-
-    slope = jax.jit(jax.jacfwd(flux))(SCALED[0])
+    at = np.asarray(SCALED)[0]
+    slope = np.asarray(jax.jit(jax.jacfwd(model.predict_scaled))(at))
     with jax.enable_x64(True):
-        double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), model)
-        at, step = np.asarray(SCALED[0], np.float64), np.array([1e-5, 0.0])
-        ahead, behind = (double.predict_scaled(jnp.asarray(at + s * step)) for s in (1, -1))
+        double = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf, np.float64)), model)
+        step = np.array([1e-5, 0.0])
+        ahead, behind = (
+            np.asarray(compute(double.predict_scaled, jax.device_put(at + s * step)))
+            for s in (1, -1)
+        )
         expected = (ahead - behind) / 2e-5
     # A leaky ReLU may bend between the two points: most pixels must agree, not all.
     close = np.abs(slope[:, 0] - expected) < 1e-3 * (1 + np.abs(expected))
@@ -171,7 +188,7 @@ def test_parts_that_do_not_belong_together_are_refused(broken):
 
 
 def test_spectra_on_other_pixels_are_refused(model):
-    flux = jnp.ones((1, 80))
+    flux = jax.device_put(np.ones((1, 80), np.float32))
     other = SpectrumBatch(flux, flux, flux, PixelGrid.linear(7001.0, 7080.0, 1.0))
     with pytest.raises(MismatchError):
         model.read_context(other)
@@ -184,8 +201,7 @@ def test_what_the_base_learned_of_the_stars_holds_behind_the_networks():
     assert make_model().noise_model() == BASE.noise_model()
     corrected = CorrectedModel(
         BASE,
-        jnp.zeros((1, 80)),
-        jnp.full((2, 80), 0.01),
+        *jax.device_put((np.zeros((1, 80), np.float32), np.full((2, 80), 0.01, np.float32))),
         BASE.model_error,
         LabelFeatures(("teff",), (3500.0,), (200.0,), 0),
         (LabelPrior("mh", -0.1, 0.2),),

@@ -32,7 +32,13 @@ TINY = CycleStarSizes(
     critic_latents=(6, 5),
 )
 GENERATOR = CycleStarGenerator(TINY)
-SPECTRA = 1 + 0.1 * jax.random.normal(jax.random.key(3), (3, 100))
+SPECTRA = jax.device_put(np.float32(1 + 0.1 * np.random.default_rng(3).normal(size=(3, 100))))
+
+
+def draw(*shapes):
+    """Normal deviates of some shapes."""
+    rng = np.random.default_rng(0)
+    return jax.device_put([rng.normal(size=shape).astype(np.float32) for shape in shapes])
 
 
 def shapes(tree):
@@ -51,8 +57,10 @@ def networks():
 
 def test_the_original_sizes_are_those_of_the_authors():
     sizes = CycleStarSizes.original(2900)
-    params = jax.eval_shape(lambda key: CycleStarGenerator(sizes).init(key), jax.random.key(0))
-    critics = jax.eval_shape(lambda key: CycleStarCritics(sizes).init(key), jax.random.key(0))
+    params, critics = (
+        jax.eval_shape(kind(sizes).init, jax.random.key(0))
+        for kind in (CycleStarGenerator, CycleStarCritics)
+    )
     assert set(params) == set(GENERATOR_PARTS)
 
     def kernels(layers):
@@ -100,9 +108,7 @@ def test_the_original_sizes_are_those_of_the_authors():
 
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 4), (7, 2), (8, 4), (1, 1), (5, 1)])
 def test_strided_convolution_equals_that_of_lax(kernel, stride):
-    keys = jax.random.split(jax.random.key(0), 2)
-    inputs = jax.random.normal(keys[0], (2, 61, 3))
-    weights = jax.random.normal(keys[1], (kernel, 3, 5))
+    inputs, weights = draw((2, 61, 3), (kernel, 3, 5))
 
     def peer(inputs, weights):
         return jax.lax.conv_general_dilated(
@@ -122,31 +128,33 @@ def test_strided_convolution_equals_that_of_lax(kernel, stride):
 
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 4), (7, 2), (5, 1), (4, 4)])
 def test_transposed_convolution_is_the_transpose_of_lax(kernel, stride):
-    keys = jax.random.split(jax.random.key(0), 2)
-    inputs = jax.random.normal(keys[0], (2, 9, 5))
-    weights = jax.random.normal(keys[1], (kernel, 3, 5))
+    inputs, weights = draw((2, 9, 5), (kernel, 3, 5))
 
-    def forward(outputs):
-        return jax.lax.conv_general_dilated(
-            outputs, weights, (stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
-        )
+    @jax.jit
+    def both(inputs, weights):
+        def forward(outputs):
+            return jax.lax.conv_general_dilated(
+                outputs, weights, (stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+            )
 
-    example = jnp.zeros((2, 8 * stride + kernel, 3))
-    (expected,) = jax.linear_transpose(forward, example)(inputs)
-    ours = convolve_transposed(inputs, weights.transpose(2, 0, 1), stride)
+        example = jnp.zeros((2, 8 * stride + kernel, 3))
+        (expected,) = jax.linear_transpose(forward, example)(inputs)
+        return convolve_transposed(inputs, weights.transpose(2, 0, 1), stride), expected
+
+    ours, expected = both(inputs, weights)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", [convolve_strided, convolve_transposed])
 def test_the_librarys_convolution_and_its_gradients_are_those_of_the_product(form):
-    keys = jax.random.split(jax.random.key(4), 3)
-    shape = (7, 3, 5) if form is convolve_strided else (3, 7, 5)
-    inputs, kernel = jax.random.normal(keys[0], (2, 45, 3)), jax.random.normal(keys[1], shape)
-    outside = jax.random.normal(keys[2], form(inputs, kernel, 4).shape)
+    shape, length = ((7, 3, 5), 10) if form is convolve_strided else ((3, 7, 3), 183)
+    inputs, kernel, outside = draw((2, 45, 3), shape, (2, length, shape[-1]))
 
     def differentiate(convolution):
         def product(inputs, kernel):
-            return jnp.sum(outside * form(inputs, kernel, 4, convolution=convolution))
+            seen = form(inputs, kernel, 4, convolution=convolution)
+            assert seen.shape == outside.shape
+            return jnp.sum(outside * seen)
 
         return jax.jit(jax.value_and_grad(product, argnums=(0, 1)))(inputs, kernel)
 
@@ -156,17 +164,14 @@ def test_the_librarys_convolution_and_its_gradients_are_those_of_the_product(for
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("tf32", 5e-3), ("bf16", 5e-2)])
 def test_products_of_fewer_digits_stay_near_those_of_float32(networks, precision, tolerance):
-    params, _ = networks
+    rounding = CycleStarGenerator(dataclasses.replace(TINY, precision=precision))
 
-    def decode(sizes):
-        return jax.jit(
-            lambda flux: CycleStarGenerator(sizes).decode_obs(
-                params, *CycleStarGenerator(sizes).encode_obs(params, flux)
-            )
-        )(SPECTRA)
+    @jax.jit
+    def decode(params, flux):
+        return rounding.decode_obs(params, *rounding.encode_obs(params, flux))
 
-    exact = np.asarray(decode(TINY))
-    rounded = np.asarray(decode(dataclasses.replace(TINY, precision=precision)))
+    exact = np.asarray(reconstruct(networks[0], SPECTRA))
+    rounded = np.asarray(decode(networks[0], SPECTRA))
     assert rounded.dtype == np.float32
     assert np.abs(rounded - exact).max() < tolerance * np.ptp(exact)
     # A processor has no short mantissas of 10 bits, but it has those of bfloat16.
@@ -176,23 +181,23 @@ def test_products_of_fewer_digits_stay_near_those_of_float32(networks, precision
 def test_one_mean_and_one_deviation_scale_all_flux(networks):
     params, _ = networks
     scaled = dataclasses.replace(TINY, flux_mean=0.9, flux_spread=0.05)
-    moved = 0.9 + 0.5 * (SPECTRA - 1)
-    np.testing.assert_allclose(
-        CycleStarGenerator(scaled).encode_synth(params, moved),
-        GENERATOR.encode_synth(params, SPECTRA),
-        atol=1e-5,
-    )
-    latents = GENERATOR.encode_synth(params, SPECTRA)
-    inside = (GENERATOR.decode_synth(params, latents) - 1) / 0.1
-    np.testing.assert_allclose(
-        (CycleStarGenerator(scaled).decode_synth(params, latents) - 0.9) / 0.05, inside, atol=1e-5
-    )
+    moved = 0.9 + 0.5 * (np.asarray(SPECTRA) - 1)
+
+    @partial(jax.jit, static_argnums=0)
+    def there_and_back(generator, flux):
+        latents = generator.encode_synth(params, flux)
+        return latents, generator.decode_synth(params, latents)
+
+    latents, flux = there_and_back(GENERATOR, SPECTRA)
+    of_moved, moved_flux = there_and_back(CycleStarGenerator(scaled), moved)
+    np.testing.assert_allclose(of_moved, latents, atol=1e-5)
+    np.testing.assert_allclose((moved_flux - 0.9) / 0.05, (flux - 1) / 0.1, atol=2e-5)
 
 
 @pytest.mark.parametrize("n_pix", [1, 57, 100, 101, 223])
 def test_any_number_of_pixels_passes(n_pix):
     sizes = dataclasses.replace(TINY, n_pix=n_pix)
-    flux = jnp.ones((2, n_pix))
+    flux = jax.device_put(np.ones((2, n_pix), np.float32))
 
     def run(key):
         params, critics = CycleStarGenerator(sizes).init(key), CycleStarCritics(sizes).init(key)
@@ -242,29 +247,48 @@ def test_every_pixel_is_seen_by_encoders_and_critics(networks):
 
 
 def test_latents_have_zero_mean_and_unit_variance_along_the_spectrum(networks):
-    latents = GENERATOR.encode_obs(networks[0], SPECTRA)
+    latents = jax.tree.map(np.asarray, jax.jit(GENERATOR.encode_obs)(networks[0], SPECTRA))
     for latent in latents:
         np.testing.assert_allclose(latent.mean(axis=1), 0, atol=1e-5)
         np.testing.assert_allclose(latent.std(axis=1), 1, atol=0.05)
 
 
 def test_encoding_both_domains_at_once_changes_nothing(networks):
-    params, _ = networks
-    shared, latents = GENERATOR.encode_pair(params, SPECTRA, SPECTRA[:2])
-    np.testing.assert_allclose(shared, GENERATOR.encode_synth(params, SPECTRA), atol=1e-5)
-    for together, alone in zip(latents, GENERATOR.encode_obs(params, SPECTRA[:2]), strict=True):
-        np.testing.assert_allclose(together, alone, atol=1e-5)
+    @jax.jit
+    def encode(params, synth, obs):
+        apart = GENERATOR.encode_synth(params, synth), GENERATOR.encode_obs(params, obs)
+        return GENERATOR.encode_pair(params, synth, obs), apart
+
+    together, apart = encode(networks[0], SPECTRA, SPECTRA[:2])
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), together, apart)
 
 
 def test_a_fresh_network_decodes_flux_near_the_continuum(networks):
     assert np.abs(reconstruct(networks[0], SPECTRA) - 1).max() < 0.3
 
 
+CENTRED = dataclasses.replace(TINY, centred=True)
+
+
+def add_centres(networks, kind):
+    """What `init` makes of centred sizes, of parameters that there are: none is drawn anew."""
+    expected = jax.eval_shape(kind(CENTRED).init, jax.random.key(0))
+    flat = {"centre": jax.device_put(np.ones(100, np.float32))}
+    made = {
+        part: {**layers, **(flat if "centre" in expected[part] else {})}
+        for part, layers in networks.items()
+    }
+    assert shapes(made) == shapes(expected)
+    return made
+
+
 def test_a_network_with_centres_decodes_about_them(networks):
-    sizes = dataclasses.replace(TINY, centred=True)
-    synth, obs = 1 - 0.5 * jnp.sin(jnp.arange(100.0)) ** 2, jnp.linspace(0.4, 1.2, 100)
-    params = set_centres(CycleStarGenerator(sizes).init(jax.random.key(0)), synth, obs)
-    critics = set_centres(CycleStarCritics(sizes).init(jax.random.key(1)), synth, obs)
+    synth = np.float32(1 - 0.5 * np.sin(np.arange(100.0)) ** 2)
+    obs = np.linspace(0.4, 1.2, 100, dtype=np.float32)
+    params, critics = (
+        set_centres(add_centres(made, kind), *jax.device_put((synth, obs)))
+        for made, kind in zip(networks, (CycleStarGenerator, CycleStarCritics), strict=True)
+    )
 
     @partial(jax.jit, static_argnums=0)
     def run(sizes, params, critics, synth, obs):
@@ -276,19 +300,18 @@ def test_a_network_with_centres_decodes_about_them(networks):
         )
         return latents.shared, score, *decoded
 
-    shared, score, as_synth, as_obs = run(sizes, params, critics, synth, obs)
+    shared, score, as_synth, as_obs = run(CENTRED, params, critics, synth, obs)
     assert np.abs(as_synth - synth).max() < 0.3
     assert np.abs(as_obs - obs).max() < 0.3
     # At its centre a network sees what one about the continuum sees of a flat spectrum.
-    flat = run(TINY, *networks, jnp.ones(100), jnp.ones(100))
+    flat = run(TINY, *networks, *np.ones((2, 100), np.float32))
     np.testing.assert_allclose(shared, flat[0], atol=1e-5)
     np.testing.assert_allclose(score, flat[1], atol=1e-5)
     np.testing.assert_allclose(as_obs - obs, flat[3] - 1, atol=1e-5)
 
 
 def test_centres_of_other_pixels_or_networks_without_them_are_refused(networks):
-    around = CycleStarGenerator(dataclasses.replace(TINY, centred=True))
-    centred = around.init(jax.random.key(0))
+    centred = add_centres(networks[0], CycleStarGenerator)
     with pytest.raises(MismatchError):
         set_centres(centred, jnp.ones(99), jnp.ones(99))
     with pytest.raises(MismatchError):
@@ -302,14 +325,17 @@ def test_the_first_call_inside_a_scan_is_the_function_itself(networks):
         return GENERATOR.decode_synth(params, GENERATOR.encode_synth(params, flux)), None
 
     scanned, _ = jax.jit(lambda flux: jax.lax.scan(step, flux, length=2))(SPECTRA)
-    expected = step(step(SPECTRA, None)[0], None)[0]
+    alone = jax.jit(lambda flux: step(flux, None)[0])
+    expected = alone(alone(SPECTRA))
     np.testing.assert_allclose(scanned, expected, atol=1e-5)
 
 
 def test_networks_follow_double_precision(networks):
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), networks[0])
-        double = reconstruct(params, jnp.asarray(np.asarray(SPECTRA, np.float64)))
+        params, flux = jax.tree.map(
+            lambda leaf: jax.device_put(np.asarray(leaf, np.float64)), (networks[0], SPECTRA)
+        )
+        double = reconstruct(params, flux)
     assert double.dtype == jnp.float64
     np.testing.assert_allclose(double, reconstruct(networks[0], SPECTRA), atol=1e-5)
 
@@ -317,7 +343,7 @@ def test_networks_follow_double_precision(networks):
 def test_sizes_are_hashable_and_compact_ones_are_small():
     assert hash(CycleStarSizes.compact(2901)) == hash(CycleStarSizes.compact(2901))
     sizes = CycleStarSizes.compact(2901)
-    params = jax.eval_shape(lambda key: CycleStarGenerator(sizes).init(key), jax.random.key(0))
+    params = jax.eval_shape(CycleStarGenerator(sizes).init, jax.random.key(0))
     assert count_parameters(params) < 300_000
 
 
@@ -356,14 +382,18 @@ def test_parameters_have_types_of_their_own(networks):
 
 def test_without_the_pointwise_layer_the_last_convolution_makes_flux():
     sizes = dataclasses.replace(TINY, pointwise_flux=False)
-    params = CycleStarGenerator(sizes).init(jax.random.key(0))
+    example = jax.eval_shape(CycleStarGenerator(sizes).init, jax.random.key(0))
+    params = jax.tree.unflatten(
+        jax.tree.structure(example), draw(*(leaf.shape for leaf in jax.tree.leaves(example)))
+    )
     kernels = {name: layer["kernel"].shape for name, layer in params["decoder_synth"].items()}
     assert kernels == {"conv_0": (5, 3, 3), "conv_1": (3, 5, 1)}
     # Linear at its end: twice the last layer is twice the distance from the continuum.
-    shared = jax.random.normal(jax.random.key(2), (2, sizes.latent_length, 4))
+    (shared,) = draw((2, sizes.latent_length, 4))
     last = params["decoder_synth"]["conv_1"]
-    twice = jax.tree.map(lambda leaf: 2 * leaf, last)
+    twice = jax.tree.map(lambda leaf: jax.device_put(2 * np.asarray(leaf)), last)
     doubled = {**params, "decoder_synth": {**params["decoder_synth"], "conv_1": twice}}
-    decode = jax.jit(lambda params: CycleStarGenerator(sizes).decode_synth(params, shared) - 1)
-    np.testing.assert_allclose(decode(doubled), 2 * decode(params), atol=1e-6)
-    assert np.any(np.asarray(decode(params)) < 0)
+    decode = jax.jit(CycleStarGenerator(sizes).decode_synth)
+    once = np.asarray(decode(params, shared)) - 1
+    np.testing.assert_allclose(np.asarray(decode(doubled, shared)) - 1, 2 * once, rtol=1e-5)
+    assert np.any(once < 0)

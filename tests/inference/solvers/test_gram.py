@@ -49,6 +49,26 @@ def survey(band_model, band_grid, observe_stars):
 
 
 def test_systems_say_what_the_pixels_say(make_model, observe_stars):
+    @jax.jit
+    def compare(problem, at):
+        objective = build_objective(problem)
+        products = multiply_shapes(problem.model, problem.batch.grid)
+        state = fit_by_gram(
+            objective,
+            products,
+            at,
+            active=jnp.ones(6, bool),
+            max_iter=30,
+            tol_sigma=1e-4,
+            initial_damping=1e-2,
+        )
+        return (
+            gram_equations(objective, reduce_stars(objective, products))(at),
+            objective.normal_equations(at),
+            state,
+            objective.normal_equations(state.parameters),
+        )
+
     with jax.enable_x64(True):
         grid = PixelGrid.linear(6000.0, 6299.0, 1.0)
         model = make_model(grid, n_band=10, dtype=np.float64, model_error=0.01)
@@ -57,28 +77,15 @@ def test_systems_say_what_the_pixels_say(make_model, observe_stars):
             model, grid, rng.uniform(-0.3, 0.3, (6, 4)), np.zeros(6), np.full(6, 50.0), rng
         )
         problem = FitProblem.from_batch(model, batch, fit_velocity=False, priors=PRIORS)
-        objective = build_objective(problem)
-        system = reduce_stars(objective, multiply_shapes(model, grid))
-        at = jnp.asarray(rng.uniform(-0.4, 0.4, (6, 4)))
-        ours = gram_equations(objective, system)(at)
-        pixels = objective.normal_equations(at)
-        np.testing.assert_allclose(ours.cost, pixels.cost, rtol=1e-9)
-        np.testing.assert_allclose(ours.curvature, pixels.curvature, rtol=1e-9)
-        scale = float(jnp.abs(pixels.gradient).max())
-        np.testing.assert_allclose(ours.gradient, pixels.gradient, atol=1e-9 * scale)
-        state = fit_by_gram(
-            objective,
-            multiply_shapes(model, grid),
-            at,
-            active=jnp.ones(6, bool),
-            max_iter=30,
-            tol_sigma=1e-4,
-            initial_damping=1e-2,
-        )
-        exact = objective.normal_equations(state.parameters)
-        assert bool(state.converged.all())
-        np.testing.assert_allclose(state.equations.cost, exact.cost, rtol=1e-9)
-        np.testing.assert_allclose(state.equations.pixel_chi2, exact.pixel_chi2, rtol=1e-9)
+        found = compare(problem, jax.device_put(rng.uniform(-0.4, 0.4, (6, 4))))
+        ours, pixels, state, exact = jax.tree.map(np.asarray, found)
+    np.testing.assert_allclose(ours.cost, pixels.cost, rtol=1e-9)
+    np.testing.assert_allclose(ours.curvature, pixels.curvature, rtol=1e-9)
+    scale = np.abs(pixels.gradient).max()
+    np.testing.assert_allclose(ours.gradient, pixels.gradient, atol=1e-9 * scale)
+    assert state.converged.all()
+    np.testing.assert_allclose(state.equations.cost, exact.cost, rtol=1e-9)
+    np.testing.assert_allclose(state.equations.pixel_chi2, exact.pixel_chi2, rtol=1e-9)
 
 
 @pytest.mark.parametrize("changed", [{}, {"priors": PRIORS}, {"continuum_sigma_aa": 30.0}])
@@ -101,8 +108,7 @@ def test_the_fast_path_ends_where_the_pixels_end(band_model, survey, changed):
 
 def test_a_given_start_is_kept(band_model, survey):
     """From the solution itself one step is left, not a search."""
-    rows = np.arange(64)
-    few = SpectrumBatch(survey.flux[rows], survey.ivar[rows], survey.information[rows], survey.grid)
+    few = jax.tree.map(lambda values: jax.device_put(np.asarray(values)[:64]), survey)
     first = fit_at_rest(band_model, few)
     again = fit_at_rest(band_model, few, start=Start(first.labels, np.zeros(64, np.float32)))
     assert np.median(again.n_iter) <= 2
@@ -112,15 +118,10 @@ def test_a_given_start_is_kept(band_model, survey):
 def test_neighbours_and_padding_do_not_matter(band_model, survey):
     whole = fit_at_rest(band_model, survey)
     order = np.random.default_rng(4).permutation(256)[:100]
-    bad = survey.ivar[order] == 0
-    flux = jnp.where(bad, jnp.inf, survey.flux[order])
-    ivar = survey.ivar[order]
-    some = SpectrumBatch(
-        jnp.concatenate([flux, jnp.full((9, flux.shape[1]), jnp.nan)]),
-        jnp.concatenate([ivar, jnp.zeros((9, flux.shape[1]))]),
-        jnp.concatenate([ivar, jnp.zeros((9, flux.shape[1]))]),
-        survey.grid,
-    )
+    flux, ivar = (np.asarray(values)[order] for values in (survey.flux, survey.ivar))
+    flux = np.pad(np.where(ivar == 0, np.inf, flux), ((0, 9), (0, 0)), constant_values=np.nan)
+    ivar = np.pad(ivar, ((0, 9), (0, 0)))
+    some = SpectrumBatch(*jax.device_put((flux, ivar, ivar)), survey.grid)
     result = fit_at_rest(band_model, some)
     away = np.abs(result.labels[:100] - whole.labels[order]) / whole.errors[order]
     assert np.nanmax(away) < 0.02
@@ -142,20 +143,21 @@ def test_very_bright_stars_lose_no_digits(make_model, band_grid, observe_stars):
 
 def test_the_node_of_lowest_cost_is_chosen(band_model, survey):
     problem = FitProblem.from_batch(band_model, survey, fit_velocity=False, priors=PRIORS)
-    objective = build_objective(problem)
-    system = reduce_stars(objective, multiply_shapes(band_model, survey.grid))
-    assert isinstance(system, GramSystem)
     nodes = place_nodes(band_model, per_label=2)
-    chosen = choose_node(objective, system, nodes)
-    costs = np.stack(
-        [
-            objective.normal_equations(jnp.broadcast_to(node, chosen.shape)).cost
-            for node in nodes.scaled
-        ]
-    )
-    best = costs.min(axis=0)
-    found = objective.normal_equations(chosen).cost
-    np.testing.assert_allclose(found, best, rtol=1e-3)
+
+    @jax.jit
+    def choose_and_try(problem, nodes):
+        objective = build_objective(problem)
+        system = reduce_stars(objective, multiply_shapes(problem.model, problem.batch.grid))
+        assert isinstance(system, GramSystem)
+        chosen = choose_node(objective, system, nodes)
+        costs = jax.lax.map(
+            lambda node: objective.cost(jnp.broadcast_to(node, chosen.shape)), nodes.scaled
+        )
+        return objective.cost(chosen), costs
+
+    found, costs = choose_and_try(problem, nodes)
+    np.testing.assert_allclose(found, np.min(costs, axis=0), rtol=1e-3)
 
 
 def test_models_without_a_small_head_are_fitted_on_pixels(band_model, make_model, survey):

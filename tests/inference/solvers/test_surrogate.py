@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.inference.solvers.surrogate import minimise_with_surrogate
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import ForwardModel, Surrogate
+from jaxmdwarf.models.base import ForwardModel, Surrogate, predict_compiled
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
@@ -82,12 +83,15 @@ class ExpensiveModel(ForwardModel):
         return Surrogate(replace(self, strength=near, followed=False), accurate=True)
 
 
+def make_shapes(grid):
+    waves = np.array([np.sin(grid.wave_aa / 7.0), np.cos(grid.wave_aa / 23.0)])
+    return jnp.asarray(waves, jnp.float32)
+
+
 @pytest.fixture(scope="module")
 def expensive(make_model):
     base = make_model(GRID, margin=0)
-    wave = jnp.asarray(GRID.wave_aa)
-    shapes = jnp.stack([jnp.sin(wave / 7.0), jnp.cos(wave / 23.0)])
-    return ExpensiveModel(base, jnp.asarray(0.04), shapes.astype(jnp.float32))
+    return ExpensiveModel(base, jnp.asarray(0.04), make_shapes(GRID))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +100,8 @@ def stars(expensive):
     rng = np.random.default_rng(2)
     scaled = rng.uniform(-0.35, 0.35, (N_STAR, 4)).astype(np.float32)
     phase = rng.uniform(-1, 1, N_STAR).astype(np.float32)
-    clean = np.asarray(expensive.predict_scaled_batch(jnp.asarray(scaled), jnp.asarray(phase)))
+    predict = jax.jit(type(expensive).predict_scaled_batch)
+    clean = np.asarray(predict(expensive, jnp.asarray(scaled), jnp.asarray(phase)))
     snr = 10 ** rng.uniform(1.3, 2.0, (N_STAR, 1))
     ivar = np.broadcast_to(snr**2, clean.shape).astype(np.float32).copy()
     ivar[rng.random(ivar.shape) < 0.03] = 0
@@ -147,12 +152,11 @@ def test_even_a_surrogate_that_points_elsewhere_leads_to_the_minimum(
 
 def test_velocity_is_fitted_along(make_model):
     base = make_model(GRID)
-    wave = jnp.asarray(base.grid.wave_aa)
-    shapes = jnp.stack([jnp.sin(wave / 7.0), jnp.cos(wave / 23.0)]).astype(jnp.float32)
-    model = ExpensiveModel(base, jnp.asarray(0.02), shapes)
-    flux = model.predict_scaled_batch(jnp.zeros((4, 4)))[:, 3:-3]
-    ivar = jnp.full(flux.shape, 1e4)
-    batch = SpectrumBatch(flux, ivar, ivar, GRID)
+    model = ExpensiveModel(base, jnp.asarray(0.02), make_shapes(base.grid))
+    centre = jax.device_put(np.zeros((4, 4), np.float32))
+    flux = np.asarray(predict_compiled(model, centre))[:, 3:-3]
+    ivar = np.full(flux.shape, 1e4, np.float32)
+    batch = SpectrumBatch(*jax.device_put((flux, ivar, ivar)), GRID)
     start = Start(
         np.tile(model.label_space.unscale(np.full(4, 0.15, np.float32)), (4, 1)),
         np.full(4, 10.0, np.float32),
@@ -166,10 +170,15 @@ def test_velocity_is_fitted_along(make_model):
 def test_inactive_stars_stay_where_they_are(expensive, stars):
     batch, phase, _ = stars
     problem = FitProblem.from_batch(expensive, batch, context=phase, fit_velocity=False)
-    objective = build_objective(problem)
-    start = jnp.full((N_STAR, 4), 0.1)
-    active = jnp.arange(N_STAR) < 3
-    state = minimise_with_surrogate(objective, expensive.base, start, active=active, max_iter=12)
+    start = np.full((N_STAR, 4), 0.1, np.float32)
+    active = np.arange(N_STAR) < 3
+
+    @jax.jit
+    def minimise(problem, start, active):
+        objective, near = build_objective(problem), problem.model.base
+        return minimise_with_surrogate(objective, near, start, active=active, max_iter=12)
+
+    state = minimise(problem, start, active)
     np.testing.assert_array_equal(state.parameters[3:], start[3:])
     assert not state.converged[3:].any()
     assert (state.n_iter[3:] == 0).all()
@@ -181,8 +190,9 @@ def test_derivatives_in_groups_are_those_of_all_at_once(expensive):
     rng = np.random.default_rng(4)
     scaled = jnp.asarray(rng.uniform(-0.4, 0.4, (n, 4)), jnp.float32)
     phase = jnp.asarray(rng.uniform(-1, 1, n), jnp.float32)
-    in_groups = linearise_flux(expensive, scaled, phase)
-    at_once = linearise_flux(replace(expensive, followed=False), scaled, phase)
+    linearise = jax.jit(linearise_flux)
+    in_groups = linearise(expensive, scaled, phase)
+    at_once = linearise(replace(expensive, followed=False), scaled, phase)
     for one, other in zip(in_groups, at_once, strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, atol=2e-6)
@@ -214,10 +224,11 @@ def test_a_surrogate_that_is_wrong_is_told_and_put_right(expensive, stars, exact
 
 def test_stars_without_pixels_are_told_from_those_with_a_surrogate(expensive, stars):
     batch, phase, _ = stars
-    ivar = batch.ivar.at[1].set(0)
-    flux = batch.flux.at[1].set(jnp.nan)
+    flux, ivar = np.array(batch.flux), np.array(batch.ivar)
+    flux[1], ivar[1] = np.nan, 0
     near = replace(expensive, surrogate_error=1e-3)
-    found = fit_stars(near, SpectrumBatch(flux, ivar, ivar, GRID), phase)
+    batch = SpectrumBatch(*jax.device_put((flux, ivar, ivar)), GRID)
+    found = fit_stars(near, batch, phase)
     assert np.isnan(found.labels[1]).all()
     assert found.flags[1] & int(QualityFlag.NO_GOOD_PIXELS)
     assert np.isfinite(np.delete(found.labels, 1, axis=0)).all()
@@ -228,8 +239,10 @@ def test_order_and_company_of_stars_do_not_matter(expensive, stars):
     near = replace(expensive, surrogate_error=0.02)
     whole = fit_stars(near, batch, phase)
     rows = np.random.default_rng(0).permutation(N_STAR)[:20]
-    some = SpectrumBatch(batch.flux[rows], batch.ivar[rows], batch.information[rows], GRID)
-    alone = fit_stars(near, some, phase[rows])
+    some, of_some = jax.tree.map(
+        lambda values: jax.device_put(np.asarray(values)[rows]), (batch, phase)
+    )
+    alone = fit_stars(near, some, of_some)
     assert np.abs((alone.labels - whole.labels[rows]) / whole.errors[rows]).max() < 0.02
     agreed = int(QualityFlag.FAST_PATH_DISAGREED)
     np.testing.assert_array_equal(alone.flags & agreed, whole.flags[rows] & agreed)
