@@ -15,11 +15,10 @@ GRID = PixelGrid.linear(7000.0, 7002.0, 1.0)
 CORNERS = np.arange(12.0, dtype=np.float32).reshape(4, 3)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
-    return TableModel(
-        corners=jnp.asarray(CORNERS), model_error=jnp.zeros(3), label_space=SPACE, grid=GRID
-    )
+    corners, error = jax.device_put((CORNERS, np.zeros(3, np.float32)))
+    return TableModel(corners=corners, model_error=error, label_space=SPACE, grid=GRID)
 
 
 @pytest.mark.parametrize("corner", range(4))

@@ -81,7 +81,8 @@ def test_theory_is_encoded_and_decoded_with_the_split_latents_of_the_star(model,
     np.testing.assert_allclose(flux, expected, atol=1e-5)
     carried = compute(model.transfer_to_observed, synth, split)
     np.testing.assert_allclose(carried, expected, atol=1e-5)
-    one = compute(model.predict_scaled, SCALED[2], split[2])
+    own = jax.device_put((np.asarray(SCALED)[2], np.asarray(split)[2]))
+    one = compute(model.predict_scaled, *own)
     np.testing.assert_allclose(one, flux[2], atol=1e-5)
 
 
@@ -103,7 +104,7 @@ def test_without_a_context_the_mean_split_latents_are_used(model):
     predict = model.predict_scaled_batch
     expected = compute(predict, SCALED, jax.device_put(mean))
     np.testing.assert_allclose(compute(predict, SCALED), expected, atol=1e-6)
-    alone = compute(model.predict_scaled, SCALED[0])
+    alone = compute(model.predict_scaled, jax.device_put(np.asarray(SCALED)[0]))
     np.testing.assert_allclose(alone, expected[0], atol=1e-5)
     other = compute(predict, SCALED, jax.device_put(mean + np.float32(1)))
     assert np.abs(np.asarray(expected) - other).max() > 1e-5

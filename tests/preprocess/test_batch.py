@@ -1,6 +1,5 @@
 """The whole preprocessing, on synthetic and on real spectra."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,9 +29,9 @@ def test_padding_changes_nothing():
         (padded.flux, padded.ivar, padded.information),
         strict=True,
     ):
-        np.testing.assert_allclose(other[:3], one, rtol=2e-6, atol=1e-6)
-    assert not padded.ivar[3:].any()
-    np.testing.assert_array_equal(padded.flux[3:], 1.0)
+        np.testing.assert_allclose(np.asarray(other)[:3], one, rtol=2e-6, atol=1e-6)
+    assert not np.asarray(padded.ivar)[3:].any()
+    np.testing.assert_array_equal(np.asarray(padded.flux)[3:], 1.0)
     with pytest.raises(MismatchError, match="batch of 2"):
         preprocess_batch(raws, pad_to=2)
 
@@ -42,10 +41,11 @@ def test_masks_are_masked_and_the_scale_of_the_flux_is_forgotten():
     brighter = RawSpectrum(raw.wave_aa, raw.flux * 1e-13, raw.ivar * 1e26)
     batch = preprocess_batch([raw, brighter])
     masked = mask_for(PAPER_GRID, PAPER_MASKS_AA)
-    assert not batch.ivar[:, masked].any()
-    assert (batch.ivar[0, ~masked] > 0).mean() > 0.97
-    np.testing.assert_allclose(batch.flux[0], batch.flux[1], rtol=1e-5)
-    np.testing.assert_allclose(batch.ivar[0], batch.ivar[1], rtol=1e-4)
+    flux, ivar = np.asarray(batch.flux), np.asarray(batch.ivar)
+    assert not ivar[:, masked].any()
+    assert (ivar[0, ~masked] > 0).mean() > 0.97
+    np.testing.assert_allclose(flux[0], flux[1], rtol=1e-5)
+    np.testing.assert_allclose(ivar[0], ivar[1], rtol=1e-4)
     flat = preprocess_batch([raw], sigma_aa=None, masks=())
     again = normalise(SpectrumBatch(flat.flux, flat.ivar, flat.information, PAPER_GRID))
     plain = preprocess_batch([raw], masks=())
@@ -73,7 +73,8 @@ def test_the_stream_holds_every_spectrum_once_and_rejects_with_a_reason():
     assert {part.batch.flux.shape for part in batches} == {(4, 2901)}
     assert [len(part.raws) for part in batches] == [4, 3, 3]
     alone = preprocess_batch([raws[5]], rv_kms=20.0)
-    np.testing.assert_allclose(batches[1].batch.flux[0], alone.flux[0], rtol=1e-5, atol=1e-6)
+    flux = np.asarray(batches[1].batch.flux)
+    np.testing.assert_allclose(flux[0], np.asarray(alone.flux)[0], rtol=1e-5, atol=1e-6)
     with pytest.raises(RejectedInput, match=r"4\.fits"):
         preprocess_batch([raws[3], raws[4]])
 
@@ -92,8 +93,8 @@ def test_real_spectra_come_out_finite_and_near_one(real_data):
             continue
     assert len(raws) >= 18
     batch = preprocess_batch(raws)
-    good = batch.ivar > 0
-    assert jnp.isfinite(batch.flux).all()
-    assert jnp.isfinite(batch.ivar).all()
-    level = jnp.where(good, batch.flux, 0).sum(axis=1) / good.sum(axis=1)
+    flux, ivar = np.asarray(batch.flux), np.asarray(batch.ivar)
+    assert np.isfinite(flux).all()
+    assert np.isfinite(ivar).all()
+    level = np.where(ivar > 0, flux, 0).sum(axis=1) / (ivar > 0).sum(axis=1)
     np.testing.assert_allclose(level, 1.0, atol=0.03)

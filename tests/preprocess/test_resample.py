@@ -205,28 +205,30 @@ def test_shift_and_back_is_the_identity_away_from_the_ends(grid):
     sigma = wave / 1800.0 / 2.3548
     lines = rng.uniform(6000, 8900, 300)
     flux = 1 - 0.3 * np.exp(-0.5 * ((wave[:, None] - lines) / sigma[:, None]) ** 2).sum(axis=1)
-    flux = jnp.asarray(np.tile(flux, (5, 1)), dtype=jnp.float32)
-    velocity = jnp.asarray([-400.0, -35.5, 0.0, 12.0, 500.0])
-    back = shift_spectra(shift_spectra(flux, grid, velocity), grid, velocity, to_rest=True)
+    flux = np.float32(np.tile(flux, (5, 1)))
+    velocity = np.float32([-400.0, -35.5, 0.0, 12.0, 500.0])
+
+    @jax.jit
+    def there_and_back(flux, velocity):
+        there = shift_spectra(flux, grid, velocity)
+        return there, shift_spectra(there, grid, velocity, to_rest=True)
+
+    there, back = map(np.asarray, there_and_back(flux, velocity))
     inside = (wave > 6030) & (wave < 8870)
     np.testing.assert_allclose(back[:, inside], flux[:, inside], atol=6e-3)
-    np.testing.assert_array_equal(shift_spectra(flux, grid, velocity)[2], flux[2])
+    np.testing.assert_array_equal(there[2], flux[2])
 
 
 @pytest.mark.parametrize("grid", SHIFT_GRIDS, ids=["linear", "log"])
 def test_shift_moves_a_line_to_its_doppler_wavelength_and_differentiates(grid):
-    wave = jnp.asarray(grid.wave_aa, dtype=jnp.float32)
-
     def line(v):
         at = 7000.0 * (1 + v / 299_792.458)
-        return jnp.exp(-0.5 * ((wave - at) / 4.0) ** 2)
+        return np.exp(-0.5 * ((grid.wave_aa - at) / 4.0) ** 2)
 
-    rest = line(0.0)[None, :]
+    rest = np.float32(line(0.0))[None, :]
+    move = jax.jit(lambda v: shift_spectra(jnp.asarray(rest), grid, v)[0])
     for v in (-250.0, 37.0, 410.0):
-        moved = shift_spectra(rest, grid, jnp.asarray([v]))[0]
-        np.testing.assert_allclose(moved, line(v), atol=2e-3)
-    slope = jax.jvp(
-        lambda v: shift_spectra(rest, grid, v)[0], (jnp.asarray([37.0]),), (jnp.ones(1),)
-    )
+        np.testing.assert_allclose(move(np.float32([v])), line(v), atol=2e-3)
+    slope = jax.jit(jax.jacfwd(move))(np.float32([37.0]))[:, 0]
     expected = (line(47.0) - line(27.0)) / 20.0
-    np.testing.assert_allclose(slope[1], expected, atol=0.02 * float(jnp.abs(expected).max()))
+    np.testing.assert_allclose(slope, expected, atol=0.02 * np.abs(expected).max())
