@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -181,7 +180,7 @@ def _finish(
     window = mask_for(grid, masks)
     if sigma_aa is None:
         return _mask(batch, window)
-    return _normalise(batch, window, sigma_aa=float(sigma_aa))
+    return normalise(batch, window=window, sigma_aa=float(sigma_aa))
 
 
 def _pad_rows(values: np.ndarray, n_row: int, fill: float) -> jax.Array:
@@ -189,11 +188,6 @@ def _pad_rows(values: np.ndarray, n_row: int, fill: float) -> jax.Array:
     if missing:
         values = np.pad(values, ((0, missing), (0, 0)), constant_values=fill)
     return jax.device_put(values)
-
-
-@partial(jax.jit, static_argnames="sigma_aa")
-def _normalise(batch: SpectrumBatch, window, *, sigma_aa: float) -> SpectrumBatch:
-    return normalise(batch, sigma_aa=sigma_aa, window=window)
 
 
 @jax.jit

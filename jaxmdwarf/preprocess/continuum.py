@@ -22,6 +22,7 @@ _REACH_SIGMA = 4.5
 _SMALLEST_WEIGHT = 1e-6
 
 
+@partial(jax.jit, static_argnames=("grid", "sigma_aa"))
 def pseudo_continuum(
     flux: Float[Array, "*batch n_pix"],
     good: Bool[Array, "*#batch n_pix"],
@@ -75,6 +76,7 @@ def _inverse_weight(good, dtype, grid: PixelGrid, sigma_aa: float):
     return jnp.where(reached, 1 / jnp.where(reached, weight, 1), 0)
 
 
+@partial(jax.jit, static_argnames=("grid", "sigma_aa"))
 def transpose_noise(
     values: Float[Array, "*batch n_pix"],
     flux: Float[Array, "*#batch n_pix"],
@@ -106,6 +108,7 @@ def transpose_noise(
     return values - jnp.where(good, followed, 0)
 
 
+@partial(jax.jit, static_argnames="sigma_aa")
 def normalise(
     batch: SpectrumBatch,
     *,
@@ -158,6 +161,7 @@ def normalise(
     )
 
 
+@partial(jax.jit, static_argnames=("grid", "sigma_aa"))
 def normalise_model(
     flux: Float[Array, "*batch n_pix"],
     grid: PixelGrid,

@@ -65,7 +65,9 @@ def observe(model, grid, scaled, rv_kms, snr, rng, *, bad=0.03) -> SpectrumBatch
     from scipy.interpolate import CubicSpline
 
     dtype = model.model_error.dtype
-    rest = np.asarray(predict_compiled(model, jax.device_put(np.asarray(scaled, dtype))), np.float64)
+    rest = np.asarray(
+        predict_compiled(model, jax.device_put(np.asarray(scaled, dtype))), np.float64
+    )
     wave = model.grid.wave_aa
     flux = np.stack(
         [

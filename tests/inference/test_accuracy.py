@@ -61,9 +61,12 @@ class Survey(NamedTuple):
 
 def bound_errors(model, grid, scaled, rv_kms, ivar, n_par) -> np.ndarray:
     """Cramer-Rao bounds of the labels and, as a fifth, the velocity, from float64 derivatives."""
+
     @jax.jit
     def linearise(model, scaled):
-        return model.predict_scaled_batch(scaled), jax.vmap(jax.jacfwd(model.predict_scaled))(scaled)
+        return model.predict_scaled_batch(scaled), jax.vmap(jax.jacfwd(model.predict_scaled))(
+            scaled
+        )
 
     rest, slopes = map(np.asarray, linearise(model, jnp.asarray(scaled, jnp.float64)))
     slopes = slopes / np.subtract(SPACE.upper, SPACE.lower)
@@ -137,7 +140,9 @@ def take(batch, rows):
 
 def as_batch(flux, ivar, grid):
     """Spectra from numpy arrays whose pixels are independent."""
-    return SpectrumBatch(*jax.device_put((np.float32(flux), np.float32(ivar), np.float32(ivar))), grid)
+    return SpectrumBatch(
+        *jax.device_put((np.float32(flux), np.float32(ivar), np.float32(ivar))), grid
+    )
 
 
 @both_paths

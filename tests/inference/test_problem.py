@@ -261,7 +261,9 @@ def test_what_cannot_be_is_said_before_anything_is_fitted(model, stars):
     ):
         with pytest.raises(error, match=text):
             FitProblem.from_batch(model, batch, fixed=fixed)
-    nothing = SpectrumBatch(*(jax.device_put(np.zeros((0, 320), np.float32)) for _ in range(3)), GRID)
+    nothing = SpectrumBatch(
+        *(jax.device_put(np.zeros((0, 320), np.float32)) for _ in range(3)), GRID
+    )
     with pytest.raises(UsageError, match="no spectra"):
         FitProblem.from_batch(model, nothing)
     with pytest.raises(MismatchError, match="one velocity a spectrum"):

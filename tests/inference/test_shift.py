@@ -20,6 +20,7 @@ from jaxmdwarf.inference.shift import (
 )
 from jaxmdwarf.wavelengths import PixelGrid
 
+
 @partial(jax.jit, static_argnums=1)
 def shift(flux, grid, rv_kms):
     """Flux of one spectrum on a wider grid, moved, on `grid`."""

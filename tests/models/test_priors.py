@@ -51,7 +51,9 @@ def test_slopes_agree_with_finite_differences():
         assert slopes.shape == (7, 2, 4)
         for index, step in enumerate(1e-6 * np.eye(4)):
             up, down = (np.asarray(whiten(at + s)) for s in (step, -step))
-            np.testing.assert_allclose(np.asarray(slopes)[..., index], -(up - down) / 2e-6, atol=1e-5)
+            np.testing.assert_allclose(
+                np.asarray(slopes)[..., index], -(up - down) / 2e-6, atol=1e-5
+            )
 
 
 def test_no_priors_are_no_residuals():
