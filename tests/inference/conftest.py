@@ -65,9 +65,8 @@ def observe(model, grid, scaled, rv_kms, snr, rng, *, bad=0.03) -> SpectrumBatch
     from scipy.interpolate import CubicSpline
 
     dtype = model.model_error.dtype
-    rest = np.asarray(
-        predict_compiled(model, jax.device_put(np.asarray(scaled, dtype))), np.float64
-    )
+    rest = predict_compiled(model, jax.device_put(np.asarray(scaled, dtype)))
+    rest = np.asarray(rest, np.float64)
     wave = model.grid.wave_aa
     flux = np.stack(
         [

@@ -64,11 +64,10 @@ def bound_errors(model, grid, scaled, rv_kms, ivar, n_par) -> np.ndarray:
 
     @jax.jit
     def linearise(model, scaled):
-        return model.predict_scaled_batch(scaled), jax.vmap(jax.jacfwd(model.predict_scaled))(
-            scaled
-        )
+        slopes = jax.vmap(jax.jacfwd(model.predict_scaled))(scaled)
+        return model.predict_scaled_batch(scaled), slopes
 
-    rest, slopes = map(np.asarray, linearise(model, jnp.asarray(scaled, jnp.float64)))
+    rest, slopes = map(np.asarray, linearise(model, np.float64(scaled)))
     slopes = slopes / np.subtract(SPACE.upper, SPACE.lower)
     least = np.empty((len(scaled), n_par))
     for row, (flux, by_label, speed) in enumerate(zip(rest, slopes, rv_kms, strict=True)):
@@ -140,9 +139,7 @@ def take(batch, rows):
 
 def as_batch(flux, ivar, grid):
     """Spectra from numpy arrays whose pixels are independent."""
-    return SpectrumBatch(
-        *jax.device_put((np.float32(flux), np.float32(ivar), np.float32(ivar))), grid
-    )
+    return SpectrumBatch(*jax.device_put((flux, ivar, ivar)), grid)
 
 
 @both_paths

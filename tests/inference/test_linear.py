@@ -7,7 +7,6 @@ from scipy.optimize import lsq_linear
 
 from jaxmdwarf.inference.linear import invert_positive, solve_in_box, solve_positive
 
-
 # As in fits, one program; operation by operation, dozens would be compiled.
 solve_positive, invert_positive, solve_in_box = map(
     jax.jit, (solve_positive, invert_positive, solve_in_box)

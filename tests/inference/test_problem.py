@@ -86,7 +86,15 @@ def test_a_fixed_label_stays_where_it_is_and_has_no_error(held, held_fit, free, 
     assert (held_fit.dof - free_fit.dof == 1).all()
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "optimistix", "optimistix-lbfgs", "jaxopt"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        "lbfgs",
+        "optimistix",
+        "optimistix-lbfgs",
+        pytest.param("jaxopt", marks=pytest.mark.slow),  # held where those of optimistix are
+    ],
+)
 def test_every_solver_holds_a_fixed_label(held, held_fit, solver):
     few = np.arange(8)
     found = fit(held[few], solver=solver, schedule=FitScheduleConfig(restarts=0))
@@ -261,9 +269,7 @@ def test_what_cannot_be_is_said_before_anything_is_fitted(model, stars):
     ):
         with pytest.raises(error, match=text):
             FitProblem.from_batch(model, batch, fixed=fixed)
-    nothing = SpectrumBatch(
-        *(jax.device_put(np.zeros((0, 320), np.float32)) for _ in range(3)), GRID
-    )
+    nothing = SpectrumBatch(*[jax.device_put(np.zeros((0, 320), np.float32))] * 3, GRID)
     with pytest.raises(UsageError, match="no spectra"):
         FitProblem.from_batch(model, nothing)
     with pytest.raises(MismatchError, match="one velocity a spectrum"):

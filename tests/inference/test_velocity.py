@@ -1,6 +1,6 @@
 """First velocities from banks of templates."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +16,7 @@ from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PAPER_GRID, PixelGrid
 
+N_STAR = 200
 BOCHANSKI = "bochanski2007_M0_M9_vac.npz"
 
 
@@ -27,7 +28,7 @@ def bank(band_model, band_grid):
 @pytest.fixture(scope="module")
 def moving(band_model, band_grid, observe_stars):
     rng = np.random.default_rng(3)
-    n = 200
+    n = N_STAR
     scaled = rng.uniform(-0.35, 0.35, (n, 4)).astype(np.float32)
     rv_kms = rng.uniform(-300, 300, n)
     snr = 10 ** rng.uniform(1.0, 2.0, n)
@@ -65,39 +66,40 @@ def test_a_template_that_is_the_star_gives_unit_width_pulls(band_model, band_gri
 
 def test_bad_pixels_padding_and_faint_stars_are_flagged_not_trusted(bank, moving):
     batch, _ = moving
-    flux = jnp.where(batch.ivar == 0, jnp.nan, batch.flux)
-    ivar = batch.ivar.at[0].set(0.0)
-    noise = jnp.asarray(np.random.default_rng(0).normal(1, 1.0, flux.shape[1]), flux.dtype)
-    flux, ivar = flux.at[1].set(noise), ivar.at[1].set(1.0)
-    result = measure_velocity(SpectrumBatch(flux, ivar, ivar, batch.grid), bank)
+    flux, ivar = np.array(batch.flux), np.array(batch.ivar)
+    flux[ivar == 0] = np.nan
+    flux[1], ivar[1] = np.random.default_rng(0).normal(1, 1.0, flux.shape[1]), 1.0
+    ivar[0] = 0.0
+    result = measure_velocity(SpectrumBatch(*jax.device_put((flux, ivar, ivar)), batch.grid), bank)
     flags = np.asarray(result.flags)
     assert flags[0] == int(QualityFlag.NO_GOOD_PIXELS)
-    assert np.isnan(result.rv_kms[0])
-    assert np.isnan(result.e_rv[0])
+    assert np.isnan(np.asarray(result.rv_kms)[0])
+    assert np.isnan(np.asarray(result.e_rv)[0])
     # Pure noise: other velocities are as good, or none within the range is.
     assert flags[1] & int(QualityFlag.MULTIPLE_MINIMA | QualityFlag.VELOCITY_AT_EDGE)
     whole = measure_velocity(batch, bank)
-    np.testing.assert_array_equal(result.rv_kms[2:], whole.rv_kms[2:])
+    np.testing.assert_array_equal(np.asarray(result.rv_kms)[2:], np.asarray(whole.rv_kms)[2:])
 
 
 def test_stated_errors_that_are_too_small_do_not_make_velocities_surer(bank, moving):
     batch, _ = moving
-    bold = SpectrumBatch(batch.flux, 100 * batch.ivar, 100 * batch.information, batch.grid)
+    ivar = jax.device_put(100 * np.asarray(batch.ivar))
+    bold = SpectrumBatch(batch.flux, ivar, ivar, batch.grid)
     honest, result = measure_velocity(batch, bank), measure_velocity(bold, bank)
     # Chi-square is a hundred times as large: the widening by its root takes back the factor of ten.
-    ratio = np.asarray(result.e_rv / honest.e_rv)
+    ratio = np.asarray(result.e_rv) / np.asarray(honest.e_rv)
     assert 0.9 < np.nanmedian(ratio) < 1.1
 
 
 def test_a_velocity_beyond_the_grid_is_at_its_edge(band_model, band_grid, observe_stars, bank):
     rng = np.random.default_rng(5)
-    scaled = np.zeros((2, 4), np.float32)
-    batch = observe_stars(
-        band_model, band_grid, scaled, np.array([430.0, 0.0]), np.full(2, 200.0), rng
-    )
+    # As many as there are elsewhere: their program serves.
+    scaled, rv_kms = np.zeros((N_STAR, 4), np.float32), np.zeros(N_STAR)
+    rv_kms[0] = 430.0
+    batch = observe_stars(band_model, band_grid, scaled, rv_kms, np.full(N_STAR, 200.0), rng)
     flags = np.asarray(measure_velocity(batch, bank).flags)
     assert flags[0] & int(QualityFlag.VELOCITY_AT_EDGE)
-    assert not flags[1] & int(QualityFlag.VELOCITY_AT_EDGE)
+    assert not (flags[1:] & int(QualityFlag.VELOCITY_AT_EDGE)).any()
 
 
 def test_the_contrast_of_a_template_may_differ_from_the_star():
@@ -108,10 +110,10 @@ def test_the_contrast_of_a_template_may_differ_from_the_star():
         [(wave, 1 - 0.6 * lines)], grid, masks=(), velocities=VelocityGrid(-200.0, 200.0, 40.0)
     )
     star = np.interp(grid.wave_aa / (1 - 70 / 299_792.458), wave, 1 - 0.3 * lines)
-    flux = jnp.asarray(star / star.mean(), jnp.float32)[None]
-    ivar = jnp.full_like(flux, 1e4)
-    result = measure_velocity(SpectrumBatch(flux, ivar, ivar, grid), bank)
-    assert float(result.rv_kms[0]) == pytest.approx(-70.0, abs=2.5)
+    flux = np.float32(star / star.mean())[None]
+    ivar = np.full_like(flux, 1e4)
+    result = measure_velocity(SpectrumBatch(*jax.device_put((flux, ivar, ivar)), grid), bank)
+    assert float(np.asarray(result.rv_kms)[0]) == pytest.approx(-70.0, abs=2.5)
 
 
 def test_a_template_tells_its_own_velocity_by_its_lines():
@@ -136,7 +138,7 @@ def test_unusable_grids_are_refused(band_model, band_grid, bank, moving):
     with pytest.raises(MismatchError, match="range of the spectra"):
         bank_from_templates([(wave, np.ones(1000))], band_grid)
     other = PixelGrid.linear(6000.0, 6100.0, 1.0)
-    flux = jnp.ones((1, 101))
+    flux = jax.device_put(np.ones((1, 101), np.float32))
     with pytest.raises(MismatchError, match="make the bank"):
         measure_velocity(SpectrumBatch(flux, flux, flux, other), bank)
 
