@@ -247,7 +247,9 @@ class FitProblem(eqx.Module):
         """
         if not isinstance(rows, jax.core.Tracer):
             rows = choose_rows(rows, self.n_spec)
-        return self._map_stars(lambda leaf: leaf[rows])
+        stars = _stars(self)
+        on_host = any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(stars))
+        return self._with_stars((_choose_on_host if on_host else _choose)(stars, rows))
 
     def to_host(self) -> FitProblem:
         """With what differs from star to star as numpy arrays, which take no room on a device."""
@@ -260,7 +262,7 @@ class FitProblem(eqx.Module):
             lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]),
             *(_stars(problem) for problem in problems),
         )
-        return eqx.tree_at(_stars, problems[0], stars, is_leaf=lambda leaf: leaf is None)
+        return problems[0]._with_stars(stars)
 
     def under(self, model: ForwardModel) -> FitProblem:
         """The same problem for another model of the same labels, pixels and context."""
@@ -273,10 +275,10 @@ class FitProblem(eqx.Module):
             return self
 
         def repeat(leaf):
-            return jnp.asarray(np.resize(np.asarray(leaf), (n_row, *leaf.shape[1:])))
+            return jax.device_put(np.resize(np.asarray(leaf), (n_row, *leaf.shape[1:])))
 
         def blank(leaf):
-            return jnp.asarray(np.pad(np.asarray(leaf), ((0, n_more), (0, 0))))
+            return jax.device_put(np.pad(np.asarray(leaf), ((0, n_more), (0, 0))))
 
         padded = self._map_stars(repeat)
         batch = padded.batch
@@ -286,8 +288,10 @@ class FitProblem(eqx.Module):
         return replace(padded, batch=batch)
 
     def _map_stars(self, change: Callable[[Any], Any]) -> FitProblem:
-        changed = jax.tree.map(change, _stars(self))
-        return eqx.tree_at(_stars, self, changed, is_leaf=lambda leaf: leaf is None)
+        return self._with_stars(jax.tree.map(change, _stars(self)))
+
+    def _with_stars(self, stars: Any) -> FitProblem:
+        return eqx.tree_at(_stars, self, stars, is_leaf=lambda leaf: leaf is None)
 
     def to_synthetic(self) -> FitProblem | None:
         """The problem in the domain of theory; None under models that transfer nothing.
@@ -346,6 +350,14 @@ class FitProblem(eqx.Module):
 def _stars(problem: FitProblem):
     """What differs from star to star."""
     return (problem.batch, problem.frame_kms, problem.context, problem.fixed)
+
+
+def _choose_on_host(stars, rows):
+    return jax.tree.map(lambda leaf: leaf[rows], stars)
+
+
+# One program; array by array, five would be compiled for each.
+_choose = jax.jit(_choose_on_host)
 
 
 def _as_type(values: Any, dtype: Any) -> Array:
