@@ -88,6 +88,7 @@ def solve_positive(
     return table[:, :, size:] * scale[:, :, None]
 
 
+@jax.jit
 def invert_positive(matrix: Float[Array, "n k k"]) -> Float[Array, "n k k"]:
     """Inverses of symmetric positive matrices, NaN where a matrix is not; see `solve_positive`."""
     size = matrix.shape[-1]
@@ -96,6 +97,7 @@ def invert_positive(matrix: Float[Array, "n k k"]) -> Float[Array, "n k k"]:
     return 0.5 * (inverse + jnp.swapaxes(inverse, -1, -2))
 
 
+@jax.jit
 def solve_in_box(
     matrix: Float[Array, "n k k"],
     gradient: Float[Array, "n k"],

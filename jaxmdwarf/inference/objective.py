@@ -210,25 +210,7 @@ class Objective(eqx.Module):
 
     def linearise(self, parameters):
         """Slopes of the model flux by each parameter, fixed or not, and that flux."""
-        layout, parameters = self.layout, self.pin(parameters)
-        scaled = parameters[:, : layout.n_label]
-        rest, rest_slopes = linearise_flux(self.model, scaled, self.context)
-        slopes = list(self._to_data_frame(rest_slopes, parameters))
-        if layout.fit_velocity:
-            offset, offset_slope = self._offsets(parameters)
-            wide = with_margins(rest, *self.margins)
-            flux, by_offset = jax.jvp(
-                lambda at: shift_by_slices(wide, at), (offset,), (jnp.ones_like(offset),)
-            )
-            slopes.append(by_offset * offset_slope * (2 * layout.velocity_limit_kms))
-        else:
-            flux = self._to_data_frame(rest, parameters)
-        if layout.n_poly:
-            factor = 1 + parameters[:, layout.n_reported :] @ self.polynomials
-            slopes = [slope * factor for slope in slopes]
-            slopes += [flux * polynomial for polynomial in self.polynomials]
-            flux = flux * factor
-        return slopes, flux
+        return _linearise(self, parameters)
 
     def accumulate(self, slopes, residual, parameters) -> NormalEquations:
         """Normal equations from slopes and residuals that are known already."""
@@ -283,6 +265,32 @@ class Objective(eqx.Module):
         return shift_by_slices(wide, self._offsets(parameters)[0])
 
 
+# Compiled as one, as is the flux below: a fit linearises for its steps and for its errors, and a
+# program that is called twice is traced once.
+@jax.jit
+def _linearise(objective: Objective, parameters):
+    layout, parameters = objective.layout, objective.pin(parameters)
+    scaled = parameters[:, : layout.n_label]
+    rest, rest_slopes = linearise_flux(objective.model, scaled, objective.context)
+    slopes = list(objective._to_data_frame(rest_slopes, parameters))
+    if layout.fit_velocity:
+        offset, offset_slope = objective._offsets(parameters)
+        wide = with_margins(rest, *objective.margins)
+        flux, by_offset = jax.jvp(
+            lambda at: shift_by_slices(wide, at), (offset,), (jnp.ones_like(offset),)
+        )
+        slopes.append(by_offset * offset_slope * (2 * layout.velocity_limit_kms))
+    else:
+        flux = objective._to_data_frame(rest, parameters)
+    if layout.n_poly:
+        factor = 1 + parameters[:, layout.n_reported :] @ objective.polynomials
+        slopes = [slope * factor for slope in slopes]
+        slopes += [flux * polynomial for polynomial in objective.polynomials]
+        flux = flux * factor
+    return slopes, flux
+
+
+@jax.jit
 def linearise_flux(
     model: ForwardModel, scaled: Float[Array, "n n_label"], context: PyTree[Any] | None
 ) -> tuple[Float[Array, "n n_pix"], Float[Array, "n_label n n_pix"]]:

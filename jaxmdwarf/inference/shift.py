@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -138,6 +139,7 @@ def edge_pixels(grid: PixelGrid, n_left: int, n_right: int) -> np.ndarray:
     return (pixel < REACH - n_left) | (pixel >= grid.n_pix - max(REACH - n_right, 0))
 
 
+@jax.jit
 def shift_by_slices(
     flux: Float[Array, "*batch n_wide"], offset: Float[Array, "n n_pix"]
 ) -> Float[Array, "*batch n_pix"]:

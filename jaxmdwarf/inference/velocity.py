@@ -335,11 +335,6 @@ def measure_line_velocity(
 
 
 @jax.jit
-def _predict(model: ForwardModel, scaled):
-    return model.predict_scaled_batch(scaled)
-
-
-@jax.jit
 def _measure(batch: SpectrumBatch, bank: VelocityBank) -> VelocityResult:
     dtype = batch.flux.dtype
     good = (batch.information > 0) & (batch.ivar > 0) & jnp.isfinite(batch.flux)
@@ -367,14 +362,16 @@ def _measure(batch: SpectrumBatch, bank: VelocityBank) -> VelocityResult:
     # Slices reach one pixel; three quarters of a step each way, within that, enclose the minimum.
     chosen = bank.shifted[at_velocity, template]
     fine_step = step / 4
-    fine = []
-    for number in _FINE_OFFSETS:
+
+    def chi2_at(number):
         speed = jnp.full(chosen.shape[:1], number * fine_step, dtype)
         shifted = shift_by_slices(chosen, pixel_offset(bank.grid, speed)[0])
         by_cross = jnp.sum(weight * data * shifted, axis=-1)
         by_square = jnp.sum(weight * shifted * shifted, axis=-1)
-        fine.append(total - _explained(by_cross, by_square, fit_amplitude=bank.fit_amplitude))
-    fine_chi2 = jnp.stack(fine, axis=-1)
+        return total - _explained(by_cross, by_square, fit_amplitude=bank.fit_amplitude)
+
+    # A loop on the device: written out, it was most of the program that is compiled.
+    fine_chi2 = jax.lax.map(chi2_at, jnp.asarray(_FINE_OFFSETS, dtype)).T
     lowest = jnp.clip(jnp.argmin(fine_chi2, axis=-1), 1, len(_FINE_OFFSETS) - 2)
     three = jnp.take_along_axis(fine_chi2, lowest[:, None] + jnp.arange(-1, 2), axis=-1)
     shift, curvature, least = _parabola(three)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -156,10 +157,7 @@ def whiten_priors(
     UsageError
         If a prior names a label that the space does not have.
     """
-    columns = [_one_residual(prior, space, scaled) for prior in priors]
-    if not columns:
-        return jnp.zeros((scaled.shape[0], 0), scaled.dtype)
-    return jnp.stack(columns, axis=-1)
+    return _whiten(scaled, priors=tuple(priors), space=space)
 
 
 def linearise_priors(
@@ -171,17 +169,7 @@ def linearise_priors(
     ``slopes @ d`` off the residuals.
     """
 
-    def pushed(direction):
-        return jax.jvp(
-            lambda at: whiten_priors(priors, space, at),
-            (scaled,),
-            (jnp.broadcast_to(direction, scaled.shape),),
-        )
-
-    residual, slopes = jax.vmap(pushed, out_axes=(None, -1))(
-        jnp.eye(scaled.shape[-1], dtype=scaled.dtype)
-    )
-    return residual, -slopes
+    return _linearise(scaled, priors=tuple(priors), space=space)
 
 
 def lacking_labels(prior: Prior, space: LabelSpace) -> tuple[str, ...]:
@@ -289,6 +277,30 @@ def _set_key(prior: Prior, key: str) -> None:
         raise UsageError(f"a prior cannot be called {prior.key!r}.", "give it another key.")
 
 
+# Programs of their own, which are traced once for the many places of a fit that hold them.
+@partial(jax.jit, static_argnames=("priors", "space"))
+def _whiten(scaled, *, priors: tuple[Prior, ...], space: LabelSpace):
+    columns = [_one_residual(prior, space, scaled) for prior in priors]
+    if not columns:
+        return jnp.zeros((scaled.shape[0], 0), scaled.dtype)
+    return jnp.stack(columns, axis=-1)
+
+
+@partial(jax.jit, static_argnames=("priors", "space"))
+def _linearise(scaled, *, priors: tuple[Prior, ...], space: LabelSpace):
+    def pushed(direction):
+        return jax.jvp(
+            lambda at: _whiten(at, priors=priors, space=space),
+            (scaled,),
+            (jnp.broadcast_to(direction, scaled.shape),),
+        )
+
+    residual, slopes = jax.vmap(pushed, out_axes=(None, -1))(
+        jnp.eye(scaled.shape[-1], dtype=scaled.dtype)
+    )
+    return residual, -slopes
+
+
 def _one_residual(prior: Prior, space: LabelSpace, scaled):
     """(relation - label) / sigma; constants are collected in double precision on the host."""
     index = space.index(prior.name)
@@ -301,13 +313,15 @@ def _one_residual(prior: Prior, space: LabelSpace, scaled):
         other = space.index(name)
         low, high = space.lower[other], space.upper[other]
         xs.append((0.5 * (low + high) - centre) / scale + (high - low) / scale * scaled[:, other])
-    expected = jnp.full(scaled.shape[0], -middle, scaled.dtype)
+    expected = -width * scaled[:, index]
+    constant = -middle
     for coefficient, powers in zip(prior.coefficients, prior.powers, strict=True):
         factors = itertools.chain.from_iterable(
             itertools.repeat(x, power) for x, power in zip(xs, powers, strict=True)
         )
-        term = jnp.full(scaled.shape[0], coefficient, scaled.dtype)
-        for factor in factors:
-            term = term * factor
-        expected = expected + term
-    return (expected - width * scaled[:, index]) / prior.sigma
+        term = math.prod(factors, start=coefficient)
+        if any(powers):
+            expected = expected + term
+        else:
+            constant += coefficient
+    return (expected + constant) / prior.sigma

@@ -8,16 +8,17 @@ last and a pure function of its parameters.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.networks.convolution import ConvLayers, ConvolutionForm, Precision
-from jaxmdwarf.networks.cyclestar_layers import Critic, Decoder, Encoder
+
+if TYPE_CHECKING:
+    from flax import linen as nn
 
 Domain: TypeAlias = Literal["synth", "obs"]
 
@@ -426,7 +427,10 @@ def count_parameters(params: PyTree) -> int:
 
 
 @lru_cache(maxsize=32)
-def _modules(sizes: CycleStarSizes) -> dict[str, nn.Module]:
+def _modules(sizes: CycleStarSizes) -> "dict[str, nn.Module]":
+    # Not above: a fit of a model without these networks need not wait for flax.
+    from jaxmdwarf.networks.cyclestar_layers import Critic, Decoder, Encoder
+
     slope = sizes.slope
     how: dict[str, Any] = {"precision": sizes.precision, "convolution": sizes.convolution}
     latents, norm = (sizes.shared_latents, sizes.split_latents), sizes.latent_norm

@@ -27,6 +27,16 @@ def test_the_package_is_a_program_too():
     assert done.stdout == f"jaxmdwarf {__version__}\n"
 
 
+def test_a_fit_waits_for_no_library_that_it_has_no_use_for():
+    code = (
+        "import sys, jaxmdwarf.cli.fit, jaxmdwarf.workflows.fitting\n"
+        "unused = {'flax', 'optax', 'scipy.optimize', 'sklearn', 'matplotlib', 'specutils'}\n"
+        "later = {'pandas', 'pyarrow', 'astropy'}\n"
+        "assert not (unused | later) & set(sys.modules), (unused | later) & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
 def test_help_lists_every_command_with_its_line(capsys, arguments):
     code, out, _ = run(capsys, *arguments)

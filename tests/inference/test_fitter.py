@@ -94,8 +94,23 @@ def fitter(model, config):
 
 
 @pytest.fixture(scope="module")
-def fitted(fitter, stars):
-    return fitter.fit(stars[0], keep_spectra=True)
+def programs():
+    """Names of the programs that the fit of `fitted` had to compile."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def fitted(fitter, stars, programs):
+    fitting = [True]
+
+    def listen(event, seconds, fun_name="", **_):
+        if fitting and "backend_compile" in event:
+            programs.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    found = fitter.fit(stars[0], keep_spectra=True)
+    fitting.clear()
+    return found
 
 
 def test_labels_and_velocities_come_out_right(fitted, stars):
@@ -142,6 +157,12 @@ def test_a_polynomial_is_part_of_the_model_flux(model, stars):
     seen = fitted.spectra()
     pulls = np.where(seen.used, (seen.flux - seen.model_flux) / seen.sigma, 0)
     np.testing.assert_allclose(np.sum(pulls**2, axis=1), fitted.result.chi2, rtol=1e-3)
+
+
+def test_a_fit_is_few_programs_each_compiled_once(fitted, programs):
+    """Each costs a process its tracing, and its first run some seconds, whatever the machine."""
+    assert "jit(_fit_rows)" in programs
+    assert len(set(programs)) == len(programs) <= 12
 
 
 def test_lists_of_other_lengths_compile_nothing(fitter, stars, fitted):

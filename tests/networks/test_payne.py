@@ -7,6 +7,7 @@ import pytest
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.networks.payne import ACTIVATIONS, PayneNetwork, apply_payne, init_payne
+from jaxmdwarf.networks.payne_layers import PayneMLP
 
 LABELS = jax.random.uniform(jax.random.key(7), (5, 4), minval=-0.5, maxval=0.5)
 
@@ -28,6 +29,15 @@ def test_without_a_last_layer_it_returns_the_hidden_features():
     outputs = features @ params["out"]["kernel"] + params["out"]["bias"]
     assert features.shape == (5, 6)
     np.testing.assert_allclose(outputs, apply_payne(with_head, params, LABELS), atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("n_out", [3, None])
+def test_it_is_the_module_of_flax_to_the_last_bit(activation, n_out):
+    network = PayneNetwork(hidden=(7, 6), n_out=n_out, activation=activation)
+    params = init_payne(network, jax.random.key(3), 4)
+    expected = PayneMLP(network).apply({"params": params}, LABELS)
+    np.testing.assert_array_equal(apply_payne(network, params, LABELS), expected)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
