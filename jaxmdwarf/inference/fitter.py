@@ -296,7 +296,8 @@ class Fitter:
         """The problem that was solved last, without padding, on the host."""
         if self.config.domain == "synthetic":
             problem = self._find_synthetic(problem) or problem
-        return problem.take(np.arange(n_spec)).to_host()
+        # On the host first: rows of arrays on a device are taken by programs of their own.
+        return problem.to_host().take(np.arange(n_spec))
 
     def _build_problem(self, raws, frame, fixed: dict[str, np.ndarray], n_row: int) -> FitProblem:
         batch = self._preprocess(raws, frame, n_row)

@@ -58,7 +58,8 @@ def init_payne(network: PayneNetwork, key: Key[Array, ""], n_label: int) -> dict
     """
     from jaxmdwarf.networks.payne_layers import PayneMLP
 
-    return PayneMLP(network).init(key, jnp.zeros((n_label,), jnp.float32))["params"]
+    layers = PayneMLP(network.hidden, network.n_out, network.activation)
+    return layers.init(key, jnp.zeros((n_label,), jnp.float32))["params"]
 
 
 def apply_payne(

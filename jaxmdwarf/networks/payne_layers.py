@@ -4,20 +4,20 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxmdwarf.networks.payne import PayneNetwork
-
 
 class PayneMLP(nn.Module):
-    """The layers of `PayneNetwork` (Ting et al. 2019, ApJ 879, 69)."""
+    """The layers of `jaxmdwarf.networks.payne.PayneNetwork` (Ting et al. 2019, ApJ 879, 69)."""
 
-    network: PayneNetwork
+    hidden: tuple[int, ...]
+    n_out: int | None
+    activation: str
 
     @nn.compact
     def __call__(self, scaled):
         """Outputs (..., n_out) of scaled labels (..., n_label)."""
-        activation = getattr(nn, self.network.activation)
+        activation = getattr(nn, self.activation)
         features = scaled
-        for layer, width in enumerate(self.network.hidden):
+        for layer, width in enumerate(self.hidden):
             # Scaled labels span one unit: slopes of order 2 and spread-out offsets put the bends
             # of the first layer inside the label space, where they are of use.
             first = layer == 0
@@ -30,11 +30,9 @@ class PayneMLP(nn.Module):
                 precision=jax.lax.Precision.HIGHEST,
             )(features)
             features = activation(features)
-        if self.network.n_out is None:
+        if self.n_out is None:
             return features
-        return nn.Dense(self.network.n_out, name="out", precision=jax.lax.Precision.HIGHEST)(
-            features
-        )
+        return nn.Dense(self.n_out, name="out", precision=jax.lax.Precision.HIGHEST)(features)
 
 
 def _uniform_offsets(key, shape, dtype=jnp.float32):

@@ -162,7 +162,7 @@ def test_a_polynomial_is_part_of_the_model_flux(model, stars):
 def test_a_fit_is_few_programs_each_compiled_once(fitted, programs):
     """Each costs a process its tracing, and its first run some seconds, whatever the machine."""
     assert "jit(_fit_rows)" in programs
-    assert len(set(programs)) == len(programs) <= 12
+    assert len(set(programs)) == len(programs) <= 12, programs
 
 
 def test_lists_of_other_lengths_compile_nothing(fitter, stars, fitted):

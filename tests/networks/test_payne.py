@@ -36,7 +36,8 @@ def test_without_a_last_layer_it_returns_the_hidden_features():
 def test_it_is_the_module_of_flax_to_the_last_bit(activation, n_out):
     network = PayneNetwork(hidden=(7, 6), n_out=n_out, activation=activation)
     params = init_payne(network, jax.random.key(3), 4)
-    expected = PayneMLP(network).apply({"params": params}, LABELS)
+    layers = PayneMLP(network.hidden, network.n_out, network.activation)
+    expected = layers.apply({"params": params}, LABELS)
     np.testing.assert_array_equal(apply_payne(network, params, LABELS), expected)
 
 
