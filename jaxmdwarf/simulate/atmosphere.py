@@ -36,8 +36,13 @@ class TemperatureStructure:
     cooling_power : float
         How sharply the drop sets in with optical depth.
     adiabatic_gradient : float
-        d ln T / d ln P that convection imposes; dissociating H2 keeps it far below the 0.3-0.4 of
-        an inert gas.
+        d ln T / d ln P that convection imposes in dwarfs; dissociating H2 keeps it far below the
+        0.3-0.4 of an inert gas.
+    giant_adiabatic_gradient : float
+        The same below `GIANT_LOGG`, where hydrogen is atomic. With the dwarfs' gradient the outer
+        layers of giants would stay too warm for TiO.
+    giant_cooling_depth : float
+        `cooling_depth` of giants, set so that TiO5 is 0.7 at 3750 K, as in giants of type M1.
     gradient : float
         Fractional steepening of the temperature about the anchor: dT/T = gradient *
         tanh(log10(tau / anchor_depth)); 0 in theory, one of nature's causes.
@@ -48,7 +53,13 @@ class TemperatureStructure:
     cooling_depth: float = 0.0057
     cooling_power: float = 1.59
     adiabatic_gradient: float = 0.075
+    giant_adiabatic_gradient: float = 0.4
+    giant_cooling_depth: float = 0.01
     gradient: float = 0.0
+
+
+DWARF_LOGG, GIANT_LOGG = 3.5, 2.5
+"""Gravities between which the temperature structure goes from that of dwarfs to that of giants."""
 
 
 class Atmosphere(NamedTuple):
@@ -124,11 +135,16 @@ def build_atmosphere(
     gravity = 10.0**logg
     ln_tau = jnp.asarray(np.log(optical_depth_scale(n_depth)), dtype=labels.dtype)
     step = ln_tau[1] - ln_tau[0]
+    giant = jnp.clip((DWARF_LOGG - logg) / (DWARF_LOGG - GIANT_LOGG), 0.0, 1.0)
+    gradient_span = structure.giant_adiabatic_gradient - structure.adiabatic_gradient
+    adiabatic_gradient = structure.adiabatic_gradient + giant * gradient_span
+    depth_span = structure.giant_cooling_depth - structure.cooling_depth
+    cooling_depth = structure.cooling_depth + giant * depth_span
 
     def radiative_temperature(x):
         tau = jnp.exp(x)
         cooling = structure.surface_cooling / (
-            1.0 + (tau / structure.cooling_depth) ** structure.cooling_power
+            1.0 + (tau / cooling_depth) ** structure.cooling_power
         )
         steepening = structure.gradient * jnp.tanh(
             (x - np.log(structure.anchor_depth)) / np.log(10.0)
@@ -139,7 +155,7 @@ def build_atmosphere(
         kappa = rosseland_mean(jnp.exp(ln_temperature), jnp.exp(ln_pressure), mh)
         dlnp = jnp.exp(x - ln_pressure) * gravity / kappa
         radiative = jax.grad(lambda y: jnp.log(radiative_temperature(y)))(x)
-        adiabatic = structure.adiabatic_gradient * dlnp
+        adiabatic = adiabatic_gradient * dlnp
         # Harmonic-like smooth minimum of two positive slopes, sharp to ten per cent.
         dlnt = (radiative**-4 + adiabatic**-4) ** -0.25
         return dlnt, dlnp

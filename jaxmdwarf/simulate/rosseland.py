@@ -48,7 +48,7 @@ def rosseland_mean_freedman2014(
     temperature_k : array_like
         Temperature in K; the fit holds for 75-4000 K.
     pressure_dyn : array_like
-        Gas pressure in dyn cm^-2; the fit holds for 1-3e8.
+        Gas pressure in dyn cm^-2; the fit holds for 1-3e8, and is taken at 1 below that.
     mh : array_like
         Metallicity [M/H] in dex.
 
@@ -63,7 +63,8 @@ def rosseland_mean_freedman2014(
     a high-pressure term.
     """
     log_t = jnp.log(jnp.asarray(temperature_k)) / LN10
-    log_p = jnp.log(jnp.asarray(pressure_dyn)) / LN10
+    # Below its range the fit has a pole, at 1e-3 dyn cm^-2.
+    log_p = jnp.log(jnp.maximum(jnp.asarray(pressure_dyn), 1.0)) / LN10
     mh = jnp.asarray(mh)
     # exp((log T + 2.526)^2) reaches 1e17: the tiny c3 joins the exponent.
     spike = jnp.exp((log_t + 2.526) ** 2 + float(np.log(6.09e-15))) / (log_p + 2.954)
