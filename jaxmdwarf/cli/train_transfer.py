@@ -127,6 +127,14 @@ class Command:
         tyro.conf.arg(metavar="K", help="Leave out stars that the emulator fits hotter than this."),
     ] = 4300.0
 
+    m_dwarfs_only: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Leave out what is no M dwarf by its own spectrum: a model that has learned from "
+            "other objects tells them no more."
+        ),
+    ] = True
+
     max_spectra: Annotated[
         int,
         tyro.conf.arg(metavar="N", help="Spectra to train on, drawn at random if there are more."),
@@ -217,6 +225,7 @@ class Command:
                     velocity=self.velocity,
                     min_snr=self.min_snr,
                     max_teff=self.max_teff,
+                    m_dwarfs_only=self.m_dwarfs_only,
                     max_spectra=self.max_spectra,
                     seed=self.seed,
                 ),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
+from jaxmdwarf.catalogue.stars import count_visits, group_stars
 from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
 from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
 from jaxmdwarf.inference.fitter import FittedSpectra, Fitter
@@ -22,7 +23,7 @@ from jaxmdwarf.io.spectra.readers import ReadTask, name_place
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.preprocess.batch import preprocess_batch
-from jaxmdwarf.quality import QualityFlag, describe_flags
+from jaxmdwarf.quality import FLAG_MEANINGS, QualityFlag, describe_flags
 from jaxmdwarf.spectra import RawSpectrum
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.workflows.outputs import require_folder
@@ -43,8 +44,10 @@ UNUSABLE = (
     | QualityFlag.FEW_PIXELS
     | QualityFlag.VELOCITY_AT_EDGE
     | QualityFlag.BAD_CHI2
+    | QualityFlag.NOT_M_DWARF
 )
-"""Flags of a spectrum that is not that of a star as the model knows them, or not at rest."""
+"""Flags of a spectrum that is not that of an M dwarf, not as the model knows them, or not at rest;
+NOT_M_DWARF is looked for where `ObservedConfig.m_dwarfs_only` asks for it."""
 
 LARGEST_DEVIATION = 3.0
 """Normalised flux this far from 1 is not that of a star: such pixels are masked and hold flux 1.
@@ -64,6 +67,9 @@ class ObservedConfig:
         Spectra with a lower S/N in r or i are rejected; the paper trains without such a limit.
     max_teff : float or None
         Stars that the emulator fits hotter than this are rejected: the paper's cut (section 4).
+    m_dwarfs_only : bool
+        Whether what is no M dwarf by its own spectrum (`jaxmdwarf.measure.kind`) is rejected: a
+        model that has learned from other objects describes them too, and tells them no more.
     max_spectra : int or None
         Files that are chosen at random where there are more.
     chunk_size : int
@@ -78,6 +84,7 @@ class ObservedConfig:
     velocity: Literal["fit", "header"] = "fit"
     min_snr: float = 0.0
     max_teff: float | None = 4300.0
+    m_dwarfs_only: bool = True
     max_spectra: int | None = PAPER_SPECTRA
     chunk_size: int = 1024
     seed: int = 0
@@ -123,6 +130,12 @@ class PreparedSpectra(NamedTuple):
     def n_in(self) -> int:
         """Number of inputs."""
         return len(self.table) + len(self.rejects)
+
+    @property
+    def n_not_m_dwarf(self) -> int:
+        """Number of inputs that were rejected as no M dwarfs."""
+        reason = FLAG_MEANINGS[QualityFlag.NOT_M_DWARF]
+        return sum(reason in reject.reason for reject in self.rejects)
 
 
 def prepare_observed(
@@ -313,9 +326,10 @@ def _prepare_rows(
     kept: list[int] = []
     rejects: list[Reject] = []
     fitted = fitter.fit(raws, pad_to=n_row)
-    rows = tabulate_fit(raws, fitted, measure=False)
+    rows = tabulate_fit(raws, fitted, measure=options.m_dwarfs_only)
+    flags = rows["flags"].to_numpy()
     for row, raw in enumerate(raws):
-        reason = _refuse(fitted, row, options)
+        reason = _refuse(fitted, row, int(flags[row]), options)
         if reason is None:
             kept.append(row)
         else:
@@ -339,9 +353,11 @@ def _prepare_rows(
     return Chunk(rows.iloc[kept].reset_index(drop=True), rejects, arrays)
 
 
-def _refuse(fitted: FittedSpectra, row: int, options: ObservedConfig) -> tuple[str, str] | None:
+def _refuse(
+    fitted: FittedSpectra, row: int, flags: int, options: ObservedConfig
+) -> tuple[str, str] | None:
     """Why a fitted spectrum does not belong to the domain, and what to do; None if it does."""
-    flags = int(fitted.flags[row]) & int(UNUSABLE)
+    flags &= int(UNUSABLE)
     if flags or not np.isfinite(fitted.result.rv_kms[row]):
         reasons = describe_flags(flags) or ["no velocity was found"]
         return "; ".join(reasons), "look at the spectrum"
@@ -353,6 +369,12 @@ def _refuse(fitted: FittedSpectra, row: int, options: ObservedConfig) -> tuple[s
                 "raise the limit to train on hotter stars",
             )
     return None
+
+
+def _number_stars(table: pd.DataFrame) -> np.ndarray | None:
+    """The star of each spectrum; None where most of them share a position: it is none of a star."""
+    star = group_stars(table)
+    return None if 2 * count_visits(star).max(initial=0) > max(len(star), 2) else star
 
 
 def _join(
@@ -374,5 +396,6 @@ def _join(
         frame_kms=table["RV"].to_numpy(np.float64),
         snr=table["SNRr"].to_numpy(np.float64),
         names=tuple(map(name_place, table["path"], table["spectrum"])),
+        star=_number_stars(table),
     )
     return PreparedSpectra(domain, table, rejects)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxmdwarf.diagnostics.domain_scores import find_comparison_basis
 from jaxmdwarf.errors import MismatchError
@@ -50,10 +50,13 @@ class TransferData(NamedTuple):
     basis: Float[Array, "k n_pix"]
 
 
-def split_for_training(n_spec: int, config: CycleStarConfig) -> DomainSplit:
+def split_for_training(
+    n_spec: int, config: CycleStarConfig, star: Int[np.ndarray, "n_spec"] | None = None
+) -> DomainSplit:
     """The paper's 8:2:1 split, if it leaves a batch to train on and some spectra to validate."""
     batch_size = config.optimiser.batch_size
-    return split_domain(n_spec, seed=config.seed, least=(batch_size, min(8, batch_size), 1))
+    least = (batch_size, min(8, batch_size), 1)
+    return split_domain(n_spec, seed=config.seed, least=least, star=star)
 
 
 def prepare_transfer(
@@ -81,7 +84,7 @@ def prepare_transfer(
             f"labels {labels.shape} are not finite, or not of {', '.join(space.names)}.",
             "give one column a label of the emulator.",
         )
-    split = split or split_for_training(observed.n_spec, config)
+    split = split or split_for_training(observed.n_spec, config, observed.star)
     known = np.asarray(space.contains(labels.astype(np.float64)))
     held_rows = split.validation[: config.schedule.validation_rows]
     if np.count_nonzero(known) < max(2 * len(held_rows), config.optimiser.batch_size):

@@ -191,7 +191,7 @@ def train_cyclestar(
         If training diverges before there is anything to keep.
     """
     config = config or CycleStarConfig.compact()
-    split = split_for_training(observed.n_spec, config)
+    split = split_for_training(observed.n_spec, config, observed.star)
     data = prepare_transfer(emulator, observed, labels, config, split=split)
     config = settle_flux_scale(config, data)
     state = start_transfer(data, config)

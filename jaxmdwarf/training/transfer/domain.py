@@ -34,6 +34,8 @@ class ObservedDomain:
         Signal-to-noise ratio in r.
     names : tuple of str
         Path or identifier of each spectrum; may be empty.
+    star : (n,) int, optional
+        Number of the star of each spectrum; without it each spectrum is of a star of its own.
 
     Raises
     ------
@@ -55,6 +57,7 @@ class ObservedDomain:
     frame_kms: Float[np.ndarray, "n"]
     snr: Float[np.ndarray, "n"]
     names: tuple[str, ...] = ()
+    star: Int[np.ndarray, "n"] | None = None
 
     def __post_init__(self) -> None:
         n_spec, expected = len(self.flux), (len(self.flux), self.grid.n_pix)
@@ -71,6 +74,8 @@ class ObservedDomain:
             )
         if self.names and len(self.names) != n_spec:
             raise MismatchError(f"{n_spec} spectra, but {len(self.names)} names.")
+        if self.star is not None and self.star.shape != (n_spec,):
+            raise MismatchError(f"{n_spec} spectra, but stars of {self.star.shape}.")
         bad = np.flatnonzero(~_usable(self.flux, self.ivar))
         if bad.size:
             first = self.names[bad[0]] if self.names else f"row {bad[0]}"
@@ -106,6 +111,7 @@ class ObservedDomain:
             frame_kms=self.frame_kms[rows],
             snr=self.snr[rows],
             names=tuple(self.names[row] for row in rows) if self.names else (),
+            star=None if self.star is None else self.star[rows],
         )
 
 
@@ -123,8 +129,9 @@ def split_domain(
     seed: int,
     shares: tuple[float | int, float | int, float | int] = PAPER_SHARES,
     least: tuple[int, int, int] = (1, 1, 1),
+    star: Int[np.ndarray, "n_spec"] | None = None,
 ) -> DomainSplit:
-    """Split rows at random (paper, section 3.3.1: 8:2:1).
+    """Split rows at random (paper, section 3.3.1: 8:2:1), all spectra of a star to one part.
 
     Parameters
     ----------
@@ -135,6 +142,8 @@ def split_domain(
         Relative sizes; the last two may be 0.
     least : (train, validation, test)
         Sizes that are needed of the parts whose share is not 0.
+    star : (n_spec,) int, optional
+        Number of the star of each row; without it each row is a star of its own.
 
     Raises
     ------
@@ -148,6 +157,8 @@ def split_domain(
     >>> split = split_domain(110, seed=0)
     >>> [len(rows) for rows in split]
     [80, 20, 10]
+    >>> [len(rows) for rows in split_domain(110, seed=0, star=np.arange(110) // 55)]
+    [55, 0, 55]
     """
     if min(shares) < 0 or not shares[0] > 0:
         raise UsageError(
@@ -155,11 +166,22 @@ def split_domain(
         )
     total = sum(shares)
     n_validation, n_test = (round(n_spec * share / total) for share in shares[1:])
-    sizes = (n_spec - n_validation - n_test, n_validation, n_test)
+    n_train = n_spec - n_validation - n_test
+    number = np.arange(n_spec) if star is None else np.unique(star, return_inverse=True)[1]
+    visits = np.bincount(number, minlength=1)
+    order = np.random.default_rng(seed).permutation(visits.size)
+    # A star that would straddle two parts goes to the later one.
+    reached = np.empty(visits.size, int)
+    reached[order] = np.cumsum(visits[order])
+    part = ((reached > n_train).astype(int) + (reached > n_train + n_validation))[number]
+    split = DomainSplit(*(np.flatnonzero(part == one) for one in range(3)))
+    sizes = tuple(map(len, split))
     needed = [int(small) if share else 0 for small, share in zip(least, shares, strict=True)]
     if any(size < small for size, small in zip(sizes, needed, strict=True)):
+        # The most visited star may be missing from any part.
+        more = max(int(visits.max()), 1) - 1
         enough = max(
-            math.ceil(small * total / share) + 1
+            math.ceil((small + more) * total / share) + 1
             for small, share in zip(needed, shares, strict=True)
             if small
         )
@@ -170,9 +192,7 @@ def split_domain(
             f"{needed[2]} are needed.",
             f"give at least {enough} usable spectra, or smaller batches (--batch-size).",
         )
-    order = np.random.default_rng(seed).permutation(n_spec)
-    parts_of_order = np.split(order, [sizes[0], sizes[0] + sizes[1]])
-    return DomainSplit(*(np.sort(rows) for rows in parts_of_order))
+    return split
 
 
 def floor_errors(

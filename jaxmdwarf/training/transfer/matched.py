@@ -132,7 +132,9 @@ def train_matched(
     config = config or MatchedConfig()
     _require_inputs(emulator, observed, labels)
     space = emulator.label_space
-    split = split_domain(observed.n_spec, seed=config.seed, least=(_LEAST_STARS, 20, 1))
+    split = split_domain(
+        observed.n_spec, seed=config.seed, least=(_LEAST_STARS, 20, 1), star=observed.star
+    )
     rows = _choose_rows(observed, split.train, config, _LEAST_STARS)
     held = _choose_rows(observed, split.validation, replace(config, max_spectra=2000), 10)
     common = None

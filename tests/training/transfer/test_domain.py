@@ -33,6 +33,17 @@ def test_every_row_is_in_exactly_one_part_in_the_ratio_of_the_paper(n_spec):
         assert (np.diff(rows) > 0).all()
 
 
+def test_all_spectra_of_a_star_are_in_one_part():
+    star = np.random.default_rng(0).integers(0, 150, 400)
+    split = split_domain(400, seed=3, star=star)
+    assert np.array_equal(np.sort(np.concatenate(split)), np.arange(400))
+    parts = [set(star[rows]) for rows in split]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert abs(len(split.train) - 400 * 8 / 11) < 10
+    alone = split_domain(400, seed=3, star=np.arange(400))
+    assert np.array_equal(alone.train, split_domain(400, seed=3).train)
+
+
 def test_the_seed_alone_decides_the_split():
     first, again, other = (split_domain(200, seed=seed).train for seed in (1, 1, 2))
     assert np.array_equal(first, again)
