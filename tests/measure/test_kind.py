@@ -15,6 +15,7 @@ from jaxmdwarf.measure.kind import (
     measure_band_strength,
     read_class,
 )
+from jaxmdwarf.measure.spectral_type import estimate_band_type
 from jaxmdwarf.measure.spectrum import measure_spectra
 from jaxmdwarf.measure.windows import window_in_vacuum
 from jaxmdwarf.quality import QualityFlag
@@ -161,6 +162,41 @@ def test_giants_have_tio_and_neither_cah_nor_sodium():
     found = classify(flux)
     assert found.kind.tolist() == ["giant", "M dwarf"]
     assert found.not_m_dwarf.tolist() == [True, False]
+
+
+def test_giants_of_early_type_have_weak_tio_and_hardly_any_cah():
+    flux = banded(np.array([1.2, 1.2, 1.2]))
+    for low, high in ((6780.0, 6850.0), (6954.0, 7002.0)):
+        flux[:2, is_within(WAVE, (low, high))] = 0.99
+    flux[0, is_within(WAVE, (8175.0, 8210.0))] = 1.0
+    found = classify(flux, subclasses=["M0"] * 3)
+    # The second has the sodium of a dwarf, the third its CaH too.
+    assert found.kind.tolist() == ["giant", "M dwarf", "M dwarf"]
+
+
+def test_subtypes_from_all_bands_are_those_of_templates(real_data):
+    """Templates of Bochanski et al. (2007): the relation is their mean with those of Kesseli et al.
+
+    Eq. 11 calls their M0 -0.6: the scale of Reid et al. (1995) begins later.
+    """
+    for subtype, template in enumerate(
+        read_templates(real_data / "bochanski2007_M0_M9_vac.npz", in_air=False)
+    ):
+        strength = measure_band_strength(template.wave, template.flux, template.ivar)
+        found = estimate_band_type(strength)
+        if subtype < 7:
+            assert found.value[0] == pytest.approx(subtype, abs=0.7)
+        else:
+            assert np.isnan(found.value[0]) or found.value[0] > 6.5
+
+
+def test_stars_without_bands_have_no_subtype_and_errors_grow_with_the_noise():
+    weak = estimate_band_type(Measurement(np.array([0.1, np.nan, 9.0]), np.full(3, 0.01)))
+    assert np.isnan(weak.value).all()
+    assert np.isnan(weak.error).all()
+    sharp, noisy = (estimate_band_type(Measurement(2.0, error)).error for error in (0.0, 1.0))
+    assert sharp == pytest.approx(0.4)
+    assert noisy == pytest.approx(np.hypot(0.4, 1 / 0.99), rel=0.01)
 
 
 @pytest.mark.parametrize(

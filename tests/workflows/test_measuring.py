@@ -24,10 +24,11 @@ CONTRACT = [
 
 
 def write_lamost(path, *, obsid, z=0.0, snr=20.0, rv_kms=0.0, ew=0.0, seed=0):
-    """A star with a TiO5 of 0.6 and an Halpha line, moving at `rv_kms`, in the DR7 layout."""
+    """A dwarf with a TiO5 of 0.6, CaH and an Halpha line, moving at `rv_kms`, in the DR7 layout."""
     wave = 10.0 ** (3.5682 + 1e-4 * np.arange(3909))
     rest = wave / doppler_factor(rv_kms)
     flux = np.where((rest > 7125.0) & (rest < 7140.0), 60.0, 100.0)
+    flux[(rest > 6812.0) & (rest < 6850.0)] = 65.0
     flux += 100.0 * ew * np.exp(-0.5 * ((rest - 6564.61) / 1.5) ** 2) / (1.5 * np.sqrt(2 * np.pi))
     flux += np.random.default_rng(seed).normal(0, 0.1, wave.size)
     zeros = np.zeros(wave.size)
