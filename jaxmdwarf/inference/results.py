@@ -21,7 +21,11 @@ AT_BOUND = 1e-3
 """A label this close to a bound, as a fraction of its range, counts as at the bound."""
 
 PRIOR_SHARE = 0.5
-"""Share of the information on a label, priors included, above which it is the priors' label."""
+"""Share of the information on Teff, priors included, above which it is the priors' Teff.
+
+Other labels of most stars lean on priors: log g and [alpha/M] on the relations that are there for
+them, [M/H] of all but the brightest stars on the distribution of the training labels. Of models
+without a Teff all labels count."""
 
 BAD_CHI2 = 50.0
 """Reduced chi-square above which a fit is flagged (the paper's cut, section 4)."""
@@ -136,8 +140,10 @@ def summarise_fit(
     flags = raise_flag(flags, ~state.converged, QualityFlag.NOT_CONVERGED)
     flags = raise_flag(flags, solved & ~definite, QualityFlag.BAD_COVARIANCE)
     flags = raise_flag(flags, chi2_red > BAD_CHI2, QualityFlag.BAD_CHI2)
+    told = [space.names.index("teff")] if "teff" in space.names else range(space.n_label)
     if objective.priors:
-        leaning = (share_of_priors(objective, state) > PRIOR_SHARE).any(axis=-1)
+        share = share_of_priors(objective, state)[:, np.array(told)]
+        leaning = (share > PRIOR_SHARE).any(axis=-1)
         flags = raise_flag(flags, solved & definite & leaning, QualityFlag.PRIOR_DOMINATED)
     flags = raise_flag(flags, n_pix == 0, QualityFlag.NO_GOOD_PIXELS)
     flags = raise_flag(flags, (n_pix > 0) & ~active, QualityFlag.FEW_PIXELS)
