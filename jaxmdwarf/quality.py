@@ -36,6 +36,7 @@ class QualityFlag(IntFlag):
     NOT_M_DWARF = 1 << 17
     NOT_STELLAR_VELOCITY = 1 << 18
     PRIOR_DOMINATED = 1 << 19
+    OUT_OF_DOMAIN = 1 << 20
     TOO_HOT = 1 << 23
     LOGG_NEAR_BOUND = 1 << 24
     LARGE_ERROR = 1 << 25
@@ -155,9 +156,14 @@ FLAG_TABLE: dict[QualityFlag, FlagNote] = {
         False,
     ),
     QualityFlag.PRIOR_DOMINATED: FlagNote(
-        "more than half of the information on a label is the priors'",
+        "more than half of the information on Teff is the priors'",
         "compare errors with the scatter of the priors, or fit without priors",
         False,
+    ),
+    QualityFlag.OUT_OF_DOMAIN: FlagNote(
+        "chi-square, residuals or labels unlike those of the stars that the model was trained on",
+        "leave the row out, or look at the fit; OutlierScore says how far it is (1 is the limit)",
+        True,
     ),
     QualityFlag.TOO_HOT: FlagNote(
         "Teff above the limit of the catalogue's cuts (4300 K)",

@@ -271,7 +271,22 @@ _OWN_COLUMNS = (
     ),
     Column("BandStrength", "Depth of TiO and CaH bands, 1 at M0 of SDSS", ucd="spect.index"),
     Column("e_BandStrength", "Error of BandStrength, one sigma", ucd="stat.error;spect.index"),
+    Column(
+        "SpT_bands",
+        "Spectral subtype from BandStrength: -1 is K7, 0 to 7 M0 to M7 of SDSS",
+        ucd="src.spType",
+    ),
+    Column(
+        "e_SpT_bands",
+        "Error of SpT_bands, with the scatter of the templates, one sigma",
+        ucd="stat.error;src.spType",
+    ),
     Column("chi2_red", "Chi-square per good pixel of the best model", ucd="stat.fit.chi2"),
+    Column(
+        "OutlierScore",
+        "Distance from the training stars of the model; OUT_OF_DOMAIN above 1",
+        ucd="stat.fit.goodness",
+    ),
     Column("n_pix", "Number of pixels that entered the fit", ucd="meta.number", kind="int"),
     Column(
         "flags", "Sum of quality bits; FLAGn of the header says bit n", ucd="meta.code", kind="int"

@@ -14,6 +14,7 @@ from jaxmdwarf.labels import describe_label
 from jaxmdwarf.measure.indices import Measurement
 from jaxmdwarf.measure.kind import classify_spectra
 from jaxmdwarf.measure.snr import estimate_snr
+from jaxmdwarf.measure.spectral_type import estimate_band_type
 from jaxmdwarf.measure.spectrum import LOW_SNR_BELOW, SpectrumMeasurements, measure_spectra
 from jaxmdwarf.quality import QualityFlag, find_good
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, doppler_factor
@@ -47,8 +48,10 @@ KIND: dict[str, str] = {
     "kind": "kind",
     "strength": "BandStrength",
     "e_strength": "e_BandStrength",
+    "band_type": "SpT_bands",
+    "e_band_type": "e_SpT_bands",
 }
-"""Columns of what `classify_spectra` finds, by its own names."""
+"""Columns of what `classify_spectra` and `estimate_band_type` find, by their own names."""
 
 _TEXTS = ("ID", "Class", "Subclass", "kind", "path", "obsid")
 _ALL_DIGITS = re.compile(r"-?(0|[1-9][0-9]{0,17})")
@@ -64,14 +67,14 @@ def list_columns(
     >>> list_columns("measure")[:6]
     ['ID', 'obsid', 'RA', 'Dec', 'SNRr', 'SNRi']
     >>> [name for name in list_columns("fit", ["mh"]) if name not in list_columns("measure")]
-    ['RV', 'e_RV', 'M_H', 'e_M_H', 'chi2_red', 'n_pix']
+    ['RV', 'e_RV', 'M_H', 'e_M_H', 'chi2_red', 'OutlierScore', 'n_pix']
     """
     names = ["ID", "obsid", "RA", "Dec", "SNRr", "SNRi", "Class", "Subclass"]
     names += [*MEASURED.values(), *KIND.values(), "flags", "good", "spectrum", "path"]
     if kind == "measure":
         return order_columns([*names, "RV_used"])
     labels = [describe_label(name) for name in label_names]
-    names += ["RV", "e_RV", "chi2_red", "n_pix"]
+    names += ["RV", "e_RV", "chi2_red", "OutlierScore", "n_pix"]
     names += [column for label in labels for column in (label.column, label.error_column)]
     return order_columns(names, label_names)
 
@@ -149,7 +152,13 @@ def describe_kinds(
         subclasses=[str(meta["subclass"]) for meta in metas],
         header_kms=np.array([float(meta["z"]) for meta in metas]) * SPEED_OF_LIGHT_KMS,
     )
-    columns = {column: getattr(found, name) for name, column in KIND.items()}
+    found_type = estimate_band_type(Measurement(found.strength, found.e_strength))
+    values = {
+        **found._asdict(),
+        "band_type": found_type.value,
+        "e_band_type": found_type.error,
+    }
+    columns = {column: values[name] for name, column in KIND.items()}
     return columns, np.where(found.not_m_dwarf, int(QualityFlag.NOT_M_DWARF), 0).astype(np.int32)
 
 
@@ -212,6 +221,8 @@ def tabulate_fit(
         columns[label.column] = result.labels[:, index]
         columns[label.error_column] = result.errors[:, index]
     columns["chi2_red"], columns["n_pix"] = result.chi2_red, result.n_pix
+    score = fitted.outlier_score
+    columns["OutlierScore"] = np.full(len(raws), np.nan) if score is None else score
     if measure:
         velocity = np.where(np.isfinite(result.rv_kms), result.rv_kms, fitted.frame_kms)
         read_off, of_kind = _measure(raws, velocity, columns["SNRr"], columns["SNRi"])

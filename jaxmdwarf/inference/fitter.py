@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from jaxmdwarf.errors import MismatchError, RejectedInput, UsageError
 from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.inference.objective import build_objective, scale_errors
+from jaxmdwarf.inference.outliers import measure_distances
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem, FixedLabels, padded_rows
 from jaxmdwarf.inference.results import FitResult
@@ -79,6 +80,9 @@ class FittedSpectra:
         What was asked for and could not be, one sentence each.
     problems : FitProblem, optional
         The problem of each row in its last frame, arrays on the host, where spectra were kept.
+    outlier_score : (n_spec,), optional
+        Largest of the distances from the stars that the model was trained on, each in units of its
+        limit; NaN where there is no fit. None of models that know nothing of such stars.
     """
 
     result: FitResult
@@ -87,6 +91,7 @@ class FittedSpectra:
     label_names: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     problems: FitProblem | None = None
+    outlier_score: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.flags)
@@ -169,6 +174,9 @@ class Fitter:
         for name, value in self.config.fixed.items():
             space.require_label_inside(name, np.asarray(value))
         self._noise = model.noise_model()
+        # What is not asked in a compiled program needs no place among its arguments.
+        self._population = model.population
+        self._fitted = model if model.population is None else model.with_population(None)
         self._bank: VelocityBank | None = None
         wave, (low, high) = self.grid.wave_aa, self.config.window_aa
         self._outside = (wave < low) | (wave > high)
@@ -256,20 +264,32 @@ class Fitter:
         problem = self._build_problem(raws, frame, fixed, n_row)
         solved = self._fit_domains(problem, start)
         result = FitResult(*(np.array(column[:n_spec]) for column in solved))
+        moved = False
         if self.config.fit_velocity:
             for _ in range(2):
                 far = np.flatnonzero(np.abs(result.residual_kms) > FAR_KMS)
                 if not far.size:
                     break
                 self._fit_in_new_frame(raws, far, result, frame, fixed, n_row)
+                moved = True
         flags |= result.flags
+        if moved and (keep_spectra or self._population is not None):
+            problem = self._build_problem(raws, frame, fixed, n_row)
+        score = self._score_outliers(problem, result)
+        if score is not None:
+            flags[score > 1] |= int(QualityFlag.OUT_OF_DOMAIN)
         few = (result.n_pix > 0) & (2 * result.n_pix < self._n_unmasked)
         flags[few] |= int(QualityFlag.FEW_PIXELS)
-        kept = None
-        if keep_spectra:
-            kept = self._keep(self._build_problem(raws, frame, fixed, n_row), n_spec)
+        kept = self._keep(problem, n_spec) if keep_spectra else None
         names = self.model.label_space.names
-        return FittedSpectra(result, flags, frame, names, self.warnings, kept)
+        return FittedSpectra(result, flags, frame, names, self.warnings, kept, score)
+
+    def _score_outliers(self, problem: FitProblem, result: FitResult) -> np.ndarray | None:
+        """See `FittedSpectra.outlier_score`."""
+        if self._population is None or self.config.domain == "synthetic":
+            return None
+        distances = measure_distances(problem, result, self._population)
+        return np.max(distances / np.asarray(self._population.limits), axis=1)
 
     def _fit_domains(self, problem: FitProblem, start: Start | None) -> FitResult:
         """Fit in the domains that the configuration names, the synthetic one first."""
@@ -303,7 +323,7 @@ class Fitter:
         batch = self._preprocess(raws, frame, n_row)
         return replace(
             FitProblem.from_batch(
-                self.model,
+                self._fitted,
                 batch,
                 frame_kms=_pad(frame, n_row),
                 fit_velocity=self.config.fit_velocity,
@@ -338,7 +358,7 @@ class Fitter:
             flags[~known & ~of_no_star] |= int(QualityFlag.NO_HEADER_VELOCITY)
             return np.where(known, header, 0.0), None, flags
         if self._bank is None:
-            self._bank = bank_from_model(self.model, self.grid)
+            self._bank = bank_from_model(self._fitted, self.grid)
         observed = self._preprocess(raws, np.zeros(len(raws)), n_row)
         # A model that has learned from the spectra knows by how much their errors fall short.
         coarse = measure_velocity(_scale_errors(observed, self._noise.scale), self._bank)
@@ -426,4 +446,7 @@ def _join(parts: Sequence[FittedSpectra]) -> FittedSpectra:
         first.label_names,
         first.warnings,
         problems,
+        None
+        if first.outlier_score is None
+        else np.concatenate([part.outlier_score for part in parts]),  # type: ignore[misc]
     )

@@ -25,6 +25,7 @@ from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.cyclestar import CycleStarModel
 from jaxmdwarf.models.distilled import Distillate
 from jaxmdwarf.models.payne import PayneEmulator
+from jaxmdwarf.models.population import TrainingPopulation
 from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior, Prior, RelationPrior
 from jaxmdwarf.networks.convolution import ConvLayers
@@ -215,6 +216,31 @@ _BASE = "base."
 _DISTILLATE = "distillate."
 _DISTILLATE_ARRAYS = ("basis", "mean", "split_mean", "projection")
 _PARAMS = "params."
+_POPULATION = "population."
+_POPULATION_ARRAYS = ("directions", "chi2", "pattern", "reach", "labels", "width", "limits")
+
+
+def _pack_population(population: TrainingPopulation | None) -> Packed:
+    """What a description says of the training stars, and their arrays; nothing without them."""
+    if population is None:
+        return {}, {}
+    arrays = {
+        f"{_POPULATION}{name}": np.asarray(getattr(population, name)) for name in _POPULATION_ARRAYS
+    }
+    return {"population": {"leading": population.leading}}, arrays
+
+
+def _unpack_population(
+    about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> TrainingPopulation | None:
+    described = about.get("population")
+    if described is None:
+        return None
+    kept: dict[str, Any] = {name: arrays[f"{_POPULATION}{name}"] for name in _POPULATION_ARRAYS}
+    return TrainingPopulation(  # type: ignore[call-arg]
+        **kept,
+        leading=int(described["leading"]),
+    )
 
 
 def _pack_cyclestar(model: CycleStarModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -222,8 +248,11 @@ def _pack_cyclestar(model: CycleStarModel) -> tuple[dict[str, Any], dict[str, np
     arrays = _flatten_names(model.params, _PARAMS)
     arrays["mean_split"] = np.asarray(model.mean_split)
     arrays |= {f"{_BASE}{name}": values for name, values in base_arrays.items()}
+    population, population_arrays = _pack_population(model.population)
+    arrays |= population_arrays
     about = {
         **{name: base_about[name] for name in _SHARED_WITH_BASE if name in base_about},
+        **population,
         "residual": model.residual,
         "sizes": asdict(model.sizes),
         "base": base_about,
@@ -242,8 +271,11 @@ def _pack_corrected(model: CorrectedModel) -> tuple[dict[str, Any], dict[str, np
     base_about, base_arrays = pack_model(model.base)
     arrays = {name: np.asarray(getattr(model, name)) for name in _CORRECTED_ARRAYS}
     arrays |= {f"{_BASE}{name}": values for name, values in base_arrays.items()}
+    population, population_arrays = _pack_population(model.population)
+    arrays |= population_arrays
     about = {
         **{name: base_about[name] for name in _SHARED_WITH_BASE if name in base_about},
+        **population,
         "features": asdict(model.features),
         "priors": [{"kind": type(prior).__name__, **asdict(prior)} for prior in model.label_priors],
         "noise_scale": float(model.noise_scale),
@@ -267,6 +299,7 @@ def _unpack_corrected(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
         features=LabelFeatures(**features),
         label_priors=tuple(_read_prior(prior) for prior in about["priors"]),
         noise_scale=_on_device(np.asarray(about["noise_scale"], np.float32)),
+        population=_unpack_population(about, arrays),
     )
 
 
@@ -300,6 +333,7 @@ def _unpack_cyclestar(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
         sizes=_read_sizes(about["sizes"]),
         residual=bool(about["residual"]),
         distillate=_unpack_distillate(about.get("distillate"), arrays),
+        population=_unpack_population(about, arrays),
     )
 
 

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import BOUND_SLACK, LabelSpace
+from jaxmdwarf.models.population import TrainingPopulation
 from jaxmdwarf.models.preprocessing import PAPER_PREPROCESSING, Preprocessing
 from jaxmdwarf.models.priors import Prior
 from jaxmdwarf.spectra import SpectrumBatch
@@ -87,6 +89,9 @@ class ForwardModel(eqx.Module):
         Whether one evaluation costs far more than the arithmetic on its pixels; False unless it
         says so. Fits take fewer stars at once under expensive models, linearise them in groups,
         and spend no evaluations on starting points that are seldom needed.
+    population : TrainingPopulation or None
+        What the observed spectra that it has learned from look like through it: fits flag others
+        with OUT_OF_DOMAIN. None unless it says so.
 
     Notes
     -----
@@ -101,6 +106,7 @@ class ForwardModel(eqx.Module):
     # Without a type, or equinox would take them for fields.
     preprocessing = PAPER_PREPROCESSING
     expensive = False
+    population = None
 
     @abc.abstractmethod
     def predict_scaled(
@@ -232,6 +238,15 @@ class ForwardModel(eqx.Module):
         Shifts, resampling and reweighting of pixels act on `basis` and `mean` alone.
         """
         return None
+
+    @property
+    def keeps_population(self) -> bool:
+        """Whether the model has a place for what it knows of its training stars."""
+        return any(field.name == "population" for field in fields(self))
+
+    def with_population(self, population: TrainingPopulation | None) -> "ForwardModel":
+        """The model with another `population`; only for models that keep one."""
+        return replace(self, population=population)  # type: ignore[call-arg]
 
     def coefficients(
         self, scaled: Float[Array, "n_label"], context: PyTree[Any] | None = None

@@ -11,6 +11,7 @@ from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, LowRankHead, NoiseModel
 from jaxmdwarf.models.layered import LayeredModel
+from jaxmdwarf.models.population import TrainingPopulation
 from jaxmdwarf.models.priors import Prior
 from jaxmdwarf.precision import multiply_exactly
 
@@ -111,6 +112,8 @@ class CorrectedModel(LayeredModel):
     noise_scale : float
         By how much stated one-sigma errors of the observed spectra fall short of what they should
         be: 1 where they are right.
+    population : TrainingPopulation, optional
+        What the training stars look like through the model.
 
     Raises
     ------
@@ -126,6 +129,7 @@ class CorrectedModel(LayeredModel):
     label_priors: tuple[Prior, ...] = eqx.field(static=True, default=())
     # No static field: a training changes it at every pass, and would compile anew.
     noise_scale: Float[Array, ""] = eqx.field(converter=_as_scalar, default=1.0)  # type: ignore[assignment]
+    population: TrainingPopulation | None = None  # type: ignore[assignment]
 
     def __check_init__(self) -> None:
         n_pix = self.base.grid.n_pix

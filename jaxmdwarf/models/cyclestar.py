@@ -12,6 +12,7 @@ from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.models.base import ForwardModel, Surrogate
 from jaxmdwarf.models.distilled import Distillate, DistilledModel
 from jaxmdwarf.models.layered import LayeredModel
+from jaxmdwarf.models.population import TrainingPopulation
 from jaxmdwarf.networks.cyclestar import CycleStarGenerator, CycleStarSizes
 from jaxmdwarf.spectra import SpectrumBatch
 
@@ -38,6 +39,8 @@ class CycleStarModel(LayeredModel):
         decoders agree, so that errors which both make cancel.
     distillate : Distillate, optional
         A small network that does nearly what the large ones do, for the descent of fits.
+    population : TrainingPopulation, optional
+        What the training stars look like through the model.
 
     Notes
     -----
@@ -69,6 +72,7 @@ class CycleStarModel(LayeredModel):
     sizes: CycleStarSizes = eqx.field(static=True)
     residual: bool = eqx.field(static=True, default=False)
     distillate: Distillate | None = None
+    population: TrainingPopulation | None = None  # type: ignore[assignment]
     # Networks to the last pixel.
     expensive = True
 

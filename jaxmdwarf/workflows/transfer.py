@@ -26,6 +26,7 @@ from jaxmdwarf.training.labels.codistribution import check_overlap
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
 from jaxmdwarf.training.transfer.domain import split_domain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
+from jaxmdwarf.training.transfer.population import PopulationConfig, learn_population
 from jaxmdwarf.workflows.methods.base import LEAST_COMMON_STARS, TransferMethod
 from jaxmdwarf.workflows.methods.cyclestar import LOG_NAME
 from jaxmdwarf.workflows.methods.matched import Matched
@@ -63,6 +64,8 @@ class TransferConfig:
     min_overlap : float
         Least overlap of the labels that the emulator alone finds with those of the synthetic
         domain; see `jaxmdwarf.training.labels.codistribution.check_overlap`.
+    population : PopulationConfig
+        How stars unlike those of the training set are told in fits.
     seed : int
         Of the label samples.
     force : bool
@@ -75,6 +78,7 @@ class TransferConfig:
     n_draws: int = 1_000_000
     reference_columns: tuple[tuple[str, str], ...] = ()
     min_overlap: float = 0.25
+    population: PopulationConfig = field(default_factory=PopulationConfig)
     seed: int = 0
     force: bool = False
 
@@ -316,7 +320,9 @@ def learn_transfer(
                 about={
                     "method": config.method.describe(),
                     "emulator": hash_values(emulator),
-                    "spectra": hash_values(prepared.domain.flux, prepared.domain.ivar),
+                    "spectra": hash_values(
+                        prepared.domain.flux, prepared.domain.ivar, prepared.domain.star
+                    ),
                     "labels": hash_values(wanted, None if sample is None else asdict(sample)),
                 },
                 resume=resume,
@@ -327,16 +333,47 @@ def learn_transfer(
             prepared.domain, emulator, wanted, reference=sample, folder=kept, progress=progress
         )
         _require_sound(trained, force=config.force, progress=progress)
+    trained, population = _add_population(trained, prepared, config, progress)
     metrics = {
         "counts": {
             "input": prepared.n_in,
             "used": prepared.domain.n_spec,
             "rejected": len(prepared.rejects),
+            "not_m_dwarf": prepared.n_not_m_dwarf,
         },
         "transfer": {"method": config.method.name, **trained.report},
+        "population": population,
         "training_labels": {**label_report, "overlap_with_observed": overlap},
     }
     return LearnedTransfer(trained, metrics)
+
+
+def _add_population(
+    trained: TrainedTransfer, prepared: PreparedSpectra, config: TransferConfig, progress: Progress
+) -> tuple[TrainedTransfer, dict[str, Any] | None]:
+    """The model with what its training stars look like through it, and what was found of them.
+
+    Stars that are held out do not enter. Nothing is added to models that have no place for it, or
+    where there are too few stars.
+    """
+    model, domain = trained.model, prepared.domain
+    if not model.keeps_population:
+        return trained, None
+    columns = [describe_label(name).column for name in model.label_space.names]
+    split = split_domain(domain.n_spec, seed=config.method.seed, star=domain.star)
+    with progress.stage("fits of the training stars", 1.0) as task:
+        learned = learn_population(
+            model,
+            domain,
+            prepared.table[columns].to_numpy(np.float64),
+            config.population,
+            rows=np.sort(np.concatenate([split.train, split.validation])),
+        )
+        task.advance()
+    if learned is None:
+        return trained, None
+    model = model.with_population(learned.population)
+    return TrainedTransfer(model, trained.report), learned.report
 
 
 def _require_sound(trained: TrainedTransfer, *, force: bool, progress: Progress) -> None:
@@ -388,8 +425,9 @@ def choose_reference(
 
 def _name_parts(prepared: PreparedSpectra, method: TransferMethod) -> np.ndarray:
     """Whether each spectrum was trained on, validated on or held out."""
-    parts = np.full(prepared.domain.n_spec, "train", dtype=object)
-    split = split_domain(prepared.domain.n_spec, seed=method.seed)
+    domain = prepared.domain
+    parts = np.full(domain.n_spec, "train", dtype=object)
+    split = split_domain(domain.n_spec, seed=method.seed, star=domain.star)
     parts[split.validation], parts[split.test] = "validation", "test"
     return parts
 
@@ -399,6 +437,7 @@ def describe_transfer(config: TransferConfig) -> dict[str, Any]:
     about = {
         "observed": asdict(config.observed),
         "labels": asdict(config.labels),
+        "population": asdict(config.population),
         **{name: getattr(config, name) for name in ("n_draws", "min_overlap", "seed")},
     }
     settings = config.method.describe()

@@ -60,7 +60,7 @@ class Widened(TransferMethod):
 
 CONFIG = TransferConfig(
     method=Widened(),
-    observed=ObservedConfig(max_teff=None, chunk_size=32),
+    observed=ObservedConfig(max_teff=None, m_dwarfs_only=False, chunk_size=32),
     labels=TrainingSetConfig(mixture=MixtureConfig(n_components=(2,))),
     n_draws=4000,
     min_overlap=0.0,
@@ -94,7 +94,7 @@ def test_a_transfer_is_trained_on_spectra_in_memory(model, stars, tmp_path):
     trained = jm.train_transfer(
         spectra, model, reference=reference, config=CONFIG, out=tmp_path / "transfer"
     )
-    assert trained.metrics["counts"] == {"input": 6, "used": 4, "rejected": 2}
+    assert trained.metrics["counts"] == {"input": 6, "used": 4, "rejected": 2, "not_m_dwarf": 0}
     assert sorted(one.path for one in trained.rejects) == ["nowhere.fits", "spectrum 4"]
     assert trained.metrics["transfer"] == {"method": "widened", "n_train": 4, "referenced": True}
     again = jm.load_model(tmp_path / "transfer")

@@ -60,7 +60,7 @@ def test_flags_are_never_renumbered():
         *("LOW_SNR", "FEW_PIXELS", "BAD_CHI2", "VELOCITY_AT_EDGE", "MULTIPLE_MINIMA", "INPUT_NAN"),
         *("FAST_PATH_DISAGREED", "BAD_COVARIANCE", "NO_HEADER_VELOCITY", "NO_GOOD_PIXELS"),
         *("FALLBACK_VELOCITY", "LABEL_AT_BOUND", "NOT_M_DWARF", "NOT_STELLAR_VELOCITY"),
-        "PRIOR_DOMINATED",
+        *("PRIOR_DOMINATED", "OUT_OF_DOMAIN"),
     ]
     expected = {name: 1 << bit for bit, name in enumerate(names)}
     cuts = ("TOO_HOT", "LOGG_NEAR_BOUND", "LARGE_ERROR", "YOUNG")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jaxmdwarf.catalogue.rows import describe_kinds
 from jaxmdwarf.cli import main
 from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
 from jaxmdwarf.inference.config import FitScheduleConfig
@@ -25,6 +26,7 @@ from jaxmdwarf.networks.convolution import ConvLayers
 from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.preprocess.continuum import pseudo_continuum
+from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, ScheduleConfig
@@ -74,7 +76,11 @@ OPTIONS = TransferConfig(
         ),
     ),
     observed=ObservedConfig(
-        velocity="header", chunk_size=32, max_teff=None, schedule=FitScheduleConfig(batch_size=32)
+        velocity="header",
+        chunk_size=32,
+        max_teff=None,
+        m_dwarfs_only=False,  # toy spectra have no bands
+        schedule=FitScheduleConfig(batch_size=32),
     ),
     labels=TrainingSetConfig(mixture=MixtureConfig(n_components=(2,))),
     n_draws=4000,
@@ -202,6 +208,25 @@ def test_too_many_files_are_chosen_from_at_random_and_the_others_say_so(survey, 
     assert len(left) == N_STAR + 2 - 20
 
 
+def test_what_is_no_m_dwarf_by_its_bands_is_left_out_and_counted(survey, tmp_path, monkeypatch):
+    everything = prepare(survey[0], tmp_path / "all")
+    assert everything.n_not_m_dwarf == 0
+    strange = set(everything.table["path"].iloc[[3, 17]])
+
+    def describe(wave_aa, flux, ivar, *, metas, **more):
+        columns, _ = describe_kinds(wave_aa, flux, ivar, metas=metas, **more)
+        not_m = [meta["path"] in strange for meta in metas]
+        return columns, np.where(not_m, int(QualityFlag.NOT_M_DWARF), 0)
+
+    monkeypatch.setattr("jaxmdwarf.catalogue.rows.describe_kinds", describe)
+    options = replace(OPTIONS.observed, m_dwarfs_only=True)
+    prepared = prepare(survey[0], tmp_path / "m dwarfs", options)
+    assert prepared.n_not_m_dwarf == 2
+    assert prepared.domain.n_spec == everything.domain.n_spec - 2
+    assert not strange & set(prepared.table["path"])
+    assert strange <= {reject.path for reject in prepared.rejects}
+
+
 def test_stars_that_are_too_hot_are_left_out_with_their_temperature(survey, tmp_path):
     everything = prepare(survey[0], tmp_path / "all")
     limit = float(everything.table["Teff"].median())
@@ -222,7 +247,12 @@ def test_the_model_directory_holds_the_transfer_and_its_history(trained):
     assert model.predict(jnp.array([3400.0, 4.9, 0.0, 0.0])).shape == (GRID.n_pix,)
     assert not out.with_name("transfer.partial").exists()
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["counts"] == {"input": N_STAR + 2, "used": N_STAR, "rejected": 2}
+    assert metrics["counts"] == {
+        "input": N_STAR + 2,
+        "used": N_STAR,
+        "rejected": 2,
+        "not_m_dwarf": 0,
+    }
     assert metrics["transfer"]["steps"] == summary["steps"] == 30
     distilled = metrics["transfer"]["distillation"]
     assert 0 < distilled["rms"] < distilled["untouched_rms"]
