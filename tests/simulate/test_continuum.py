@@ -144,6 +144,12 @@ def test_freedman_fit_by_hand():
     assert cold == pytest.approx(10**low + 10**high, rel=1e-3)
 
 
+def test_freedman_fit_ends_where_its_tables_do():
+    """Its equations have a pole at 1e-3 dyn cm^-2, where the outermost layers of giants are."""
+    thin = [float(rosseland.rosseland_mean_freedman2014(2700.0, p, 0.0)) for p in (1e-5, 1e-3, 1.0)]
+    assert thin[0] == thin[1] == thin[2]
+
+
 def test_continuum_mean_polynomial_follows_the_quadrature():
     rng = np.random.default_rng(3)
     t = jnp.asarray(rng.uniform(3300.0, 8500.0, 40), jnp.float32)
