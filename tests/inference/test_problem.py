@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.inference.explore.bounds import cramer_rao
 from jaxmdwarf.inference.explore.landscape import axes_around, profile_objective, slice_objective
 from jaxmdwarf.inference.explore.minima import find_minima, refine_minima
@@ -84,27 +83,6 @@ def test_a_fixed_label_stays_where_it_is_and_has_no_error(held, held_fit, free, 
     pulls = ((held_fit.labels - labels) / held_fit.errors)[:, others]
     assert 0.75 < pulls.std() < 1.25
     assert (held_fit.dof - free_fit.dof == 1).all()
-
-
-@pytest.mark.parametrize(
-    "solver",
-    [
-        "lbfgs",
-        "optimistix",
-        "optimistix-lbfgs",
-        pytest.param("jaxopt", marks=pytest.mark.slow),  # held where those of optimistix are
-    ],
-)
-def test_every_solver_holds_a_fixed_label(held, held_fit, solver):
-    few = np.arange(8)
-    found = fit(held[few], solver=solver, schedule=FitScheduleConfig(restarts=0))
-    reference = held_fit.take(few)
-    np.testing.assert_array_equal(found.labels[:, LOGG], reference.labels[:, LOGG])
-    assert np.isnan(found.errors[:, LOGG]).all()
-    both = found.converged & reference.converged
-    assert both.mean() > 0.8
-    away = np.abs(found.labels - reference.labels) / reference.errors
-    assert np.nanmax(away[both]) < 0.05
 
 
 def test_gram_systems_and_pixels_hold_the_same_label(model, stars):
