@@ -81,11 +81,11 @@ class Run:
         program = f"import sys; from jaxmdwarf.cli import main; sys.exit(main({words!r}))"
         self._command = [sys.executable, "-c", program]
 
-    def finish(self):
-        """Run to the end; the summary."""
-        done = subprocess.run(self._command, capture_output=True, text=True, timeout=LAST_S)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+    def finish(self, capsys):
+        """Run to the end, in this process; the summary."""
+        capsys.readouterr()
+        assert main(self.words) == 0
+        return json.loads(capsys.readouterr().out)
 
     def kill_after(self, number):
         """Kill the process (as kill -9 does) once a chunk is on disk; chunks that are then done."""
@@ -130,8 +130,8 @@ def test_a_killed_run_ends_in_the_catalogue_of_one_that_was_not(
         rows = killed.partial / f"chunk-{done:06d}.parquet"
         assert not rows.exists() or not rows.with_suffix(".json").exists()
         rows.write_bytes(b"PAR1 half of it")
-    summary = killed.finish()
-    undisturbed = whole.finish()
+    summary = killed.finish(capsys)
+    undisturbed = whole.finish(capsys)
     assert undisturbed["fitted_now"] == n_star
     # One of the chunks that were done may hold the file without a spectrum.
     assert n_star - done * chunk_size <= summary["fitted_now"] <= n_star - done * chunk_size + 1

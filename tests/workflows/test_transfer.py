@@ -143,10 +143,20 @@ def reference(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(survey, model_dir, reference, tmp_path_factory):
+def train(survey, model_dir, reference):
+    """Trains on the survey: labels as frequent as the reference has them, one compiled program."""
+
+    def run(out, options=OPTIONS, **more):
+        files = [survey[0]]
+        return train_transfer_files(files, model_dir, reference, out, options, processes=1, **more)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(train, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "transfer"
-    summary = train_transfer_files([survey[0]], model_dir, reference, out, OPTIONS, processes=1)
-    return out, summary
+    return out, train(out)
 
 
 def with_networks(**changes):
@@ -156,10 +166,6 @@ def with_networks(**changes):
 
 def prepare(folder, cache, options=OPTIONS.observed):
     return prepare_observed([folder], make_emulator(), options, cache=cache, processes=1)
-
-
-def train(survey, model_dir, out, options=OPTIONS, **more):
-    return train_transfer_files([survey[0]], model_dir, None, out, options, processes=1, **more)
 
 
 def test_spectra_are_at_rest_normalised_and_every_input_is_accounted_for(survey, tmp_path):
@@ -268,16 +274,14 @@ def test_the_model_directory_holds_the_transfer_and_its_history(trained):
     assert about["provenance"]["source"]["reference"] == ["literature.csv"]
 
 
-def test_a_faulty_transfer_is_refused_and_kept_when_forced(
-    survey, model_dir, tmp_path, monkeypatch
-):
+def test_a_faulty_transfer_is_refused_and_kept_when_forced(train, tmp_path, monkeypatch):
     fault = "the critic of the observed domain is saturated"
     monkeypatch.setattr(
         "jaxmdwarf.training.cyclestar.loop.find_faults", lambda scores, limits: (fault,)
     )
     strict = replace(OPTIONS, force=False)
     with pytest.raises(WorkFailed, match="not fit to be a model") as caught:
-        train(survey, model_dir, tmp_path / "faulty", strict)
+        train(tmp_path / "faulty", strict)
     assert fault in str(caught.value)
     assert "--force" in caught.value.remedy
     assert not (tmp_path / "faulty").exists()
@@ -286,7 +290,7 @@ def test_a_faulty_transfer_is_refused_and_kept_when_forced(
         "jaxmdwarf.training.cyclestar.loop.continue_transfer",
         lambda *a: pytest.fail("trained again"),
     )
-    train(survey, model_dir, tmp_path / "faulty")
+    train(tmp_path / "faulty")
     metrics = json.loads((tmp_path / "faulty" / "metrics.json").read_text())
     assert metrics["transfer"]["faults"] == [fault]
 
@@ -296,9 +300,8 @@ class Stopped(KeyboardInterrupt):
 
 
 def test_a_stopped_run_goes_on_without_reading_again_and_ends_the_same(
-    survey, model_dir, tmp_path, monkeypatch
+    train, trained, tmp_path, monkeypatch
 ):
-    train(survey, model_dir, tmp_path / "whole")
     append = MetricsLog.append
 
     def stop_at_20(self, line):
@@ -308,48 +311,54 @@ def test_a_stopped_run_goes_on_without_reading_again_and_ends_the_same(
 
     monkeypatch.setattr(MetricsLog, "append", stop_at_20)
     with pytest.raises(Stopped):
-        train(survey, model_dir, tmp_path / "cut")
+        train(tmp_path / "cut")
     assert (tmp_path / "cut.partial" / "training" / "checkpoints").is_dir()
     monkeypatch.setattr(MetricsLog, "append", append)
     monkeypatch.setattr(
         "jaxmdwarf.workflows.observed.preprocess_batch", lambda *a, **k: pytest.fail("read again")
     )
-    train(survey, model_dir, tmp_path / "cut")
+    train(tmp_path / "cut")
 
-    def losses(name):
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+    def losses(folder):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
         return [{**line, "iterations_per_s": 0} for line in lines]
 
-    assert losses("cut") == losses("whole")
-    arrays = [np.load(tmp_path / name / "arrays.npz") for name in ("cut", "whole")]
+    cut, whole = tmp_path / "cut", trained[0]
+    assert losses(cut) == losses(whole)
+    arrays = [np.load(folder / "arrays.npz") for folder in (cut, whole)]
     assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[1].files)
 
 
-def test_checkpoints_of_other_settings_are_never_silently_replaced(
-    survey, model_dir, tmp_path, monkeypatch
-):
+def test_checkpoints_of_other_settings_are_never_silently_replaced(train, tmp_path, monkeypatch):
+    def take_no_step(state, data, config, n_step):
+        return state._replace(step=state.step + n_step), {"total": jnp.zeros(())}
+
     def stop(self, step, state):
         self._store.save(step, state)
         raise Stopped
 
     monkeypatch.setattr(NotedCheckpoints, "save", stop)
+    monkeypatch.setattr("jaxmdwarf.training.cyclestar.loop.continue_transfer", take_no_step)
+    monkeypatch.setattr(
+        "jaxmdwarf.training.cyclestar.loop.validate_transfer", lambda *a, **k: {"gap": 1.0}
+    )
     with pytest.raises(Stopped):
-        train(survey, model_dir, tmp_path / "model")
+        train(tmp_path / "model")
     wider = with_networks(own_sizes=replace(TINY, shared_latents=5))
     with pytest.raises(UsageError, match="sizes") as caught:
-        train(survey, model_dir, tmp_path / "model", wider)
+        train(tmp_path / "model", wider)
     assert "--overwrite" in caught.value.remedy
     with pytest.raises(Stopped):
-        train(survey, model_dir, tmp_path / "model", wider, resume=False)
+        train(tmp_path / "model", wider, resume=False)
     with pytest.raises(Stopped):
-        train(survey, model_dir, tmp_path / "model", overwrite=True)
+        train(tmp_path / "model", overwrite=True)
 
 
-def test_what_cannot_work_is_told_before_training(survey, model_dir, tmp_path, monkeypatch):
+def test_what_cannot_work_is_told_before_training(train, survey, model_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(CycleStar, "train", lambda *a, **k: pytest.fail("trained"))
     few = with_networks(batch_size=64)
     with pytest.raises(MismatchError, match="60 usable spectra are too few"):
-        train(survey, model_dir, tmp_path / "few", few)
+        train(tmp_path / "few", few)
     apart = tmp_path / "apart.csv"
     pd.DataFrame({"teff": np.linspace(3000, 3050, 99), "mh": np.linspace(-0.9, -0.8, 99)}).to_csv(
         apart
@@ -362,7 +371,7 @@ def test_what_cannot_work_is_told_before_training(survey, model_dir, tmp_path, m
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep me")
     with pytest.raises(UsageError, match=r"holds no model\.json"):
-        train(survey, model_dir, tmp_path / "mine")
+        train(tmp_path / "mine")
 
 
 def test_a_log_forgets_what_is_reported_again(tmp_path):
@@ -448,12 +457,12 @@ class Dimmed(TransferMethod):
         return TrainedTransfer(wider, {"error": self.error})
 
 
-def test_a_method_of_a_users_own_trains_saves_and_loads(survey, model_dir, tmp_path, monkeypatch):
+def test_a_method_of_a_users_own_trains_saves_and_loads(train, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     register_transfer_method(Dimmed)
     assert list_transfer_methods()[-1] == "dimmed"
     method = build_transfer_method("dimmed")
-    summary = train(survey, model_dir, tmp_path / "own", replace(OPTIONS, method=method))
+    summary = train(tmp_path / "own", replace(OPTIONS, method=method))
     assert (summary["method"], summary["error"]) == ("dimmed", 0.02)
     assert np.allclose(method.load(tmp_path / "own").model_error, 0.02)
     assert describe_model(tmp_path / "own")["training"]["config"]["settings"] == {"error": 0.02}

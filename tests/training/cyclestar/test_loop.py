@@ -81,8 +81,12 @@ def observe(n=120, seed=5, *, gap=0.1, sigma=0.02):
     return ObservedDomain(flux, ivar, ivar, GRID, np.zeros(n), np.full(n, 1.0 / sigma))
 
 
+INTERVAL = 10
+
+
 def configure(**changes):
-    quick = {"own_sizes": TINY, "batch_size": 8, "steps": 40, "report_every": 10}
+    quick = {"own_sizes": TINY, "batch_size": 8, "steps": 60, "report_every": INTERVAL}
+    quick["averaging"] = 0.9
     return CycleStarConfig().vary(**{**quick, **changes})
 
 
@@ -162,17 +166,17 @@ def test_steps_and_their_losses_do_not_depend_on_where_dispatches_end():
     config = configure()
     data = prepare(config)
     state = start_transfer(data, config)
-    whole, means = continue_transfer(state, data, config, 6)
+    whole, means = continue_transfer(state, data, config, INTERVAL)
     parts = []
     for _ in range(2):
-        state, losses = continue_transfer(state, data, config, 3)
+        state, losses = continue_transfer(state, data, config, INTERVAL // 2)
         parts.append(losses)
     for one, other in zip(leaves_of(whole), leaves_of(state), strict=True):
         assert np.allclose(one, other, rtol=2e-3, atol=2e-5)
     for name, value in means.items():
         average = (float(parts[0][name]) + float(parts[1][name])) / 2
         assert float(value) == pytest.approx(average, rel=1e-3, abs=1e-5)
-    assert int(whole.step) == 6
+    assert int(whole.step) == INTERVAL
 
 
 EVERYTHING = {
@@ -188,7 +192,7 @@ EVERYTHING = {
 
 
 def test_all_options_together_train_and_hold_every_kernel_at_unit_spectral_norm():
-    state, losses = advance(configure(**EVERYTHING), n_step=20)
+    state, losses = advance(configure(**EVERYTHING))
     assert np.isfinite([float(value) for value in losses.values()]).all()
     normalised, _, _ = normalise_critics(state.critics, state.singular)
     kernels = [leaf for leaf in leaves_of(normalised) if leaf.ndim > 1]
@@ -235,9 +239,9 @@ def test_no_option_is_without_effect(option):
 
 
 @lru_cache
-def advance(config, n_step=6):
+def advance(config):
     data = prepare(config)
-    return continue_transfer(start_transfer(data, config), data, config, n_step)
+    return continue_transfer(start_transfer(data, config), data, config, INTERVAL)
 
 
 def test_vanishing_instance_noise_is_none():
@@ -335,21 +339,17 @@ def test_training_resumes_from_its_checkpoints_bit_for_bit(trained):
 
 
 def test_a_killed_run_resumes_with_the_losses_of_the_uninterrupted(tmp_path):
-    """Kill -9 between a line of the log and its checkpoint; another process goes on from there."""
-
-    def run(folder, *words):
-        command = [sys.executable, __file__, str(folder), *words]
-        return subprocess.run(command, timeout=240).returncode
-
+    """Kill -9 between a line of the log and its checkpoint; this process goes on from there."""
     train_on_disk(tmp_path / "whole")
-    log = tmp_path / "cut" / "metrics.jsonl"
+    cut = tmp_path / "cut"
     # It kills itself: from outside, a busy machine may let it come to its end first.
-    assert run(tmp_path / "cut", "4") == -signal.SIGKILL
-    assert [line["step"] for line in read_lines(log)] == [10, 20, 30, 40]
-    assert run(tmp_path / "cut") == 0
-    lines = read_lines(log)
+    command = [sys.executable, __file__, str(cut), "4"]
+    assert subprocess.run(command, timeout=240).returncode == -signal.SIGKILL
+    assert [line["step"] for line in read_lines(cut / "metrics.jsonl")] == [10, 20, 30, 40]
+    train_on_disk(cut)
+    lines = read_lines(cut / "metrics.jsonl")
     expected = read_lines(tmp_path / "whole" / "metrics.jsonl")
-    assert len(expected) == STEPS_ON_DISK // 10
+    assert len(expected) == configure().schedule.steps // INTERVAL
     assert lines == [*expected[:4], *expected[3:]]
 
 
@@ -479,9 +479,6 @@ def test_settings_that_make_no_sense_are_refused(changes):
         configure(**changes)
 
 
-STEPS_ON_DISK = 60
-
-
 def read_lines(path):
     if not path.exists():
         return []
@@ -501,7 +498,7 @@ def train_on_disk(folder, n_line=None):
         if len(read_lines(folder / "metrics.jsonl")) == n_line:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    config = configure(steps=STEPS_ON_DISK, averaging=0.9)
+    config = configure()
     store = Checkpoints(folder / "checkpoints")
     train_cyclestar(
         make_emulator(),
