@@ -32,6 +32,12 @@ CONFIG = DistillationConfig(
 )
 
 
+@jax.jit
+def predict(model, scaled, own=None):
+    """Flux in one program, not in one for each operation."""
+    return model.predict_scaled_batch(scaled, own)
+
+
 @pytest.fixture(scope="module")
 def transfer():
     """An emulator of random bands, and compact networks with random weights."""
@@ -74,14 +80,14 @@ def test_the_surrogate_is_near_the_transfer_at_new_labels_and_latents(transfer, 
     rng = np.random.default_rng(7)
     scaled = jnp.asarray(rng.uniform(-0.4, 0.4, (50, 4)), jnp.float32)
     own = jnp.asarray(splits[rng.integers(0, 200, 50)])
-    truth = np.asarray(transfer.predict_scaled_batch(scaled, own))
-    theory = np.asarray(transfer.base.predict_scaled_batch(scaled))
+    truth = np.asarray(predict(transfer, scaled, own))
+    theory = np.asarray(predict(transfer.base, scaled))
     surrogate = distilled.model.surrogate().model
-    found = np.asarray(surrogate.predict_scaled_batch(scaled, own))
+    found = np.asarray(predict(surrogate, scaled, own))
     error, gap = np.std(found - truth), np.sqrt(np.mean((theory - truth) ** 2))
     assert error < 0.35 * gap
     # Each star's own latents matter, and the surrogate knows them.
-    blind = np.asarray(surrogate.predict_scaled_batch(scaled))
+    blind = np.asarray(predict(surrogate, scaled))
     assert np.std(blind - truth) > 2 * error
     # What it says of itself is what it is.
     assert distilled.report["rms"] == pytest.approx(error, rel=0.5)
@@ -95,7 +101,7 @@ def test_the_surrogate_is_linear_at_its_end(distilled, splits):
     head = surrogate.low_rank()
     linear = head.mean + surrogate.coefficients(scaled, own) @ head.basis
     np.testing.assert_allclose(surrogate.predict_scaled(scaled, own), linear, atol=1e-6)
-    many = surrogate.predict_scaled_batch(scaled[None], own[None])[0]
+    many = predict(surrogate, scaled[None], own[None])[0]
     np.testing.assert_allclose(many, linear, atol=1e-6)
 
 
@@ -111,8 +117,8 @@ def test_latents_beyond_those_learned_from_change_nothing_more(distilled, splits
 def test_the_transfer_itself_stays_what_it_was(transfer, distilled, splits):
     scaled, own = jnp.full((1, 4), -0.1), jnp.asarray(splits[:1])
     np.testing.assert_array_equal(
-        distilled.model.predict_scaled_batch(scaled, own),
-        transfer.predict_scaled_batch(scaled, own),
+        predict(distilled.model, scaled, own),
+        predict(transfer, scaled, own),
     )
     assert transfer.surrogate() == (transfer.base, False)
     assert distilled.model.surrogate().accurate
@@ -123,8 +129,8 @@ def test_a_model_directory_keeps_the_surrogate(distilled, splits, tmp_path):
     loaded = load_model(tmp_path / "model")
     scaled, own = jnp.full((3, 4), 0.3), jnp.asarray(splits[:3])
     np.testing.assert_array_equal(
-        loaded.surrogate().model.predict_scaled_batch(scaled, own),
-        distilled.model.surrogate().model.predict_scaled_batch(scaled, own),
+        predict(loaded.surrogate().model, scaled, own),
+        predict(distilled.model.surrogate().model, scaled, own),
     )
 
 
