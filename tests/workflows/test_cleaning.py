@@ -73,9 +73,15 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_blue_and_faint_stars_leave_with_their_reasons_and_nothing_is_lost(night, tmp_path):
-    out = tmp_path / "good.txt"
-    summary = clean_files([night], out, DECISIONS, processes=1)
+@pytest.fixture(scope="module")
+def cleaned(night, tmp_path_factory):
+    """The list of one run, and what the run says."""
+    out = tmp_path_factory.mktemp("cleaned") / "good.txt"
+    return out, clean_files([night], out, DECISIONS, processes=1)
+
+
+def test_blue_and_faint_stars_leave_with_their_reasons_and_nothing_is_lost(cleaned):
+    out, summary = cleaned
     kept = [path.rsplit("/", 1)[1] for path in out.read_text().splitlines()]
     assert kept == [f"star-{row:03d}.fits.gz" for row in range(N_STAR) if row != 3]
     reasons = {one.path.rsplit("/", 1)[1]: one for one in read_rejects(summary["rejects"])}
@@ -94,9 +100,9 @@ def test_blue_and_faint_stars_leave_with_their_reasons_and_nothing_is_lost(night
     assert len(expand_inputs([f"@{out}"]).paths) == len(kept)
 
 
-def test_the_records_show_every_round_and_every_spectrum(night, tmp_path):
-    summary = clean_files([night], tmp_path / "good.txt", DECISIONS, processes=1)
-    folder = tmp_path / "good_cleaning"
+def test_the_records_show_every_round_and_every_spectrum(cleaned):
+    out, summary = cleaned
+    folder = out.with_name("good_cleaning")
     for number in range(1, summary["rounds"] + 1):
         assert (folder / f"round_{number}.png").stat().st_size > 5000
         rows = read_csv(folder / f"round_{number}.csv")
@@ -107,19 +113,22 @@ def test_the_records_show_every_round_and_every_spectrum(night, tmp_path):
     assert [row["step"] for row in read_csv(folder / "waterfall.csv")] == list(summary["waterfall"])
 
 
-def test_decisions_can_be_edited_and_repeated(night, tmp_path):
-    first = clean_files([night], tmp_path / "a.txt", DECISIONS, processes=1)
-    path = tmp_path / "a_cleaning" / "decisions.json"
-    assert read_decisions(path) == DECISIONS
-    again = clean_files([night], tmp_path / "b.txt", read_decisions(path), processes=1)
-    assert (tmp_path / "b.txt").read_text() == (tmp_path / "a.txt").read_text()
+def test_decisions_can_be_edited_and_repeated(night, cleaned, tmp_path):
+    out, first = cleaned
+    records = out.with_name("good_cleaning")
+    assert read_decisions(records / "decisions.json") == DECISIONS
+    again = clean_files(
+        [night], tmp_path / "b.txt", read_decisions(records / "decisions.json"), processes=1
+    )
+    assert (tmp_path / "b.txt").read_text() == out.read_text()
     # A person looks at the sheets and keeps what the rules dropped.
     dropped = [
         [1, int(row["cluster"])]
-        for row in read_csv(tmp_path / "a_cleaning" / "round_1.csv")
+        for row in read_csv(records / "round_1.csv")
         if row["dropped"] == "True"
     ]
-    edited = json.loads(path.read_text())
+    edited = json.loads((records / "decisions.json").read_text())
+    path = tmp_path / "decisions.json"
     edited["cleaning"]["keep"] = dropped
     edited["cuts"]["min_snr_r"] = None
     path.write_text(json.dumps(edited))
