@@ -1,8 +1,5 @@
 """A fit from the front door: right numbers, every view of them, and bad input told at once."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -254,6 +251,7 @@ def test_a_path_to_a_model_and_files_end_in_a_table(model, stars, tmp_path):
 
 
 def test_three_lines_lead_from_arrays_to_a_plot(model, stars, tmp_path):
+    """`.ci/run` runs those of the README in a process of their own."""
     np.savez(tmp_path / "star.npz", *stars.arrays(0))
     saved = save_model(model, tmp_path / "model")
     code = (
@@ -261,5 +259,5 @@ def test_three_lines_lead_from_arrays_to_a_plot(model, stars, tmp_path):
         f"fits = jm.fit(list(np.load({str(tmp_path / 'star.npz')!r}).values()), {str(saved)!r})\n"
         f"fits.plot().savefig({str(tmp_path / 'fit.png')!r})\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
+    exec(compile(code, "three lines", "exec"), {})
     assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")

@@ -4,6 +4,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 results=tests/tools/slow_results.txt
+# Long computations want the programs that users have, not those that compile quickest.
+export XLA_FLAGS=${XLA_FLAGS-} JAX_DISABLE_MOST_OPTIMIZATIONS=0
 {
     printf 'commit %s, %s\n' "$(git rev-parse --short HEAD)" "$(date -u +%F)"
     "${PYTEST:-.venv/bin/pytest}" -m slow -n "${WORKERS:-1}" -q --durations=0 -rA 2>&1 |

@@ -338,6 +338,8 @@ def test_training_resumes_from_its_checkpoints_bit_for_bit(trained):
     assert_same(resumed.model.params, model.params)
 
 
+# Trainings that were stopped go on in tests/workflows/test_transfer.py, killed fits beside it.
+@pytest.mark.slow
 def test_a_killed_run_resumes_with_the_losses_of_the_uninterrupted(tmp_path):
     """Kill -9 between a line of the log and its checkpoint; this process goes on from there."""
     train_on_disk(tmp_path / "whole")
