@@ -1,7 +1,6 @@
 """Raw spectra to labels in one call, and all that can be asked of the answer."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +9,7 @@ from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.inference.explore.bounds import cramer_rao
 from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.schedule import fit
-from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.models.base import ForwardModel, predict_compiled
 from jaxmdwarf.models.layered import LayeredModel
 from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior, RelationPrior
@@ -65,7 +64,7 @@ def stars(make_model):
     rng = np.random.default_rng(5)
     scaled = rng.uniform(-0.3, 0.3, (N_STAR, 4)).astype(np.float32)
     speeds = rng.uniform(-150, 150, N_STAR)
-    flux = np.asarray(nature.predict_scaled_batch(jnp.asarray(scaled)), float)
+    flux = np.asarray(predict_compiled(nature, jax.device_put(scaled)), float)
     raws = []
     for row, speed in zip(flux, speeds, strict=True):
         wave = np.arange(6001.0, 6700.0, 0.7)
@@ -151,12 +150,18 @@ def test_model_flux_is_that_of_the_labels_in_the_frame_of_the_data(fitted):
     np.testing.assert_allclose(np.sum(pulls**2, axis=1), fitted.result.chi2, rtol=1e-3)
 
 
-def test_a_polynomial_is_part_of_the_model_flux(model, stars):
-    config = FitConfig(window_aa=WINDOW, priors=("none",), velocity="header", poly_order=1)
-    fitted = Fitter(model, config).fit(stars[0][:4], keep_spectra=True)
+def test_a_polynomial_is_part_of_the_model_flux_and_a_prior_of_chi_square(model, stars):
+    config = FitConfig(window_aa=WINDOW, priors=("sequence",), velocity="header", poly_order=1)
+    fitter = Fitter(model, config)
+    assert fitter.warnings == ()
+    fitted = fitter.fit(stars[0][:4], keep_spectra=True)
+    assert fitted.problem().priors == KNOWN[1:2]
     seen = fitted.spectra()
     pulls = np.where(seen.used, (seen.flux - seen.model_flux) / seen.sigma, 0)
-    np.testing.assert_allclose(np.sum(pulls**2, axis=1), fitted.result.chi2, rtol=1e-3)
+    from_prior = ((fitted.result.labels[:, 1] - 5.0) / 0.5) ** 2
+    assert from_prior.max() > 0.1
+    chi2 = np.sum(pulls**2, axis=1) + from_prior
+    np.testing.assert_allclose(chi2, fitted.result.chi2, rtol=1e-3)
 
 
 def test_a_fit_is_few_programs_each_compiled_once(fitted, programs):
@@ -200,16 +205,14 @@ def test_labels_are_fixed_for_all_or_for_each(model, stars):
     assert np.isfinite(found.result.errors[:, [0, 2]]).all()
 
 
-def test_priors_are_those_of_the_model_or_some_of_them(model, stars):
+def test_priors_are_those_of_the_model_that_can_apply(model, stars):
     raws = stars[0][:6]
     whole = Fitter(model, FitConfig(window_aa=WINDOW))
     (warning,) = whole.warnings
     assert "'cooling' on teff was left out: no label age here." in warning
-    assert whole.fit(raws).warnings == whole.warnings
-    some = Fitter(model, FitConfig(window_aa=WINDOW, priors=("sequence",)))
-    assert some.warnings == ()
-    problem = some.fit(raws, keep_spectra=True).problem()
-    assert problem.priors == KNOWN[1:2]
+    found = whole.fit(raws, keep_spectra=True)
+    assert found.warnings == whole.warnings
+    assert found.problem().priors == KNOWN[:2]
 
 
 def test_what_cannot_be_is_said_at_once(model, fitter, stars, make_model):
