@@ -152,9 +152,7 @@ class ForwardModel(eqx.Module):
             labels = labels.astype(jnp.result_type(float))
         if not isinstance(labels, jax.core.Tracer):
             space.require_inside(np.asarray(labels))
-        inside = space.contains(labels, slack=BOUND_SLACK)
-        flux = self.predict_scaled(space.scale(labels), context)
-        return jnp.where(inside, flux, jnp.nan)
+        return _predict_inside(self, labels, context)
 
     def predict_scaled_batch(
         self, scaled: Float[Array, "n_spec n_label"], context: PyTree[Any] | None = None
@@ -317,6 +315,14 @@ class TableModel(ForwardModel):
 
 def _corner_bits(n_label: int) -> Bool[np.ndarray, "n_corner n_label"]:
     return (np.arange(2**n_label)[:, None] >> np.arange(n_label)) % 2 == 1
+
+
+# One program: a first spectrum would else wait for a hundred, one for each operation.
+@jax.jit
+def _predict_inside(model: ForwardModel, labels: Float[Array, "n_label"], context: Any):
+    space = model.label_space
+    flux = model.predict_scaled(space.scale(labels), context)
+    return jnp.where(space.contains(labels, slack=BOUND_SLACK), flux, jnp.nan)
 
 
 @jax.jit
