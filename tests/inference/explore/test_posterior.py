@@ -27,7 +27,7 @@ pytest.importorskip("blackjax")
 GRID = PixelGrid.linear(6000.0, 6127.0, 1.0)
 SPACE = LabelSpace(("teff", "mh"), ("K", "dex"), (3e3, -1.0), (4e3, 1.0))
 LONG = SamplingConfig(n_warmup=200, n_draw=1000)
-SHORT = SamplingConfig(n_warmup=100, n_draw=100)
+SHORT = SamplingConfig(n_warmup=100, n_draw=50)
 N_STAR = 4
 
 

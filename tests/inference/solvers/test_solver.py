@@ -11,7 +11,7 @@ from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
 from jaxmdwarf.inference.linear import solve_positive
 from jaxmdwarf.inference.problem import FitProblem
-from jaxmdwarf.inference.schedule import fit, fit_batch
+from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.inference.solvers.base import Solver
 from jaxmdwarf.inference.solvers.by_name import SOLVERS, find_solver
 from jaxmdwarf.inference.solvers.finish import finish_fit
@@ -69,7 +69,8 @@ def test_a_solver_of_ones_own_fits(problem):
 
 
 def test_a_solver_that_is_stopped_early_says_so(problem):
-    found = fit_batch(problem, solver=ShortenedNewton(max_iter=1, longest=0.001))
+    schedule = FitScheduleConfig(first_pass_iter=25, restarts=0, secondary_distance=None)
+    found = fit(problem, solver=ShortenedNewton(max_iter=1), schedule=schedule)
     assert (np.asarray(found.flags) & int(QualityFlag.NOT_CONVERGED)).mean() > 0.8
 
 
