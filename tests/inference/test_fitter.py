@@ -11,9 +11,11 @@ from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.models.base import ForwardModel, predict_compiled
 from jaxmdwarf.models.layered import LayeredModel
+from jaxmdwarf.models.population import TrainingPopulation
 from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior, RelationPrior
 from jaxmdwarf.preprocess.continuum import normalise_model
+from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import RawSpectrum, SpectrumMeta
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid
 
@@ -31,6 +33,7 @@ class Normalised(LayeredModel):
     """Another model's flux over its pseudo-continuum, as an emulator learns it."""
 
     base: ForwardModel
+    population: TrainingPopulation | None = None
 
     @property
     def model_error(self):
@@ -110,6 +113,29 @@ def fitted(fitter, stars, programs):
     found = fitter.fit(stars[0], keep_spectra=True)
     fitting.clear()
     return found
+
+
+@pytest.mark.parametrize(("limit", "told"), [(1e-3, True), (1e6, False)])
+def test_stars_unlike_those_of_the_training_are_told_and_fitted_alike(
+    model, config, fitted, stars, limit, told
+):
+    raws, labels, _ = stars
+    flat = np.zeros((2, 4), np.float32)
+    population = TrainingPopulation(
+        directions=0.01 * np.sin(model.grid.wave_aa / np.array([[5.0], [9.0]])).astype(np.float32),
+        chi2=flat,
+        pattern=flat,
+        reach=np.array([[0.0, -0.5], [3.0, 0.5]], np.float32),
+        labels=np.asarray(model.label_space.scale(labels), np.float32),
+        width=np.full(4, 0.1, np.float32),
+        limits=np.full(3, limit, np.float32),
+    )
+    assert fitted.outlier_score is None
+    again = Fitter(model.with_population(population), config).fit(raws)
+    np.testing.assert_array_equal(again.result.labels, fitted.result.labels)
+    assert np.isfinite(again.outlier_score).all()
+    assert ((again.flags & int(QualityFlag.OUT_OF_DOMAIN)) > 0).tolist() == [told] * N_STAR
+    assert not (fitted.flags & int(QualityFlag.OUT_OF_DOMAIN)).any()
 
 
 def test_labels_and_velocities_come_out_right(fitted, stars):
