@@ -4,7 +4,8 @@ Usage: JAXMDWARF_TEST_DATA=FOLDER python benchmarks/bench_kind.py [--n 700] [--s
 
 Real LAMOST spectra, black bodies with hydrogen and metal lines, and simulated surveys: measured
 without a model, then fitted with a transfer that is trained on a further survey (--n-train, --seed)
-and judged on another one of the same nature (--n-test). Writes benchmarks/results/kind/kind.json.
+and judged on another one of the same nature (--n-test). Writes benchmarks/results/kind/kind.json,
+part by part: with ``--seeds`` alone or ``--n-train 0`` the surveys or the fits of the file stay.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pandas as pd
 
 import jaxmdwarf as jm
 from jaxmdwarf.errors import RejectedInput
-from jaxmdwarf.preprocess.resample import require_overlap
+from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.quality import HARMFUL_FLAGS, QualityFlag
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.population import PopulationConfig
@@ -243,7 +244,7 @@ def fit_all(spectra, trained) -> pd.DataFrame:
 def can_be_fitted(spectrum, model) -> bool:
     """Whether a fit takes a spectrum: one of the real ones has no flux."""
     try:
-        require_overlap(spectrum, model.grid)
+        Fitter(model).require(spectrum)
     except RejectedInput:
         return False
     return True
@@ -296,16 +297,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=14)
     options = parser.parse_args()
     data = Path(os.environ["JAXMDWARF_TEST_DATA"])
-    result: dict[str, object] = {"hot_stars": count_flagged(jm.measure(make_hot_stars()))}
-    result["real"] = judge_real(data)
-    simulated = {seed: judge_simulation(options.n, seed) for seed in options.seeds}
-    result |= {f"simulated_seed_{seed}": one for seed, one in simulated.items()}
-    if simulated:
-        result["activity_of_all_seeds"] = pool_activity(simulated.values())
-    if options.n_train:
-        result["fits"] = judge_fits(data, options.n_train, options.n_test, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "kind.json").write_text(json.dumps(result, indent=1) + "\n")
+    file = options.out / "kind.json"
+    result: dict[str, object] = json.loads(file.read_text()) if file.exists() else {}
+
+    def keep(**parts: object) -> None:
+        result.update(parts)
+        file.write_text(json.dumps(result, indent=1) + "\n")
+
+    keep(hot_stars=count_flagged(jm.measure(make_hot_stars())), real=judge_real(data))
+    simulated = {}
+    for seed in options.seeds:
+        simulated[seed] = judge_simulation(options.n, seed)
+        keep(**{f"simulated_seed_{seed}": simulated[seed]})
+    if simulated:
+        keep(activity_of_all_seeds=pool_activity(simulated.values()))
+    if options.n_train:
+        keep(fits=judge_fits(data, options.n_train, options.n_test, options.seed))
     print(json.dumps(result, indent=1))
 
 

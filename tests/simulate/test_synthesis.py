@@ -101,6 +101,15 @@ def test_nature_has_the_spectral_types_of_its_temperatures(nature, observe, teff
     assert 8.2 - 10.775 * tio5(flux)[0] == pytest.approx(spectral_type, abs=1.0)
 
 
+def test_giants_have_tio_hardly_any_cah_and_weak_sodium(nature, observe):
+    """As templates of K5 to M2 giants do; a dwarf of the same TiO5 has CaH2 of no more than it."""
+    giants = observe(nature, [(3900.0, 1.5, *SUN_LIKE), (3650.0, 1.0, *SUN_LIKE)])
+    assert (tio5(giants) < 0.93).all()
+    assert tio5(giants)[1] < 0.8
+    assert (cah2(giants) - tio5(giants) > 0.03).all()
+    assert (na8190(giants) > 0.955).all()
+
+
 def test_hydrides_against_oxides_separate_subdwarfs(nature, observe, real_data):
     """At one TiO5 a metal-poor star has the stronger CaH, as the real subdwarfs do."""
     teff = np.arange(3000.0, 4000.0, 100.0)
