@@ -42,6 +42,10 @@ def estimate_fit_memory(model: ForwardModel, grid: PixelGrid, config: FitConfig)
     n_par = n_label + int(config.fit_velocity)
     n_par += 0 if config.poly_order is None else config.poly_order + 1
     per_pixel = 10 + 2 * n_label + 3 * n_par
+    nuisance = model.noise_model().nuisance
+    if nuisance is not None and nuisance.shape[0]:
+        # Residuals and slopes side by side, before and after directions are taken out.
+        per_pixel += 3 * (n_par + 1)
     if model.surrogate() is not None:
         # Flux and slopes of the surrogate, and of how the model differs from it, old and new.
         per_pixel += 12 + 6 * n_par

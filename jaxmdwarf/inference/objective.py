@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from jaxmdwarf.inference.linear import solve_positive
 from jaxmdwarf.inference.parameters import ParameterLayout
 from jaxmdwarf.inference.problem import FitProblem, pin_labels
+from jaxmdwarf.inference.scatter import StarScatter
 from jaxmdwarf.inference.shift import (
     REACH,
     align_grids,
@@ -42,11 +43,11 @@ class NormalEquations(NamedTuple):
     Parameters
     ----------
     cost : (n,)
-        Sum of ``weight * residual**2``, priors included.
+        ``r^T V^-1 r``, priors included; V is the covariance of a star's pixels.
     gradient : (n, k)
-        Descent direction ``J^T W r``: minus half the derivative of `cost`.
+        Descent direction ``J^T V^-1 r``: minus half the derivative of `cost`.
     curvature : (n, k, k)
-        ``J^T W J``, priors included.
+        ``J^T V^-1 J``, priors included.
     pixel_chi2 : (n,)
         Sum of ``residual**2 / pixel variance``, which is of order the number of pixels for a
         model that describes the star.
@@ -82,8 +83,11 @@ class Objective(eqx.Module):
     fixed : (n_spec, n_label) or None
         Labels that are held, in physical units, NaN where they are free: whatever parameters are
         asked for, these take their place.
-    nuisance : (k, n_model) or None
-        Directions in which stars scatter about the model.
+    scatter : StarScatter or None
+        Directions in which stars scatter about the model: the covariance of the pixels is
+        ``1/weight`` on the diagonal and what these add.
+    label_error : (n_label, n_label) or None
+        Covariance of what scaled labels are off by beside all that pixels tell.
     priors : tuple of Prior
         Each is one more residual, in units of its sigma (static).
     layout : ParameterLayout
@@ -102,7 +106,8 @@ class Objective(eqx.Module):
     context: PyTree[Any] | None
     polynomials: Float[Array, "n_poly n_pix"]
     fixed: Float[Array, "n_spec n_label"] | None
-    nuisance: Float[Array, "k n_model"] | None
+    scatter: StarScatter | None
+    label_error: Float[Array, "n_label n_label"] | None
     priors: tuple[Prior, ...] = eqx.field(static=True)
     grid: PixelGrid = eqx.field(static=True)
     layout: ParameterLayout = eqx.field(static=True)
@@ -135,14 +140,19 @@ class Objective(eqx.Module):
         return jnp.where(self.weight > 0, self.flux - self.predict(parameters), 0)
 
     def cost(self, parameters: Float[Array, "n_spec n_par"]) -> Float[Array, n_spec]:
-        """Sum of ``weight * residual**2``, priors included: what is minimised."""
+        """``r^T V^-1 r``, priors included: what is minimised."""
         return self.cost_of(self.residuals(parameters), parameters)
 
     def cost_of(
         self, residual: Float[Array, "n_spec n_pix"], parameters: Float[Array, "n_spec n_par"]
     ) -> Float[Array, n_spec]:
         """What `cost` is, of residuals that are known already."""
-        from_pixels = _sum_over_pixels(self.weight * residual * residual)
+        if self.scatter is None:
+            from_pixels = _sum_over_pixels(self.weight * residual * residual)
+        else:
+            (left,), (amplitude,) = self.scatter.take_out(self.weight, residual[None])
+            from_pixels = _sum_over_pixels(self.weight * left * left)
+            from_pixels = from_pixels + jnp.sum(amplitude**2, axis=-1)
         return from_pixels + self.prior_equations(parameters)[0]
 
     def normal_equations(self, parameters: Float[Array, "n_spec n_par"]) -> NormalEquations:
@@ -154,16 +164,19 @@ class Objective(eqx.Module):
     def noise_curvature(
         self, parameters: Float[Array, "n_spec n_par"], *, continuum_sigma_aa: float
     ) -> Float[Array, "n_spec k k"]:
-        """``J^T W C W J``: the covariance of the gradient under the noise C that is really there.
+        """``J^T V^-1 C V^-1 J``: the covariance of the gradient under the noise C that is there.
 
         Resampling has correlated neighbouring pixels, and normalising has taken out the noise that
-        the pseudo-continuum follows; W, made of the row sums of the covariance, is right for broad
+        the pseudo-continuum follows; V, made of the row sums of the covariance, is right for broad
         features only. The covariance of the solution is ``A^-1 B A^-1``, A being the curvature and
         B this matrix (least squares with approximate weights). Priors count as data.
         """
         slopes, flux = self.linearise(parameters)
         good = self.weight > 0
-        pulls = jnp.stack([self.weight * slope for slope in slopes])
+        columns = jnp.stack(slopes)
+        if self.scatter is not None:
+            columns = self.scatter.take_out(self.weight, columns).columns
+        pulls = self.weight * columns
         before = transpose_noise(pulls, flux, good, self.grid, sigma_aa=continuum_sigma_aa)
         variance = jnp.where(good, 1 / jnp.where(good, self.weight, 1), 0)
         row_sum, model = self.photon_share * variance, (1 - self.photon_share) * variance
@@ -173,7 +186,8 @@ class Objective(eqx.Module):
         between = 0.5 * (beside[:, 1:] + beside[:, :-1])
         one_side = jnp.einsum("inp,np,jnp->nij", before[..., 1:], between, before[..., :-1])
         found = (
-            self._scatter_along_nuisance(pulls)
+            self._scatter_along_directions(pulls, parameters)
+            + self._scatter_of_labels(pulls, slopes)
             + jnp.einsum("inp,np,jnp->nij", before, diagonal, before)
             + one_side
             + jnp.swapaxes(one_side, -1, -2)
@@ -200,13 +214,28 @@ class Objective(eqx.Module):
             jnp.sum(slopes[:, :, :, None] * slopes[:, :, None, :], axis=1),
         )
 
-    def _scatter_along_nuisance(self, pulls):
-        """Covariance of the gradient from directions in which stars scatter about the model."""
-        if self.nuisance is None or self.nuisance.shape[0] == 0:
+    def _scatter_along_directions(self, pulls, parameters):
+        """Covariance of the gradient from what stars scatter along, and from errors of the model.
+
+        The latter are the same for all stars, and so is what they do to the labels.
+        """
+        found = jnp.zeros((), pulls.dtype)
+        if self.scatter is not None:
+            along = jnp.einsum("inp,kp->ink", pulls, self.scatter.shapes)
+            found = found + jnp.einsum("ink,jnk->nij", along, along)
+        wrong = self.model.error_directions(self.pin(parameters)[:, : self.layout.n_label])
+        if wrong is not None:
+            shapes = on_fitted_pixels(wrong, self.margins)
+            along = jnp.einsum("inp,nmp->inm", pulls, shapes)
+            found = found + jnp.einsum("inm,jnm->nij", along, along)
+        return found
+
+    def _scatter_of_labels(self, pulls, slopes):
+        """Covariance of the gradient from errors of labels, as far as labels are the spectrum's."""
+        if self.label_error is None:
             return jnp.zeros((), pulls.dtype)
-        shapes = on_fitted_pixels(self.nuisance, self.margins)
-        along = jnp.einsum("inp,kp->ink", pulls, shapes)
-        return jnp.einsum("ink,jnk->nij", along, along)
+        told = jnp.einsum("inp,jnp->nij", pulls, jnp.stack(slopes[: self.layout.n_label]))
+        return jnp.einsum("nia,ab,njb->nij", told, self.label_error, told)
 
     def linearise(self, parameters):
         """Slopes of the model flux by each parameter, fixed or not, and that flux."""
@@ -219,9 +248,19 @@ class Objective(eqx.Module):
 
         # Without the barrier some compilers would shift the spectra again for every sum below.
         slopes, residual = jax.lax.optimization_barrier((slopes, residual))
-        columns = [*slopes, residual]
-        weighted = [self.weight * slope for slope in slopes]
+        columns: Any = [*slopes, residual]
+        amplitudes = None
+        if self.scatter is not None:
+            columns, amplitudes = self.scatter.take_out(self.weight, jnp.stack(columns))
+        weighted = [self.weight * columns[i] for i in range(n_par)]
         sums = [_sum_over_pixels(weighted[i] * columns[j]) for i, j in pairs]
+        cost = _sum_over_pixels(self.weight * (columns[n_par] * columns[n_par]))
+        if amplitudes is not None:
+            sums = [
+                total + jnp.sum(amplitudes[i] * amplitudes[j], axis=-1)
+                for total, (i, j) in zip(sums, pairs, strict=True)
+            ]
+            cost = cost + jnp.sum(amplitudes[n_par] ** 2, axis=-1)
         known = dict(zip(pairs, sums, strict=True))
         gradient = jnp.stack([known[i, n_par] for i in range(n_par)], axis=-1)
         curvature = jnp.stack(
@@ -231,16 +270,15 @@ class Objective(eqx.Module):
             ],
             axis=-2,
         )
-        square = residual * residual
         prior_cost, prior_gradient, prior_curvature = self.prior_equations(parameters)
         gradient, curvature = hold_still(
             self.layout.held, gradient + prior_gradient, curvature + prior_curvature
         )
         return NormalEquations(
-            cost=_sum_over_pixels(self.weight * square) + prior_cost,
+            cost=cost + prior_cost,
             gradient=gradient,
             curvature=curvature,
-            pixel_chi2=_sum_over_pixels(self.pixel_weight * square),
+            pixel_chi2=_sum_over_pixels(self.pixel_weight * (residual * residual)),
         )
 
     def settle_polynomial(
@@ -351,6 +389,10 @@ def build_objective(problem: FitProblem) -> Objective:
     x = 2.0 * np.arange(n_fitted) / (n_fitted - 1) - 1.0
     polynomials = np.polynomial.legendre.legvander(x, max(layout.n_poly - 1, 0)).T[: layout.n_poly]
     weight = _combine_errors(batch.information, model_variance, good)
+    scatter = None
+    if problem.noise.nuisance is not None and problem.noise.nuisance.shape[0]:
+        shapes = on_fitted_pixels(problem.noise.nuisance, (left, right)).astype(dtype)
+        scatter = StarScatter.weigh(shapes, weight)
     return Objective(
         flux=jnp.where(good, batch.flux, 0),
         weight=weight,
@@ -360,7 +402,8 @@ def build_objective(problem: FitProblem) -> Objective:
         context=problem.context,
         polynomials=jnp.asarray(polynomials, dtype),
         fixed=problem.fixed,
-        nuisance=problem.noise.nuisance,
+        scatter=scatter,
+        label_error=problem.noise.labels,
         priors=problem.priors,
         grid=batch.grid,
         layout=layout,

@@ -188,7 +188,7 @@ class FitProblem(eqx.Module):
             frame_kms=_as_type(np.zeros(batch.n_spec) if frame_kms is None else frame_kms, dtype),
             context=jax.tree.map(jnp.asarray, context),
             fixed=None if held is None else _as_type(held, dtype),
-            noise=NoiseModel(_as_type(noise.scale, dtype), noise.nuisance),
+            noise=noise._replace(scale=_as_type(noise.scale, dtype)),
             priors=chosen.priors,
             fixed_names=tuple(name for name in space.names if name in fixed),
             fit_velocity=fit_velocity,

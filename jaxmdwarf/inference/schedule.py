@@ -290,7 +290,7 @@ class _Passes:
         self._few = max(self._sizes[False] // 8, 1) if model.expensive else 0
         shapes = nodes = None
         if self._fast:
-            shapes = multiply_shapes(model, problem.batch.grid)
+            shapes = multiply_shapes(model, problem.batch.grid, problem.noise.nuisance)
             nodes = place_nodes(model, problem.fixed)
         self.can_search = nodes is not None
         self._held = replicate((problem, shapes, nodes), self._mesh)

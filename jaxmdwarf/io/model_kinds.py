@@ -270,6 +270,9 @@ def _pack_cyclestar(model: CycleStarModel) -> tuple[dict[str, Any], dict[str, np
 def _pack_corrected(model: CorrectedModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     base_about, base_arrays = pack_model(model.base)
     arrays = {name: np.asarray(getattr(model, name)) for name in _CORRECTED_ARRAYS}
+    for name in _CORRECTED_MAYBE:
+        if getattr(model, name) is not None:
+            arrays[name] = np.asarray(getattr(model, name))
     arrays |= {f"{_BASE}{name}": values for name, values in base_arrays.items()}
     population, population_arrays = _pack_population(model.population)
     arrays |= population_arrays
@@ -300,10 +303,13 @@ def _unpack_corrected(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
         label_priors=tuple(_read_prior(prior) for prior in about["priors"]),
         noise_scale=_on_device(np.asarray(about["noise_scale"], np.float32)),
         population=_unpack_population(about, arrays),
+        # Models of earlier versions do not know these.
+        **{name: _on_device(arrays[name]) for name in _CORRECTED_MAYBE if name in arrays},
     )
 
 
 _CORRECTED_ARRAYS = ("correction", "nuisance", "model_error")
+_CORRECTED_MAYBE = ("uncertainty", "label_error")
 
 
 def _read_prior(about: Mapping[str, Any]) -> Prior:

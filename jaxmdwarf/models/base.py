@@ -44,10 +44,13 @@ class NoiseModel(NamedTuple):
         By how much stated one-sigma errors of the spectra fall short; 1 where they are right.
     nuisance : (k, n_pix), optional
         Directions in which spectra scatter about the model, with amplitudes of variance 1.
+    labels : (n_label, n_label), optional
+        Covariance of what scaled labels are off by beside all that pixels tell.
     """
 
     scale: Float[Array, ""] | float = 1.0
     nuisance: Float[Array, "k n_pix"] | None = None
+    labels: Float[Array, "n_label n_label"] | None = None
 
 
 class Surrogate(NamedTuple):
@@ -209,6 +212,17 @@ class ForwardModel(eqx.Module):
     def noise_model(self) -> NoiseModel:
         """What is known of the observed spectra's noise; here that their errors are right."""
         return NoiseModel()
+
+    def error_directions(
+        self, scaled: Float[Array, "n n_label"]
+    ) -> Float[Array, "n m n_pix"] | None:
+        """How the flux may be wrong for all stars alike, beside the error of single pixels.
+
+        Directions in flux at the scaled labels, amplitudes having variance 1: errors that pixels
+        share and that change with the labels. A fit adds them to the covariance of its labels.
+        None from models that know of no such errors, as here.
+        """
+        return None
 
     def predict_centre(self, context: PyTree[Any] | None, n_spec: int) -> Float[Array, "n n_pix"]:
         """Flux at the centre of the label space, to which the model's fractional error is applied.

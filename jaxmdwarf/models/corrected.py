@@ -114,6 +114,11 @@ class CorrectedModel(LayeredModel):
         be: 1 where they are right.
     population : TrainingPopulation, optional
         What the training stars look like through the model.
+    uncertainty : (m, n_feature, n_pix), optional
+        Changes of the correction that are as probable as itself: one standard deviation each, in
+        m independent directions. They are the same for all stars.
+    label_error : (n_label, n_label), optional
+        Covariance of what scaled labels were found to be off by beside all this.
 
     Raises
     ------
@@ -130,6 +135,8 @@ class CorrectedModel(LayeredModel):
     # No static field: a training changes it at every pass, and would compile anew.
     noise_scale: Float[Array, ""] = eqx.field(converter=_as_scalar, default=1.0)  # type: ignore[assignment]
     population: TrainingPopulation | None = None  # type: ignore[assignment]
+    uncertainty: Float[Array, "m n_feature n_pix"] | None = None
+    label_error: Float[Array, "n_label n_label"] | None = None
 
     def __check_init__(self) -> None:
         n_pix = self.base.grid.n_pix
@@ -142,6 +149,8 @@ class CorrectedModel(LayeredModel):
             raise MismatchError(f"nuisance directions have shape {self.nuisance.shape}.")
         if self.model_error.shape != (n_pix,):
             raise MismatchError(f"the model error has shape {self.model_error.shape}.")
+        if self.uncertainty is not None and self.uncertainty.shape[1:] != expected:
+            raise MismatchError(f"the uncertainty has shape {self.uncertainty.shape}.")
         if self.base.low_rank() is None:
             raise MismatchError("a correction needs a base model with a linear head.")
 
@@ -161,8 +170,17 @@ class CorrectedModel(LayeredModel):
         return self.label_priors
 
     def noise_model(self) -> NoiseModel:
-        """Scale of the errors and nuisance directions as they were learned."""
-        return NoiseModel(self.noise_scale, self.nuisance)
+        """Scale of errors, nuisance directions and errors of labels as they were learned."""
+        return NoiseModel(self.noise_scale, self.nuisance, self.label_error)
+
+    def error_directions(
+        self, scaled: Float[Array, "n n_label"]
+    ) -> Float[Array, "n m n_pix"] | None:
+        """What the uncertainty of the correction is at these labels."""
+        if self.uncertainty is None:
+            return self.base.error_directions(scaled)
+        features = self.features.evaluate(self.label_space, scaled)
+        return jnp.einsum("nf,mfp->nmp", features, self.uncertainty)
 
     def low_rank(self) -> LowRankHead:
         """Head of the base with the correction below it."""

@@ -1,6 +1,7 @@
 """What a model that is laid over another one takes from it, from labels to noise."""
 
 import equinox as eqx
+from jaxtyping import Array, Float
 
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, NoiseModel
@@ -37,6 +38,12 @@ class LayeredModel(ForwardModel):
     def priors(self) -> tuple[Prior, ...]:
         """Those of the base model: what it learned of the same stars holds here too."""
         return self.base.priors()
+
+    def error_directions(
+        self, scaled: Float[Array, "n n_label"]
+    ) -> Float[Array, "n m n_pix"] | None:
+        """Those of the base model."""
+        return self.base.error_directions(scaled)
 
     def noise_model(self) -> NoiseModel:
         """That of the base model, for the same reason."""

@@ -63,16 +63,27 @@ def test_errors_cover_the_scatter_that_no_label_explains():
     assert 0.9 < find_width(known) < 1.1
 
 
-def test_nuisance_directions_do_not_move_labels():
-    shape = np.full((1, 200), 0.05)
-    flux = np.linspace(0.8, 1.1, 200) + np.linspace(-0.05, 0.05, N_STAR)[:, None]
-    ivar = np.full(flux.shape, 1e4)
-    batch = SpectrumBatch(*jax.device_put((flux, ivar, ivar)), GRID)
-    one, other = (
-        fit_wide(make_model(nuisance), batch).labels for nuisance in (shape, np.zeros((0, 200)))
-    )
-    assert np.mean((np.asarray(one) > 3000) & (np.asarray(one) < 4000)) > 0.2
-    np.testing.assert_array_equal(one, other)
+def test_errors_cover_what_is_wrong_with_the_model_itself():
+    """The correction is off by a draw from its uncertainty: what that does to a label is known."""
+    x = GRID.wave_aa - 6100.0
+    wrong = 0.02 * np.stack([np.exp(-((x / 5.0) ** 2)), np.sin(x / 9.0)])[:, None, :]
+    right = make_model(np.zeros((0, 200)))
+    doubted = replace(right, uncertainty=jnp.asarray(wrong, jnp.float32))
+    ivar = jnp.full((3, 200), 2500.0)
+    there = SPACE.scale(jnp.full((3, 1), 3500.0))
+    offsets = np.concatenate([np.zeros((1, 200)), wrong[:, 0]])
+    flux = right.predict_scaled_batch(there) + jnp.asarray(offsets, jnp.float32)
+
+    def fit_with(model):
+        batch = SpectrumBatch(flux, ivar, ivar, GRID)
+        return fit_batch(FitProblem.from_batch(model, batch, fit_velocity=False))
+
+    trusting, doubting = fit_with(right), fit_with(doubted)
+    np.testing.assert_array_equal(trusting.labels, doubting.labels)
+    moved = np.asarray(trusting.labels[1:, 0] - trusting.labels[0, 0])
+    added = float(doubting.errors[0, 0] ** 2 - trusting.errors[0, 0] ** 2)
+    assert np.sqrt(added) > 5 * float(trusting.errors[0, 0])
+    np.testing.assert_allclose(added, np.sum(moved**2), rtol=0.1)
 
 
 def test_a_corrected_model_tells_all_that_it_learned_of_the_stars():

@@ -170,7 +170,9 @@ MODELS = Examples(
 
 # --- transfer methods ----------------------------------------------------------------------------
 
-_MATCHED = Matched(MatchedConfig(strengths=(0.2,), n_passes=1, n_nuisance=1, order=1, min_snr=5.0))
+_MATCHED = Matched(
+    MatchedConfig(strengths=(0.2,), n_passes=1, n_nuisance=1, order=1, min_snr=5.0, n_resample=1)
+)
 _NETWORKS = CycleStar(
     CycleStarConfig().vary(own_sizes=SIZES, batch_size=8, steps=2, report_every=2),
     # Compiling it takes longer than all else here, and tests of its own do it.

@@ -1,9 +1,10 @@
 """Fits that never touch pixels: each star reduced once to the Gram system of a low-rank model.
 
 Where the flux is ``mean + a(labels) @ V``, chi-square is a quadratic function of the coefficients
-a: all that a star has to say is the k x k matrix ``V W V'`` and the vector ``V W r``. It is
-expanded about an anchor whose residuals r are taken from the pixels themselves, so that near the
-solution nothing is lost to rounding, however bright the star.
+a: all that a star has to say is the k x k matrix ``V W V'`` and the vector ``V W r``, W being the
+inverse covariance of its pixels. It is expanded about an anchor whose residuals r are taken from
+the pixels themselves, so that near the solution nothing is lost to rounding, however bright the
+star.
 """
 
 from __future__ import annotations
@@ -76,11 +77,19 @@ def has_gram_path(model: ForwardModel) -> bool:
 
 
 @partial(jax.jit, static_argnames="grid")
-def multiply_shapes(model: ForwardModel, grid: PixelGrid) -> Float[Array, "n_pair n_pix"]:
-    """Products of all pairs of shapes on the fitted pixels: one matrix for the stars of a run."""
-    basis = _fitted_head(model, *fitted_margins(model.grid, grid)).basis
-    first, second, _ = list_pairs(basis.shape[0])
-    return basis[first] * basis[second]
+def multiply_shapes(
+    model: ForwardModel, grid: PixelGrid, nuisance: Float[Array, "m n_model"] | None = None
+) -> Float[Array, "n_pair n_pix"]:
+    """Products of all pairs of shapes on the fitted pixels: one matrix for the stars of a run.
+
+    Shapes are those of the model's head, then the directions in which stars scatter about it.
+    """
+    margins = fitted_margins(model.grid, grid)
+    shapes = _fitted_head(model, *margins).basis
+    if nuisance is not None:
+        shapes = jnp.concatenate([shapes, on_fitted_pixels(nuisance, margins)])
+    first, second, _ = list_pairs(shapes.shape[0])
+    return shapes[first] * shapes[second]
 
 
 @partial(jax.jit, static_argnames="per_label")
@@ -121,17 +130,20 @@ def reduce_stars(objective: Objective, products: Float[Array, "n_pair n_pix"]) -
     objective : Objective
         Of a model with a linear head, without velocity and polynomial.
     products : (n_pair, n_pix)
-        From `multiply_shapes`.
+        From `multiply_shapes`, with the nuisance directions of the problem.
 
     Returns
     -------
     GramSystem
     """
     head = _fitted_head(objective.model, *objective.margins)
-    k = head.basis.shape[0]
+    k, scatter = head.basis.shape[0], objective.scatter
+    k_all = k if scatter is None else k + scatter.shapes.shape[0]
     sums = multiply_exactly(objective.weight, products.T)
     anchor = jnp.zeros((objective.flux.shape[0], k), sums.dtype)
-    matrix = jnp.take(sums, list_pairs(k).place.ravel(), axis=1).reshape(-1, k, k)
+    matrix = jnp.take(sums, list_pairs(k_all).place.ravel(), axis=1).reshape(-1, k_all, k_all)
+    if scatter is not None:
+        matrix = scatter.reduce(matrix[:, :k, :k], matrix[:, :k, k:])
     return GramSystem(matrix, *_look_at_pixels(objective, head, anchor)[:3])
 
 
@@ -225,11 +237,15 @@ def _look_at_pixels(objective: Objective, head: LowRankHead, coefficients):
     """Anchor, ``V W r``, ``r W r`` and chi-square of single pixels, at given coefficients."""
     flux = head.mean + multiply_exactly(coefficients, head.basis)
     residual = jnp.where(objective.weight > 0, objective.flux - flux, 0)
-    pulled = objective.weight * residual
+    left, of_scatter = residual, jnp.zeros((), residual.dtype)
+    if objective.scatter is not None:
+        (left,), (amplitudes,) = objective.scatter.take_out(objective.weight, residual[None])
+        of_scatter = jnp.sum(amplitudes**2, axis=-1)
+    pulled = objective.weight * left
     return (
         coefficients,
         multiply_exactly(pulled, head.basis.T),
-        jnp.sum(pulled * residual, axis=-1),
+        jnp.sum(pulled * left, axis=-1) + of_scatter,
         jnp.sum(objective.pixel_weight * residual * residual, axis=-1),
     )
 

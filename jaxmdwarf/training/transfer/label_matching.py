@@ -57,6 +57,13 @@ class Population(NamedTuple):
     relations: tuple[RelationPrior, ...]
     n_star: int
 
+    def described_by(
+        self, teff_mh: Float[np.ndarray, "n 2"], errors: tuple[float, float]
+    ) -> Population:
+        """The same with the distribution of other stars, the errors of their labels taken off."""
+        mean, covariance = _describe_distribution(teff_mh, errors)
+        return self._replace(mean=mean, covariance=covariance)
+
     @property
     def priors_of_a_star(self) -> tuple[Prior, ...]:
         """What is said of a star of any temperature."""
@@ -130,10 +137,7 @@ def describe_population(
             "give a reference of at least 20 stars, or none.",
         )
     errors = (0.0, 0.0) if reference is None else reference.errors
-    # Found as that of the fitted labels is, or a skew distribution would have two means.
-    mean, covariance = _robust_moments(sample)
-    # Errors cannot be more than nine tenths of what is seen.
-    covariance -= np.diag(np.minimum(np.square(errors), 0.9 * np.diag(covariance)))
+    mean, covariance = _describe_distribution(sample, errors)
     relations: tuple[RelationPrior, ...] = ()
     if space.names == ("teff", "logg", "mh", "alpha_m"):
         chosen = labels[:: max(1, len(labels) // 50_000)]
@@ -198,6 +202,14 @@ def match_labels(
         stretch,
         moved,
     )
+
+
+def _describe_distribution(sample: np.ndarray, errors: tuple[float, float]):
+    """Mean and covariance of labels, the errors of these taken off."""
+    # Found as that of the fitted labels is, or a skew distribution would have two means.
+    mean, covariance = _robust_moments(sample)
+    # Errors cannot be more than nine tenths of what is seen.
+    return mean, covariance - np.diag(np.minimum(np.square(errors), 0.9 * np.diag(covariance)))
 
 
 def _robust_moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

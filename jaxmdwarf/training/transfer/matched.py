@@ -24,6 +24,7 @@ from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
+from jaxmdwarf.training.transfer.label_errors import learn_label_errors
 from jaxmdwarf.training.transfer.label_matching import (
     MATCHED_LABELS,
     Population,
@@ -39,8 +40,10 @@ from jaxmdwarf.training.transfer.label_posterior import (
 )
 from jaxmdwarf.training.transfer.nuisance import learn_directions
 from jaxmdwarf.training.transfer.regression import regress_correction
+from jaxmdwarf.training.transfer.star_priors import learn_star_priors
 
 _LEAST_STARS = 60
+_RESAMPLED_PASSES = 2
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class MatchedConfig:
         Prior weights of the linear terms relative to the data's (quadratic ones have twice that);
         of those under which the labels come to spread as the reference does, the one with the
         highest evidence on the validation stars is taken.
+    outside : float
+        How many times as much what theory's spectra do not span is shrunk, of the same terms.
     n_passes : int
         Label fits, matchings and regressions.
     n_nuisance : int
@@ -70,26 +75,39 @@ class MatchedConfig:
         Scatter, dex, of stars about the relations of the training labels.
     keep : float
         Share of the stars that are learned from: the worst described are binaries and giants.
+    learn_priors : bool
+        Whether the priors on [M/H] and [alpha/M] of a star are fitted to those learned from; else
+        they are those of the reference and of the training labels.
+    n_resample : int
+        Pairs of disjoint samples of the stars, from which the uncertainty of the correction is
+        learned; 0 for none.
+    max_resampled : int
+        Stars of such a sample at most.
     seed : int
         Of the split and of the draws.
     """
 
     order: int = 2
     strengths: tuple[float, ...] = (0.05, 0.2, 0.6)
+    outside: float = 100.0
     n_passes: int = 4
-    n_nuisance: int = 8
+    n_nuisance: int = 16
     min_snr: float = 10.0
     max_spectra: int = 8000
     least_common: int = 60
     logg_sigma: float = 0.05
     alpha_sigma: float = 0.06
     keep: float = 0.97
+    learn_priors: bool = True
+    n_resample: int = 8
+    max_resampled: int = 800
     seed: int = 0
 
     def __post_init__(self) -> None:
-        sizes = (self.n_passes, self.max_spectra, len(self.strengths))
-        positive = (*self.strengths, self.logg_sigma, self.alpha_sigma, self.keep)
-        if min(sizes) < 1 or self.n_nuisance < 0 or not min(positive) > 0 or self.keep > 1:
+        sizes = (self.n_passes, self.max_spectra, len(self.strengths), self.max_resampled - 29)
+        counts = (self.n_nuisance, self.n_resample)
+        positive = (*self.strengths, self.outside, self.logg_sigma, self.alpha_sigma, self.keep)
+        if min(sizes) < 1 or min(counts) < 0 or not min(positive) > 0 or self.keep > 1:
             raise UsageError(f"sizes, strengths and widths must be positive, got {self}.")
 
 
@@ -137,14 +155,7 @@ def train_matched(
     )
     rows = _choose_rows(observed, split.train, config, _LEAST_STARS)
     held = _choose_rows(observed, split.validation, replace(config, max_spectra=2000), 10)
-    common = None
-    if reference is not None and reference.rows is not None:
-        seen = np.isin(reference.rows, rows)
-        if np.count_nonzero(seen) >= config.least_common:
-            reference = replace(
-                reference, teff_mh=reference.teff_mh[seen], rows=reference.rows[seen]
-            )
-            common = np.isin(rows, np.asarray(reference.rows))
+    reference, common = _find_common(reference, rows, config.least_common)
     population = describe_population(
         space,
         labels,
@@ -160,23 +171,34 @@ def train_matched(
     stars.drop_hits(residuals_of(theory, stars, found), _find_noise_scale(found, stars.snr))
     found = estimate_labels(theory, stars, start)
     for strength in config.strengths:
-        model, history = _learn(theory, found, stars, population, strength, config, common, on_pass)
+        model, history, kept = _learn(
+            theory, found, stars, population, strength, config, common, on_pass
+        )
         posterior = estimate_labels(model, validation, start)
         models.append(model)
         trials.append(
             {
                 "strength": strength,
                 "evidence": float(np.mean(_clip(posterior.evidence))),
+                "evidence_of_stars": posterior.evidence,
                 "mismatch": max(abs(value - 1) for value in history[-1]["stretch"].values()),
                 "passes": history,
+                "kept": kept,
             }
         )
     n_matched = len(rows) if common is None else int(np.count_nonzero(common))
     number = _choose_trial(trials, n_matched, population.n_star)
-    # Teff is what a survey's selection makes of it, and spectra tell it well: the fit of a star
-    # leans on the rest only.
-    best = _exchange(models[number], label_priors=population.priors_of_a_star)
-    chosen = trials[number]
+    chosen, best = trials[number], models[number]
+    if config.n_resample:
+        uncertainty = _learn_uncertainty(
+            best, stars, population, reference, common, chosen["strength"], config
+        )
+        best = _exchange(best, uncertainty=jnp.asarray(uncertainty))
+    best = _learn_of_stars(best, stars, population, chosen["kept"], config)
+    if common is not None and reference is not None:
+        place = np.searchsorted(rows, np.asarray(reference.rows))
+        there = np.asarray(space.unscale(estimate_labels(best, stars, start).scaled))[place]
+        best = _exchange(best, label_error=learn_label_errors(best, observed, reference, there))
     report = {
         "n_train": len(rows),
         "n_validation": len(held),
@@ -187,22 +209,73 @@ def train_matched(
         "evidence": {f"{one['strength']:g}": one["evidence"] for one in trials},
         "mismatch": {f"{one['strength']:g}": one["mismatch"] for one in trials},
         "noise_scale": float(best.noise_scale),
+        "star_priors": {one.name: one.sigma for one in best.label_priors},
+        "label_error": _describe_label_error(best),
         "last_shift": chosen["passes"][-1]["shift"],
         "passes": chosen["passes"],
     }
     return TrainedTransfer(best, report)
 
 
+def _find_common(
+    reference: ReferenceSample | None, rows: np.ndarray, least: int
+) -> tuple[ReferenceSample | None, np.ndarray | None]:
+    """The reference's stars among those learned from, if enough, and which of these they are."""
+    if reference is None or reference.rows is None:
+        return reference, None
+    seen = np.isin(reference.rows, rows)
+    if np.count_nonzero(seen) < least:
+        return reference, None
+    known = replace(reference, teff_mh=reference.teff_mh[seen], rows=reference.rows[seen])
+    return known, np.isin(rows, reference.rows[seen])
+
+
+def _learn_of_stars(
+    model: CorrectedModel,
+    stars: StarSample,
+    population: Population,
+    kept: np.ndarray,
+    config: MatchedConfig,
+) -> CorrectedModel:
+    """The model with the priors of a fit of one star."""
+    # Teff is what a survey's selection makes of it, and spectra tell it well: the fit of a star
+    # leans on the rest only.
+    model = _exchange(model, label_priors=population.priors_of_a_star)
+    if not config.learn_priors:
+        return model
+    start = population.mean_scaled(model.label_space)
+    priors = learn_star_priors(model, stars, kept, start, names=("mh", "alpha_m"))
+    return _exchange(model, label_priors=priors)
+
+
+def _describe_label_error(model: CorrectedModel) -> dict[str, float]:
+    """One sigma of each label, physical units; nothing where it is not known."""
+    if model.label_error is None:
+        return {}
+    space = model.label_space
+    sigma = np.sqrt(np.diag(np.asarray(model.label_error)))
+    sigma = sigma * np.subtract(space.upper, space.lower)
+    return {name: float(value) for name, value in zip(space.names, sigma, strict=True)}
+
+
 def _choose_trial(trials: list[dict[str, Any]], n_matched: int, n_reference: int) -> int:
     """The best described validation stars, among trials whose labels spread as the reference does.
 
     Evidence alone favours strong shrinkage, under which labels never come to spread as they should.
+    Where the evidence of the same stars under two strengths differs by no more than the standard
+    error of that difference, the stronger one is taken: it has learned less from noise.
     """
     error = np.sqrt(0.5 / n_matched + 0.5 / n_reference)
     mismatch = np.array([one["mismatch"] for one in trials])
     agreeing = mismatch <= max(2 * error, mismatch.min() + 0.5 * error)
     evidence = np.array([one["evidence"] for one in trials])
-    return int(np.argmax(np.where(agreeing, evidence, -np.inf)))
+    best = int(np.argmax(np.where(agreeing, evidence, -np.inf)))
+    lost = np.stack(
+        [_clip(trials[best]["evidence_of_stars"] - one["evidence_of_stars"]) for one in trials]
+    )
+    tied = lost.mean(axis=1) <= lost.std(axis=1) / np.sqrt(lost.shape[1])
+    strength = np.array([one["strength"] for one in trials])
+    return int(np.argmax(np.where(agreeing & tied, strength, -np.inf)))
 
 
 def _start_model(
@@ -235,7 +308,7 @@ def _learn(
     config: MatchedConfig,
     common: np.ndarray | None,
     on_pass: Callable[[dict[str, Any]], None] | None,
-) -> tuple[CorrectedModel, list[dict[str, Any]]]:
+) -> tuple[CorrectedModel, list[dict[str, Any]], np.ndarray]:
     """Passes of matching, regression, nuisance directions and label fit, from theory's labels."""
     space = model.label_space
     start = population.mean_scaled(space)
@@ -247,7 +320,7 @@ def _learn(
         matched, stretch, moved = match_labels(found, space, population, common)
         chi2 = found.chi2_red / (1 + (stars.snr / 20.0) ** 2)
         kept = chi2 <= np.quantile(chi2, config.keep)
-        correction = regress_correction(model, stars, matched, kept, strength)
+        correction = regress_correction(model, stars, matched, kept, strength, config.outside)
         model = _exchange(model, correction=jnp.asarray(correction))
         model = _learn_nuisance(model, stars, start, kept, config)
         line = {
@@ -263,7 +336,57 @@ def _learn(
         history.append(line)
         if on_pass is not None:
             on_pass(line)
-    return model, history
+    return model, history, kept
+
+
+def _learn_uncertainty(
+    model: CorrectedModel,
+    stars: StarSample,
+    population: Population,
+    reference: ReferenceSample | None,
+    common: np.ndarray | None,
+    strength: float,
+    config: MatchedConfig,
+) -> Float[np.ndarray, "m n_feature n_pix"]:
+    """How the correction changes with the stars, of survey and reference, that it is learned from.
+
+    Two disjoint samples of m of n stars each, learned from on their own, differ by twice the
+    variance 2 s2 / m; that of the correction is s2 / n. What both do alike, such as going on
+    towards a solution not quite reached, cancels (half-sampling; McCarthy 1969, Rev. Int. Stat.
+    Inst. 37, 239). Noise, chance correlations of labels with what scatters beside them, errors of
+    the matching: all are in it, with their correlations from pixel to pixel.
+    """
+    rng = np.random.default_rng(config.seed)
+    found = estimate_labels(model, stars, population.mean_scaled(model.label_space))
+    again = replace(config, n_passes=_RESAMPLED_PASSES, n_nuisance=0)
+    size = min(stars.n_star // 2, config.max_resampled)
+    scale = 0.5 * np.sqrt(2 * size / stars.n_star / config.n_resample)
+    changes = []
+    for _ in range(config.n_resample):
+        order, halves = rng.permutation(stars.n_star), []
+        shuffled = rng.permutation(0 if reference is None else len(reference.teff_mh))
+        n_known = min(max(len(shuffled) * size // stars.n_star, 10), len(shuffled) // 2)
+        for half in range(2):
+            rows = np.sort(order[half * size : (half + 1) * size])
+            some, expected = stars.take(rows), population
+            if reference is not None:
+                known = shuffled[half * n_known : (half + 1) * n_known]
+                if common is not None:
+                    known = np.flatnonzero(np.isin(np.asarray(reference.rows), some.rows))
+                expected = population.described_by(reference.teff_mh[known], reference.errors)
+            learned, _, _ = _learn(
+                model,
+                Posterior(*(column[rows] for column in found)),
+                some,
+                expected,
+                strength,
+                again,
+                None if common is None else common[rows],
+                None,
+            )
+            halves.append(np.asarray(learned.correction))
+        changes.append(scale * (halves[0] - halves[1]))
+    return np.stack(changes).astype(np.float32)
 
 
 def _exchange(model: CorrectedModel, **changes: Any) -> CorrectedModel:
@@ -281,7 +404,7 @@ def _learn_nuisance(
     """Directions of what bright stars' own best labels leave."""
     bright = np.flatnonzero(kept & (stars.snr >= np.quantile(stars.snr, 0.6)))
     bright = bright[:: -(-bright.size // 2000) or 1]
-    n_direction = min(config.n_nuisance, len(bright) // 20)
+    n_direction = min(config.n_nuisance, len(bright) // 12)
     if n_direction == 0:
         return model
     some = stars.take(bright)

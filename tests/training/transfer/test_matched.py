@@ -18,7 +18,12 @@ from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6199.0, 1.0)
 SPACE = LabelSpace.mdwarf()
-QUICK = MatchedConfig(strengths=(0.2,), n_passes=3, n_nuisance=2, order=1, min_snr=5.0)
+QUICK = MatchedConfig(
+    strengths=(0.2,), n_passes=3, n_nuisance=2, order=1, min_snr=5.0, n_resample=3
+)
+ONE_PASS = MatchedConfig(
+    strengths=(0.2,), n_passes=1, n_nuisance=1, order=1, min_snr=5.0, n_resample=0
+)
 
 
 def fit_at_rest(model, domain):
@@ -59,6 +64,29 @@ def test_labels_and_spectra_come_out_right_without_a_label_of_a_star(universe, t
     assert trained.report["matched_on"] == "all stars"
 
 
+def test_the_uncertainty_of_the_correction_is_as_large_as_its_error(universe, trained):
+    _, domain, labels, noise_free = universe
+    model = trained.model
+    assert model.uncertainty.shape == (3, 3, GRID.n_pix)
+    scaled = SPACE.scale(jnp.asarray(labels, jnp.float32))
+    good = domain.ivar[0] > 0
+    error = (np.asarray(model.predict_scaled_batch(scaled)) - noise_free)[:, good]
+    stated = np.asarray(model.error_directions(scaled))[:, :, good]
+    assert 0.5 < np.sqrt(np.mean(error**2) / np.mean(np.sum(stated**2, axis=1))) < 2
+
+
+def test_of_equal_strengths_the_strongest_is_taken(universe, sample_labels):
+    """Terms that are next to nothing, however they are shrunk: no evidence for either."""
+    theory, domain, _, _ = universe
+    reports = [
+        train_matched(
+            theory, domain, sample_labels(2000, 6), replace(ONE_PASS, order=0, strengths=strengths)
+        ).report
+        for strengths in ((0.1, 0.3), (0.3, 0.1))
+    ]
+    assert [one["strength"] for one in reports] == [0.3, 0.3]
+
+
 def test_common_stars_are_matched_where_the_reference_is_a_special_sample(universe, sample_labels):
     theory, domain, labels, _ = universe
     hot = np.flatnonzero(labels[:, 0] > 3600.0)
@@ -93,6 +121,7 @@ def test_training_twice_gives_the_same_model_and_it_survives_the_disk(
     )
     assert again.priors() == first.priors()
     assert again.noise_scale == first.noise_scale
+    np.testing.assert_array_equal(again.uncertainty, first.uncertainty)
 
 
 def test_head_of_a_corrected_model_is_exact(universe):
@@ -113,9 +142,6 @@ def test_head_of_a_corrected_model_is_exact(universe):
     np.testing.assert_allclose(
         jax.vmap(model.predict_scaled)(scaled), model.predict_scaled_batch(scaled), atol=1e-5
     )
-
-
-ONE_PASS = MatchedConfig(strengths=(0.2,), n_passes=1, n_nuisance=1, order=1, min_snr=5.0)
 
 
 def train_on(flux, universe, sample_labels, config=ONE_PASS):

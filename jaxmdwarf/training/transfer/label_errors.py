@@ -1,0 +1,83 @@
+"""Errors of labels that no pixel tells of, from stars whose labels are in the literature."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxmdwarf.inference.parameters import Start
+from jaxmdwarf.inference.problem import FitProblem
+from jaxmdwarf.inference.schedule import fit
+from jaxmdwarf.models.corrected import CorrectedModel
+from jaxmdwarf.quality import HARMFUL_FLAGS
+from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.label_matching import MATCHED_LABELS, ReferenceSample
+
+LEAST_STARS = 30
+"""Stars in common that are needed."""
+
+_MOST_STARS = 1000
+_CENTRAL = (0.1587, 0.8413)
+_FAR_SIGMA = 4.0
+
+
+def learn_label_errors(
+    model: CorrectedModel,
+    observed: ObservedDomain,
+    reference: ReferenceSample,
+    start: Float[np.ndarray, "n n_label"],
+) -> Float[Array, "n_label n_label"] | None:
+    """Covariance of what fitted labels are off by beyond their stated errors.
+
+    Stars that survey and reference have in common are fitted as those of a catalogue are. Errors
+    are added to Teff and [M/H] until the differences from the reference are most probable, errors
+    of the reference counted; a few that are far off do not count. What other labels are off by
+    follows from how errors of spectra move them together. No label of the model depends on it.
+
+    Parameters
+    ----------
+    model : CorrectedModel
+    observed : ObservedDomain
+    reference : ReferenceSample
+        With `rows`.
+    start : (n, n_label)
+        Labels to begin from, one row a star of the reference, physical units.
+
+    Returns
+    -------
+    (n_label, n_label), or None
+        Of the scaled labels; None where there are too few stars.
+    """
+    assert reference.rows is not None
+    rows = np.asarray(reference.rows)
+    chosen = np.arange(len(rows))[:: -(-len(rows) // _MOST_STARS) or 1]
+    space = model.label_space
+    columns = [space.index(name) for name in MATCHED_LABELS]
+    if chosen.size < LEAST_STARS:
+        return None
+    problem = FitProblem.from_batch(model, observed.batch(rows[chosen]))
+    found = fit(problem, start=Start(start[chosen], np.zeros(chosen.size, np.float32)))
+    good = (np.asarray(found.flags) & int(HARMFUL_FLAGS)) == 0
+    good &= np.isfinite(found.errors).all(axis=-1)
+    if np.count_nonzero(good) < LEAST_STARS:
+        return None
+    away = (np.asarray(found.labels)[:, columns] - reference.teff_mh[chosen])[good]
+    known = np.hypot(np.asarray(found.errors)[:, columns], reference.errors)[good]
+    added = np.array([_find_added(away[:, i], known[:, i]) for i in range(len(columns))])
+    width = np.subtract(space.upper, space.lower)
+    n_label = space.n_label
+    covariance = np.asarray(found.covariance)[good][:, :n_label, :n_label].astype(np.float64)
+    together = np.mean(covariance / (width[:, None] * width), axis=0)
+    along = together[:, columns] @ np.linalg.inv(together[np.ix_(columns, columns)])
+    return jnp.asarray((along * (added / width[columns]) ** 2) @ along.T, jnp.float32)
+
+
+def _find_added(away: np.ndarray, error: np.ndarray) -> float:
+    """The error that must be added in squares for differences to be most probable; or 0."""
+    scatter = 0.5 * float(np.diff(np.quantile(away, _CENTRAL))[0])
+    near = np.abs(away - np.median(away)) < _FAR_SIGMA * np.hypot(error, scatter)
+    tried = np.linspace(0, 2 * scatter, 201)
+    variance = error[near] ** 2 + tried[:, None] ** 2
+    fitting = np.sum(away[near] ** 2 / variance + np.log(variance), axis=1)
+    return float(tried[np.argmin(fitting)])
