@@ -118,6 +118,13 @@ class Objective(eqx.Module):
         """Pixels that enter, per star."""
         return jnp.sum(self.weight > 0, axis=-1).astype(self.flux.dtype)
 
+    @property
+    def doubts_model(self) -> bool:
+        """Whether errors of the model that all stars share are known."""
+        nowhere = jnp.zeros((1, self.layout.n_label), self.flux.dtype)
+        wrong = self.model.error_directions(nowhere)
+        return self.label_error is not None or wrong is not None
+
     def under(self, model: ForwardModel) -> Objective:
         """The same residuals and weights with the flux of another model of the same labels."""
         return replace(self, model=model)
@@ -162,7 +169,7 @@ class Objective(eqx.Module):
         return self.accumulate(slopes, residual, parameters)
 
     def noise_curvature(
-        self, parameters: Float[Array, "n_spec n_par"], *, continuum_sigma_aa: float
+        self, parameters: Float[Array, "n_spec n_par"], *, continuum_sigma_aa: float | None
     ) -> Float[Array, "n_spec k k"]:
         """``J^T V^-1 C V^-1 J``: the covariance of the gradient under the noise C that is there.
 
@@ -177,7 +184,9 @@ class Objective(eqx.Module):
         if self.scatter is not None:
             columns = self.scatter.take_out(self.weight, columns).columns
         pulls = self.weight * columns
-        before = transpose_noise(pulls, flux, good, self.grid, sigma_aa=continuum_sigma_aa)
+        before = pulls
+        if continuum_sigma_aa is not None:
+            before = transpose_noise(pulls, flux, good, self.grid, sigma_aa=continuum_sigma_aa)
         variance = jnp.where(good, 1 / jnp.where(good, self.weight, 1), 0)
         row_sum, model = self.photon_share * variance, (1 - self.photon_share) * variance
         diagonal = jnp.where(good, 1 / jnp.where(good, self.pixel_weight, 1), 0) - model

@@ -102,7 +102,7 @@ def summarise_fit(
     solved = active & jnp.isfinite(equations.cost)
     scale = jnp.asarray(layout.physical_scale(space), equations.cost.dtype)
     covariance = invert_positive(equations.curvature)
-    if problem.continuum_sigma_aa is not None:
+    if problem.continuum_sigma_aa is not None or objective.doubts_model:
         noise = objective.noise_curvature(
             state.parameters, continuum_sigma_aa=problem.continuum_sigma_aa
         )
