@@ -125,6 +125,7 @@ def _take_up_optimistix_lbfgs(objective: Objective) -> FitOne:
 
 def _stars(objective: Objective):
     """What differs from star to star."""
+    scatter = objective.scatter
     return (
         objective.flux,
         objective.weight,
@@ -132,6 +133,7 @@ def _stars(objective: Objective):
         objective.photon_share,
         objective.context,
         objective.fixed,
+        *(() if scatter is None else (scatter.precision, scatter.inverse)),
     )
 
 
@@ -152,9 +154,13 @@ def _whitened_of_one(objective: Objective, star, free):
     one = _one_star(objective, star)
     parameters = one.pin(back_to_bounds(objective, free)[None])
     labels = parameters[:, : one.layout.n_label]
-    pixels = jnp.sqrt(one.weight) * one.residuals(parameters)
+    residual, amplitudes = one.residuals(parameters), jnp.zeros((1, 0), parameters.dtype)
+    if one.scatter is not None:
+        (residual,), (amplitudes,) = one.scatter.take_out(one.weight, residual[None])
+    pixels = jnp.sqrt(one.weight) * residual
     priors = whiten_priors(one.priors, one.model.label_space, labels)
-    return jnp.concatenate([pixels[0], priors[0]]) / jnp.sqrt(jnp.maximum(one.n_good[0], 1))
+    parts = jnp.concatenate([pixels[0], amplitudes[0], priors[0]])
+    return parts / jnp.sqrt(jnp.maximum(one.n_good[0], 1))
 
 
 _METHODS: dict[str, Callable[[Objective], FitOne]] = {
