@@ -1,5 +1,6 @@
 """Priors on a star are fitted to the stars of the survey."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,8 +20,8 @@ def test_mean_and_width_are_those_of_the_stars(universe):
     correction[1] = 0.01 * np.cos(wave / 11.0)
     model = CorrectedModel(
         theory,
-        correction,
-        np.zeros((0, n_pix), np.float32),
+        jnp.asarray(correction),
+        jnp.zeros((0, n_pix), jnp.float32),
         theory.model_error,
         LabelFeatures(("teff", "mh"), (3600.0, 0.0), (200.0, 1.0), 1),
         (LabelPrior("mh", 0.1, 0.1),),
