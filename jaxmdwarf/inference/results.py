@@ -108,6 +108,8 @@ def summarise_fit(
         )
         covariance = covariance @ noise @ covariance
     covariance = covariance[:, :n_reported, :n_reported] * (scale[:, None] * scale)
+    if layout.fit_velocity and problem.noise.velocity_kms is not None:
+        covariance = covariance.at[:, n_label, n_label].add(problem.noise.velocity_kms**2)
     held = layout.held[:n_reported]
     variances = jnp.diagonal(covariance, axis1=-2, axis2=-1)
     definite = jnp.isfinite(covariance).all(axis=(-2, -1)) & (held | (variances > 0)).all(axis=-1)

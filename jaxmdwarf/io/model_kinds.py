@@ -309,7 +309,7 @@ def _unpack_corrected(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
 
 
 _CORRECTED_ARRAYS = ("correction", "nuisance", "model_error")
-_CORRECTED_MAYBE = ("uncertainty", "label_error")
+_CORRECTED_MAYBE = ("uncertainty", "label_error", "velocity_error")
 
 
 def _read_prior(about: Mapping[str, Any]) -> Prior:

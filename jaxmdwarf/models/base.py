@@ -46,11 +46,14 @@ class NoiseModel(NamedTuple):
         Directions in which spectra scatter about the model, with amplitudes of variance 1.
     labels : (n_label, n_label), optional
         Covariance of what scaled labels are off by beside all that pixels tell.
+    velocity_kms : (), optional
+        What velocities are off by beside it: zero points of wavelength scales.
     """
 
     scale: Float[Array, ""] | float = 1.0
     nuisance: Float[Array, "k n_pix"] | None = None
     labels: Float[Array, "n_label n_label"] | None = None
+    velocity_kms: Float[Array, ""] | None = None
 
 
 class Surrogate(NamedTuple):

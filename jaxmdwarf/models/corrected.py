@@ -119,6 +119,8 @@ class CorrectedModel(LayeredModel):
         m independent directions. They are the same for all stars.
     label_error : (n_label, n_label), optional
         Covariance of what scaled labels were found to be off by beside all this.
+    velocity_error : (), optional
+        The same of velocities, km/s.
 
     Raises
     ------
@@ -137,6 +139,7 @@ class CorrectedModel(LayeredModel):
     population: TrainingPopulation | None = None  # type: ignore[assignment]
     uncertainty: Float[Array, "m n_feature n_pix"] | None = None
     label_error: Float[Array, "n_label n_label"] | None = None
+    velocity_error: Float[Array, ""] | None = None
 
     def __check_init__(self) -> None:
         n_pix = self.base.grid.n_pix
@@ -171,7 +174,7 @@ class CorrectedModel(LayeredModel):
 
     def noise_model(self) -> NoiseModel:
         """Scale of errors, nuisance directions and errors of labels as they were learned."""
-        return NoiseModel(self.noise_scale, self.nuisance, self.label_error)
+        return NoiseModel(self.noise_scale, self.nuisance, self.label_error, self.velocity_error)
 
     def error_directions(
         self, scaled: Float[Array, "n n_label"]

@@ -96,3 +96,17 @@ def test_a_corrected_model_tells_all_that_it_learned_of_the_stars():
     noise = model.noise_model()
     assert float(noise.scale) == np.float32(1.2)
     np.testing.assert_array_equal(noise.nuisance, np.full((3, 200), 0.02, np.float32))
+
+
+def test_velocities_are_no_better_than_the_zero_point_of_their_scale():
+    rng = np.random.default_rng(2)
+    flux = np.linspace(1.0, 1.2, 200) + 0.02 * rng.standard_normal((N_STAR, 200))
+    ivar = np.full(flux.shape, 2500.0)
+    batch = SpectrumBatch(*jax.device_put((flux, ivar, ivar)), GRID)
+    model = make_model(np.zeros((0, 200)))
+    doubted = replace(model, velocity_error=jnp.asarray(3.0))
+    one, other = (
+        np.asarray(fit_batch(FitProblem.from_batch(which, batch)).e_rv)
+        for which in (model, doubted)
+    )
+    np.testing.assert_allclose(other, np.hypot(one, 3.0), rtol=1e-4)

@@ -73,6 +73,54 @@ def learn_label_errors(
     return jnp.asarray((along * (added / width[columns]) ** 2) @ along.T, jnp.float32)
 
 
+def learn_velocity_error(
+    model: CorrectedModel,
+    observed: ObservedDomain,
+    rows: np.ndarray,
+    start: Float[np.ndarray, "n n_label"],
+) -> Float[Array, ""] | None:
+    """What velocities are off by beyond their stated errors, km/s, from visits of the same stars.
+
+    A spectrum does not tell the zero point of its wavelength scale; another spectrum of the star
+    does. A few that differ by far more, as binaries do, do not count.
+
+    Parameters
+    ----------
+    model : CorrectedModel
+    observed : ObservedDomain
+        With `star`.
+    rows : (n,) int
+        Of the domain.
+    start : (n, n_label)
+        Labels to begin from, physical units.
+
+    Returns
+    -------
+    scalar or None
+        None where fewer than `LEAST_STARS` pairs of visits are known.
+    """
+    if observed.star is None:
+        return None
+    star = observed.star[rows]
+    order = np.argsort(star, kind="stable")
+    again = np.flatnonzero(np.diff(star[order]) == 0)[: _MOST_STARS // 2]
+    if again.size < LEAST_STARS:
+        return None
+    pairs = np.stack([order[again], order[again + 1]], axis=1)
+    seen, place = np.unique(pairs, return_inverse=True)
+    place = place.reshape(pairs.shape)
+    frame = observed.frame_kms[rows[seen]]
+    problem = FitProblem.from_batch(model, observed.batch(rows[seen]), frame_kms=frame)
+    found = fit(problem, start=Start(start[seen], np.zeros(seen.size, np.float32)))
+    good = (np.asarray(found.flags) & int(HARMFUL_FLAGS)) == 0
+    good = (good & np.isfinite(found.e_rv))[place].all(axis=1)
+    if np.count_nonzero(good) < LEAST_STARS:
+        return None
+    rv, error = np.asarray(found.rv_kms)[place][good], np.asarray(found.e_rv)[place][good]
+    away = (rv[:, 0] - rv[:, 1]) / np.sqrt(2)
+    return jnp.asarray(_find_added(away, np.sqrt(np.mean(error**2, axis=1))), jnp.float32)
+
+
 def _find_added(away: np.ndarray, error: np.ndarray) -> float:
     """The error that must be added in squares for differences to be most probable; or 0."""
     scatter = 0.5 * float(np.diff(np.quantile(away, _CENTRAL))[0])

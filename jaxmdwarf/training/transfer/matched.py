@@ -24,7 +24,10 @@ from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
-from jaxmdwarf.training.transfer.label_errors import learn_label_errors
+from jaxmdwarf.training.transfer.label_errors import (
+    learn_label_errors,
+    learn_velocity_error,
+)
 from jaxmdwarf.training.transfer.label_matching import (
     MATCHED_LABELS,
     Population,
@@ -195,10 +198,11 @@ def train_matched(
         )
         best = _exchange(best, uncertainty=jnp.asarray(uncertainty))
     best = _learn_of_stars(best, stars, population, chosen["kept"], config)
+    there = np.asarray(space.unscale(estimate_labels(best, stars, start).scaled))
     if common is not None and reference is not None:
-        place = np.searchsorted(rows, np.asarray(reference.rows))
-        there = np.asarray(space.unscale(estimate_labels(best, stars, start).scaled))[place]
-        best = _exchange(best, label_error=learn_label_errors(best, observed, reference, there))
+        known = there[np.searchsorted(rows, np.asarray(reference.rows))]
+        best = _exchange(best, label_error=learn_label_errors(best, observed, reference, known))
+    best = _exchange(best, velocity_error=learn_velocity_error(best, observed, rows, there))
     report = {
         "n_train": len(rows),
         "n_validation": len(held),
@@ -211,6 +215,7 @@ def train_matched(
         "noise_scale": float(best.noise_scale),
         "star_priors": {one.name: one.sigma for one in best.label_priors},
         "label_error": _describe_label_error(best),
+        "velocity_error_kms": None if best.velocity_error is None else float(best.velocity_error),
         "last_shift": chosen["passes"][-1]["shift"],
         "passes": chosen["passes"],
     }
