@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import equinox as eqx
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.objective import Objective
+from jaxmdwarf.inference.scatter import StarScatter
 from jaxmdwarf.inference.solvers.base import Solver, SolverState
 from jaxmdwarf.inference.solvers.finish import finish_fit
 from jaxmdwarf.inference.solvers.native import back_to_bounds, free_of_bounds
@@ -126,6 +127,11 @@ def _take_up_optimistix_lbfgs(objective: Objective) -> FitOne:
 def _stars(objective: Objective):
     """What differs from star to star."""
     scatter = objective.scatter
+    return _fields(objective), None if scatter is None else (scatter.precision, scatter.inverse)
+
+
+def _fields(objective: Objective):
+    """Those parts of it that are fields of the objective."""
     return (
         objective.flux,
         objective.weight,
@@ -133,14 +139,16 @@ def _stars(objective: Objective):
         objective.photon_share,
         objective.context,
         objective.fixed,
-        *(() if scatter is None else (scatter.precision, scatter.inverse)),
     )
 
 
 def _one_star(objective: Objective, star) -> Objective:
     """The objective of one star, given its share of `_stars`."""
-    alone = jax.tree.map(lambda leaf: leaf[None], star)
-    return eqx.tree_at(_stars, objective, alone, is_leaf=lambda leaf: leaf is None)
+    fields, own = jax.tree.map(lambda leaf: leaf[None], star)
+    one = eqx.tree_at(_fields, objective, fields, is_leaf=lambda leaf: leaf is None)
+    if objective.scatter is None:
+        return one
+    return replace(one, scatter=StarScatter(objective.scatter.shapes, *own))
 
 
 def _value_of_one(objective: Objective, star, parameters):
