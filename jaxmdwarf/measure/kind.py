@@ -45,12 +45,6 @@ GIANT_SODIUM = 0.975
 """... Na I at 8190 Angstrom this close to its continuum make a giant; M dwarfs from M0 on have 0.97
 to 0.80, falling with type."""
 
-GIANT_CAH2 = 0.05
-"""Where bands are weak, CaH2 this much shallower than TiO5 makes a giant, unless Na I is strong.
-
-Giants have hardly any CaH (Mann et al. 2012, ApJ 753, 90); templates of K5 to M0 dwarfs of the SDSS
-have -0.06 to 0.03 (Kesseli et al. 2017)."""
-
 K_DWARF_CALCIUM = 0.94
 """Ca I 6162 (and neighbours) deeper than this makes a K dwarf; G dwarfs have 0.94 to 0.98."""
 
@@ -316,15 +310,12 @@ def _is_giant(
     expected = np.maximum(1.0 - cah, LEAST_DEPTH)
     excess = (1.0 - tio5.value) / expected
     error = np.hypot(tio5.error, excess * slope * np.hypot(cah2.error, cah3.error)) / expected
-    shallower = cah2.value - tio5.value - N_SIGMA * np.hypot(cah2.error, tio5.error)
     sodium, of_sodium = bands.ratio[:, _N_BAND], N_SIGMA * bands.error[:, _N_BAND]
     with np.errstate(invalid="ignore"):
         weak_cah = excess - N_SIGMA * error > GIANT_EXCESS
         weak_sodium = sodium - of_sodium > GIANT_SODIUM
         strong_sodium = sodium + of_sodium < GIANT_SODIUM
-        no_cah = shallower > GIANT_CAH2
-    found = np.where(between, no_cah & ~strong_sodium, weak_cah & weak_sodium)
-    return found | (says_giant & ~strong_sodium)
+    return (weak_cah & weak_sodium & ~between) | (says_giant & ~strong_sodium)
 
 
 def _lay_out(bands: Sequence[Band]) -> tuple[np.ndarray, np.ndarray]:

@@ -164,16 +164,6 @@ def test_giants_have_tio_and_neither_cah_nor_sodium():
     assert found.not_m_dwarf.tolist() == [True, False]
 
 
-def test_giants_of_early_type_have_weak_tio_and_hardly_any_cah():
-    flux = banded(np.array([1.2, 1.2, 1.2]))
-    for low, high in ((6780.0, 6850.0), (6954.0, 7002.0)):
-        flux[:2, is_within(WAVE, (low, high))] = 0.99
-    flux[0, is_within(WAVE, (8175.0, 8210.0))] = 1.0
-    found = classify(flux, subclasses=["M0"] * 3)
-    # The second has the sodium of a dwarf, the third its CaH too.
-    assert found.kind.tolist() == ["giant", "M dwarf", "M dwarf"]
-
-
 def test_subtypes_from_all_bands_are_those_of_templates(real_data):
     """Templates of Bochanski et al. (2007): the relation is their mean with those of Kesseli et al.
 

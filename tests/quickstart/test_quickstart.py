@@ -35,7 +35,6 @@ from jaxmdwarf.training.transfer.matched import MatchedConfig
 from jaxmdwarf.wavelengths import PixelGrid, is_within
 from jaxmdwarf.workflows.judging import Judgement
 from jaxmdwarf.workflows.methods.matched import Matched
-from jaxmdwarf.workflows.observed import ObservedConfig
 from jaxmdwarf.workflows.simulation import FluxSource
 from jaxmdwarf.workflows.transfer import TransferConfig
 
@@ -64,8 +63,6 @@ CONFIG = QuickstartConfig(
                 order=0, strengths=(1.0,), n_passes=1, n_nuisance=0, min_snr=3.0, least_common=20
             )
         ),
-        # Among their random bands CaH may be weaker than TiO, as in giants.
-        observed=ObservedConfig(m_dwarfs_only=False),
         n_draws=20_000,
         # Toy stars are not what isochrones say.
         min_overlap=0.0,
