@@ -162,8 +162,8 @@ FLAG_TABLE: dict[QualityFlag, FlagNote] = {
     ),
     QualityFlag.OUT_OF_DOMAIN: FlagNote(
         "chi-square, residuals or labels unlike those of the stars that the model was trained on",
-        "leave the row out, or look at the fit; OutlierScore says how far it is (1 is the limit)",
-        True,
+        "look at the fit before using the row; OutlierScore says how far it is (1 is the limit)",
+        False,
     ),
     QualityFlag.TOO_HOT: FlagNote(
         "Teff above the limit of the catalogue's cuts (4300 K)",

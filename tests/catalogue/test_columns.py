@@ -74,7 +74,7 @@ def test_flags_are_never_renumbered():
     informative = set(QualityFlag) - {bit for bit in QualityFlag if bit & HARMFUL_FLAGS}
     assert {flag.name for flag in informative} == {
         *("MULTIPLE_MINIMA", "INPUT_NAN", "FAST_PATH_DISAGREED", "NO_HEADER_VELOCITY"),
-        *("FALLBACK_VELOCITY", "NOT_STELLAR_VELOCITY", "PRIOR_DOMINATED"),
+        *("FALLBACK_VELOCITY", "NOT_STELLAR_VELOCITY", "PRIOR_DOMINATED", "OUT_OF_DOMAIN"),
     }
 
 

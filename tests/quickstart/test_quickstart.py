@@ -45,7 +45,7 @@ STEPS = (
     "fit_files",
 )
 WAVE_AA = np.exp(np.arange(np.log(5850.0), np.log(9150.0), 4.5e-5))
-N_SPECTRA = 200
+N_SPECTRA = 240
 CONFIG = QuickstartConfig(
     n_spectra=N_SPECTRA,
     n_grid=96,
@@ -55,7 +55,7 @@ CONFIG = QuickstartConfig(
     training=EmulatorConfig(
         network=NetworkConfig(hidden=(48,), rank=8),
         optimiser=OptimiserConfig(learning_rate=1e-2),
-        schedule=ScheduleConfig(steps=400),
+        schedule=ScheduleConfig(steps=600),
     ),
     options=TransferConfig(
         method=Matched(
@@ -264,7 +264,7 @@ def test_a_run_that_was_stopped_goes_on_and_one_without_an_oracle_may_get_one(ru
 
 def test_a_folder_of_another_run_is_left_alone(run, tmp_path):
     folder, _ = run
-    with pytest.raises(UsageError, match="n_spectra 200 instead of 249"):
+    with pytest.raises(UsageError, match="n_spectra 240 instead of 249"):
         run_quickstart(folder, QuickstartConfig(n_spectra=249))
     (tmp_path / "thesis.tex").write_text("precious")
     for overwrite in (False, True):
