@@ -273,7 +273,7 @@ _OWN_COLUMNS = (
     Column("e_BandStrength", "Error of BandStrength, one sigma", ucd="stat.error;spect.index"),
     Column(
         "SpT_bands",
-        "Spectral subtype from BandStrength: -1 is K7, 0 to 7 M0 to M7 of SDSS",
+        "Subtype from BandStrength, as SDSS types: -1 is K7, 0 is M0",
         ucd="src.spType",
     ),
     Column(
@@ -284,7 +284,7 @@ _OWN_COLUMNS = (
     Column("chi2_red", "Chi-square per good pixel of the best model", ucd="stat.fit.chi2"),
     Column(
         "OutlierScore",
-        "Distance from the training stars of the model; OUT_OF_DOMAIN above 1",
+        "Distance from the training stars of the model; 1 is the limit",
         ucd="stat.fit.goodness",
     ),
     Column("n_pix", "Number of pixels that entered the fit", ucd="meta.number", kind="int"),

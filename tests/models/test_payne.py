@@ -9,7 +9,7 @@ import pytest
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import predict_compiled
+from jaxmdwarf.models.base import NoiseModel, predict_compiled
 from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.wavelengths import PixelGrid
@@ -96,6 +96,6 @@ def test_arrays_that_do_not_fit_the_grid_are_refused(emulator, field):
 
 def test_theory_alone_says_nothing_of_the_observed_stars(emulator):
     assert emulator.priors() == ()
-    assert emulator.noise_model() == (1.0, None)
+    assert emulator.noise_model() == NoiseModel()
     assert emulator.surrogate() is None
     assert not emulator.expensive

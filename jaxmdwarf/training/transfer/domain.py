@@ -157,8 +157,8 @@ def split_domain(
     >>> split = split_domain(110, seed=0)
     >>> [len(rows) for rows in split]
     [80, 20, 10]
-    >>> [len(rows) for rows in split_domain(110, seed=0, star=np.arange(110) // 55)]
-    [55, 0, 55]
+    >>> [len(rows) for rows in split_domain(110, seed=0, star=np.arange(110) // 11)]
+    [77, 22, 11]
     """
     if min(shares) < 0 or not shares[0] > 0:
         raise UsageError(
