@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -282,17 +281,8 @@ class Fits:
         if isinstance(chosen, int | np.integer):
             chosen = [_number(int(chosen), len(self))]
         rows = np.arange(len(self))[chosen]
-        problems = self._fitted.problems
-        fitted = replace(
-            self._fitted,
-            result=self._fitted.result.take(rows),
-            flags=self._fitted.flags[rows],
-            frame_kms=self._fitted.frame_kms[rows],
-            # A problem has at least one star.
-            problems=problems.take(rows) if problems is not None and rows.size else None,
-        )
         spectra = Spectra([self.spectra[row] for row in rows], self.rejects)
-        return Fits(spectra, fitted, self.model)
+        return Fits(spectra, self._fitted.take(rows), self.model)
 
     def __repr__(self) -> str:
         heads = [describe_label(name).axis for name in self.label_names]

@@ -96,6 +96,18 @@ class FittedSpectra:
     def __len__(self) -> int:
         return len(self.flags)
 
+    def take(self, rows: np.ndarray) -> FittedSpectra:
+        """Some rows, in the order in which they are named; a problem has at least one star."""
+        keep = self.problems is not None and rows.size
+        return replace(
+            self,
+            result=self.result.take(rows),
+            flags=self.flags[rows],
+            frame_kms=self.frame_kms[rows],
+            problems=self.problems.take(rows) if keep else None,  # type: ignore[union-attr]
+            outlier_score=None if self.outlier_score is None else self.outlier_score[rows],
+        )
+
     def problem(self, rows: int | Sequence[int] | np.ndarray | None = None) -> FitProblem:
         """The problem whose solution some rows are: for landscapes, posteriors, other fits.
 

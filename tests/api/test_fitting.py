@@ -1,5 +1,7 @@
 """A fit from the front door: right numbers, every view of them, and bad input told at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -99,6 +101,14 @@ def test_rows_are_chosen_as_those_of_an_array(fits):
     with pytest.raises(UsageError, match="column") as caught:
         fits["Teff"]
     assert "to_pandas()['Teff']" in caught.value.remedy
+
+
+def test_rows_keep_what_is_known_of_them_beside_the_fit(fits):
+    score = np.linspace(0.1, 2.0, len(fits))
+    scored = type(fits)(fits.spectra, replace(fits._fitted, outlier_score=score), fits.model)
+    chosen = scored[[2, 0]].to_pandas()
+    assert chosen["OutlierScore"].tolist() == score[[2, 0]].tolist()
+    assert scored[1].to_pandas()["path"].tolist() == [fits.to_pandas()["path"][1]]
 
 
 def test_a_fit_tells_what_it_found(fits):
