@@ -91,6 +91,7 @@ class StarSample:
     def __init__(self, observed: ObservedDomain, emulator: ForwardModel, rows: np.ndarray) -> None:
         self._observed, self.rows = observed, rows
         self.snr = observed.snr[rows]
+        self.star = None if observed.star is None else observed.star[rows]
         centre = emulator.predict_scaled(jnp.zeros(emulator.label_space.n_label))
         self._model_variance = np.asarray(jnp.square(emulator.model_error * centre), np.float32)
         self._hit: np.ndarray | None = None

@@ -364,15 +364,13 @@ def _learn_uncertainty(
     rng = np.random.default_rng(config.seed)
     found = estimate_labels(model, stars, population.mean_scaled(model.label_space))
     again = replace(config, n_passes=_RESAMPLED_PASSES, n_nuisance=0)
-    size = min(stars.n_star // 2, config.max_resampled)
-    scale = 0.5 * np.sqrt(2 * size / stars.n_star / config.n_resample)
     changes = []
     for _ in range(config.n_resample):
-        order, halves = rng.permutation(stars.n_star), []
+        parts, learned_from = _halve(stars, config.max_resampled, rng), []
+        size = np.mean([len(rows) for rows in parts])
         shuffled = rng.permutation(0 if reference is None else len(reference.teff_mh))
-        n_known = min(max(len(shuffled) * size // stars.n_star, 10), len(shuffled) // 2)
-        for half in range(2):
-            rows = np.sort(order[half * size : (half + 1) * size])
+        n_known = min(max(int(len(shuffled) * size / stars.n_star), 10), len(shuffled) // 2)
+        for half, rows in enumerate(parts):
             some, expected = stars.take(rows), population
             if reference is not None:
                 known = shuffled[half * n_known : (half + 1) * n_known]
@@ -389,9 +387,20 @@ def _learn_uncertainty(
                 None if common is None else common[rows],
                 None,
             )
-            halves.append(np.asarray(learned.correction))
-        changes.append(scale * (halves[0] - halves[1]))
+            learned_from.append(np.asarray(learned.correction))
+        scale = 0.5 * np.sqrt(2 * size / stars.n_star / config.n_resample)
+        changes.append(scale * (learned_from[0] - learned_from[1]))
     return np.stack(changes).astype(np.float32)
+
+
+def _halve(stars: StarSample, most: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Two samples of at most so many spectra, those of a star in one of them."""
+    seed = int(rng.integers(2**31))
+    halves = split_domain(stars.n_star, seed=seed, shares=(1, 1, 0), star=stars.star)
+    return [
+        np.sort(rng.choice(rows, min(len(rows), most), replace=False))
+        for rows in (halves.train, halves.validation)
+    ]
 
 
 def _exchange(model: CorrectedModel, **changes: Any) -> CorrectedModel:
