@@ -23,7 +23,7 @@ _FAR_SIGMA, _FAR_FLUX = 5.0, 0.05
 # A residual counts as no larger than the larger of these two: a cosmic ray makes no other star.
 
 
-class ResidualSummary(NamedTuple):
+class ResidualScores(NamedTuple):
     """What residuals of stars are like, one row a star; NaN where there is no fit.
 
     Parameters
@@ -45,7 +45,7 @@ class ResidualSummary(NamedTuple):
 
 def summarise_residuals(
     problem: FitProblem, result: FitResult, directions: Float[Array | np.ndarray, "k n_pix"]
-) -> ResidualSummary:
+) -> ResidualScores:
     """Residuals of fitted stars along given directions and beside them.
 
     Parameters
@@ -59,7 +59,7 @@ def summarise_residuals(
     found = _summarise(problem, parameters_of(problem, result), jnp.asarray(directions))
     n_spec = len(result.flags)
     known = np.isfinite(result.labels).all(axis=-1) & (result.n_pix > 0)
-    return ResidualSummary(*(np.where(known, np.asarray(part)[:n_spec], np.nan) for part in found))
+    return ResidualScores(*(np.where(known, np.asarray(part)[:n_spec], np.nan) for part in found))
 
 
 def find_residuals(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.inference.outliers import ResidualSummary, find_residuals, summarise_residuals
+from jaxmdwarf.inference.outliers import ResidualScores, find_residuals, summarise_residuals
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.results import FitResult
@@ -66,8 +66,9 @@ class PopulationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        sizes = (self.n_direction, self.max_spectra, self.max_labels, self.least_spectra)
-        if min(sizes) < 1 or not 0 < self.beyond < 1 or not min(self.width, self.least_limit) > 0:
+        most = (self.max_spectra, self.max_expensive, self.max_labels)
+        least = min(self.n_direction, self.least_spectra, *most)
+        if least < 1 or not 0 < self.beyond < 1 or not min(self.width, self.least_limit) > 0:
             raise UsageError(f"sizes, widths and limits must be positive, got {self}.")
 
 
@@ -88,12 +89,12 @@ class _Fits(NamedTuple):
     def result(self) -> FitResult:
         return jax.tree.map(lambda *columns: np.concatenate(columns), *self.results)
 
-    def summarise(self, directions: np.ndarray) -> ResidualSummary:
+    def summarise(self, directions: np.ndarray) -> ResidualScores:
         parts = [
             summarise_residuals(problem, result, directions)
             for problem, result in zip(self.problems, self.results, strict=True)
         ]
-        return ResidualSummary(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        return ResidualScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def residuals(self) -> tuple[np.ndarray, np.ndarray]:
         parts = [
@@ -161,7 +162,7 @@ def learn_population(
         population = _describe(summary, scaled, errors, kept, directions, leading, config)
         distances = population.measure_distances(**summary._asdict(), scaled=scaled, errors=errors)
         # Stars of the sample are among their own neighbours.
-        distances[:, 2] = _own_distances(scaled, errors, population, kept)
+        distances[:, 2] = _own_distances(scaled, errors, population)
         limits = [
             max(config.least_limit, float(np.quantile(column[kept], 1.0 - config.beyond)))
             for column in distances.T
@@ -193,7 +194,7 @@ def _fit_all(
 
 
 def _describe(
-    summary: ResidualSummary,
+    summary: ResidualScores,
     scaled: np.ndarray,
     errors: np.ndarray,
     kept: np.ndarray,
@@ -247,7 +248,7 @@ def _fit_relation(value: np.ndarray, features: np.ndarray) -> np.ndarray:
 
 
 def _own_distances(
-    scaled: np.ndarray, errors: np.ndarray, population: TrainingPopulation, kept: np.ndarray
+    scaled: np.ndarray, errors: np.ndarray, population: TrainingPopulation
 ) -> np.ndarray:
     """Label distances of the training stars to one neighbour more: the first is the star itself."""
     labels, width = np.asarray(population.labels), np.asarray(population.width)
@@ -256,7 +257,7 @@ def _own_distances(
 
 def _report(
     population: TrainingPopulation,
-    summary: ResidualSummary,
+    summary: ResidualScores,
     scaled: np.ndarray,
     distances: np.ndarray,
     kept: np.ndarray,
