@@ -103,3 +103,20 @@ def make_model():
 @pytest.fixture(scope="session")
 def observe_stars():
     return observe
+
+
+@pytest.fixture(scope="session")
+def observe_exactly():
+    """A function of n: a model in double precision, a batch of n stars, the generator of both.
+
+    To be called, and its arrays used, where double precision is enabled.
+    """
+
+    def observe_few(n):
+        grid = PixelGrid.linear(6000.0, 6299.0, 1.0)
+        model = make_band_model(grid, n_band=10, dtype=np.float64, model_error=0.01)
+        rng = np.random.default_rng(5)
+        scaled = rng.uniform(-0.3, 0.3, (n, 4))
+        return model, observe(model, grid, scaled, np.zeros(n), np.full(n, 50.0), rng), rng
+
+    return observe_few

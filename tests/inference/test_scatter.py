@@ -14,7 +14,6 @@ from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.models.base import NoiseModel
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.spectra import SpectrumBatch
-from jaxmdwarf.wavelengths import PixelGrid
 
 PRIORS = (LabelPrior("alpha_m", 0.1, 0.1),)
 
@@ -48,14 +47,9 @@ def scattered(band_model, band_grid, observe_stars):
 
 
 @pytest.mark.parametrize("velocity", [False, True])
-def test_equations_are_those_of_the_whole_covariance(make_model, observe_stars, velocity):
+def test_equations_are_those_of_the_whole_covariance(observe_exactly, velocity):
     with jax.enable_x64(True):
-        grid = PixelGrid.linear(6000.0, 6299.0, 1.0)
-        model = make_model(grid, n_band=10, dtype=np.float64, model_error=0.01)
-        rng = np.random.default_rng(5)
-        batch = observe_stars(
-            model, grid, rng.uniform(-0.3, 0.3, (3, 4)), np.zeros(3), np.full(3, 50.0), rng
-        )
+        model, batch, rng = observe_exactly(3)
         shapes = draw_shapes(model.grid.n_pix, 3, rng, np.float64)
         problem = FitProblem.from_batch(
             model, batch, fit_velocity=velocity, noise=NoiseModel(1.0, shapes)
@@ -82,7 +76,7 @@ def test_equations_are_those_of_the_whole_covariance(make_model, observe_stars, 
             )
         np.testing.assert_allclose(objective.cost(at), found.cost, rtol=1e-12)
         if not velocity:
-            system = reduce_stars(objective, multiply_shapes(model, grid, shapes))
+            system = reduce_stars(objective, multiply_shapes(model, problem.batch.grid, shapes))
             ours = gram_equations(objective, system)(at)
             np.testing.assert_allclose(ours.cost, found.cost, rtol=1e-9)
             np.testing.assert_allclose(ours.curvature, found.curvature, rtol=1e-7)

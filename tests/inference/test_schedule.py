@@ -170,7 +170,7 @@ def test_no_gradient_is_nan_where_pixels_are_bad(band_model, survey):
 
 
 @pytest.mark.parametrize("poly_order", [None, 1])
-def test_normal_equations_agree_with_finite_differences(make_model, observe_stars, poly_order):
+def test_normal_equations_agree_with_finite_differences(observe_exactly, poly_order):
     @jax.jit
     def differentiate(problem, at):
         """Normal equations, costs a little above and below, and the curvature from Jacobians."""
@@ -187,12 +187,7 @@ def test_normal_equations_agree_with_finite_differences(make_model, observe_star
         return objective.normal_equations(at), costs, curvature
 
     with jax.enable_x64(True):
-        grid = PixelGrid.linear(6000.0, 6299.0, 1.0)
-        model = make_model(grid, n_band=10, dtype=np.float64, model_error=0.01)
-        rng = np.random.default_rng(5)
-        batch = observe_stars(
-            model, grid, rng.uniform(-0.3, 0.3, (3, 4)), np.zeros(3), np.full(3, 50.0), rng
-        )
+        model, batch, rng = observe_exactly(3)
         problem = FitProblem.from_batch(
             model, batch, priors=(LabelPrior("logg", 5.0, 0.1), BENT), poly_order=poly_order
         )

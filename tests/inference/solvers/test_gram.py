@@ -23,7 +23,6 @@ from jaxmdwarf.inference.solvers.gram import (
 from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.models.priors import LabelPrior, RelationPrior
 from jaxmdwarf.spectra import SpectrumBatch
-from jaxmdwarf.wavelengths import PixelGrid
 
 N_STAR = 256
 FAST, SLOW = LevenbergMarquardt(), LevenbergMarquardt(fast_path=False)
@@ -48,7 +47,7 @@ def survey(band_model, band_grid, observe_stars):
     return observe_stars(band_model, band_grid, scaled, np.zeros(N_STAR), snr, rng)
 
 
-def test_systems_say_what_the_pixels_say(make_model, observe_stars):
+def test_systems_say_what_the_pixels_say(observe_exactly):
     @jax.jit
     def compare(problem, at):
         objective = build_objective(problem)
@@ -70,12 +69,7 @@ def test_systems_say_what_the_pixels_say(make_model, observe_stars):
         )
 
     with jax.enable_x64(True):
-        grid = PixelGrid.linear(6000.0, 6299.0, 1.0)
-        model = make_model(grid, n_band=10, dtype=np.float64, model_error=0.01)
-        rng = np.random.default_rng(5)
-        batch = observe_stars(
-            model, grid, rng.uniform(-0.3, 0.3, (6, 4)), np.zeros(6), np.full(6, 50.0), rng
-        )
+        model, batch, rng = observe_exactly(6)
         problem = FitProblem.from_batch(model, batch, fit_velocity=False, priors=PRIORS)
         found = compare(problem, jax.device_put(rng.uniform(-0.4, 0.4, (6, 4))))
         ours, pixels, state, exact = jax.tree.map(np.asarray, found)
