@@ -182,7 +182,9 @@ def match_labels(
     values = found.scaled[chosen][:, columns] * width + middle
     errors = found.covariance[chosen][:, columns][:, :, columns] * width[:, None] * width
     centre, spread = _robust_moments(values)
-    stretch = _transport(spread + errors.mean(axis=0), population.covariance)
+    stretch = _transport(
+        spread + errors.mean(axis=0), population.covariance, np.sqrt(np.diag(population.covariance))
+    )
     scaled = found.scaled.astype(np.float64).copy()
     at = scaled[:, columns] * width + middle
     target = population.mean + (at - centre) @ stretch.T
@@ -220,11 +222,17 @@ def _robust_moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return estimate.location_, estimate.covariance_
 
 
-def _transport(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The symmetric matrix that carries one Gaussian's covariance into another's."""
-    root = _matrix_root(source)
+def _transport(source: np.ndarray, target: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """The matrix, symmetric in these units, that carries one Gaussian's covariance into another's.
+
+    Among all that do, it moves stars least; that needs units in which kelvin and dex compare. In
+    their own, squares of squares of both differ by more than the arithmetic resolves.
+    """
+    units = unit[:, None] * unit
+    root = _matrix_root(source / units)
     inverse = np.linalg.inv(root)
-    return inverse @ _matrix_root(root @ target @ root) @ inverse
+    stretch = inverse @ _matrix_root(root @ (target / units) @ root) @ inverse
+    return stretch * unit[:, None] / unit
 
 
 def _matrix_root(matrix: np.ndarray) -> np.ndarray:

@@ -26,6 +26,17 @@ def test_the_basis_is_orthonormal_and_the_strongest_there_is(grid_of_spectra, ti
         np.testing.assert_allclose(left, np.sum(strengths[6:] ** 2), rtol=1e-3)
 
 
+def test_what_is_held_out_has_no_part_in_mean_and_basis(grid_of_spectra, tiny):
+    labels, flux = (values[:60] for values in grid_of_spectra)
+    first = prepare_training_set(labels, flux, label_space=SPACE, grid=GRID, config=tiny)
+    other = flux.copy()
+    other[first.held_rows] += 0.3
+    second = prepare_training_set(labels, other, label_space=SPACE, grid=GRID, config=tiny)
+    np.testing.assert_array_equal(first.mean, second.mean)
+    np.testing.assert_array_equal(first.basis, second.basis)
+    assert np.abs(second.held_coefficients - first.held_coefficients).max() > 0.1
+
+
 def test_the_split_is_eight_to_two_disjoint_and_by_seed():
     train, held = split_rows(1152, 0.2, seed=4)
     assert (len(train), len(held)) == (922, 230)

@@ -11,9 +11,14 @@ from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.io.models import load_model, save_model
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
-from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
-from jaxmdwarf.training.transfer.matched import MatchedConfig, train_matched
+from jaxmdwarf.training.transfer.label_posterior import Posterior
+from jaxmdwarf.training.transfer.matched import (
+    MatchedConfig,
+    _find_noise_scale,
+    train_matched,
+)
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6199.0, 1.0)
@@ -169,6 +174,25 @@ def test_masked_pixels_do_not_matter(hit, trained_on_hits, universe, sample_labe
     flux[:, 40:50] = 77.0
     other = train_on(flux, universe, sample_labels).model
     np.testing.assert_array_equal(other.correction, trained_on_hits.model.correction)
+
+
+def test_evidence_is_of_the_validation_stars_which_nothing_is_learned_from(
+    hit, trained_on_hits, universe, sample_labels
+):
+    held = split_domain(len(hit), seed=ONE_PASS.seed, least=(60, 20, 1)).validation
+    flux = hit.copy()
+    flux[held] += 0.05 * np.sin(np.arange(200) / 3.0)
+    other = train_on(flux, universe, sample_labels)
+    np.testing.assert_array_equal(other.model.correction, trained_on_hits.model.correction)
+    assert other.report["evidence"]["0.2"] < trained_on_hits.report["evidence"]["0.2"] - 100
+
+
+def test_stated_errors_too_small_by_a_factor_are_found_from_faint_stars():
+    rng = np.random.default_rng(3)
+    snr = rng.uniform(5.0, 100.0, 400)
+    # Bright stars show what the model lacks, not the noise.
+    found = Posterior(None, None, None, None, 1.4**2 + np.where(snr > 50, 20.0, 0.0))
+    assert _find_noise_scale(found, snr) == pytest.approx(1.4)
 
 
 def test_a_strength_gives_the_same_whatever_else_is_tried(

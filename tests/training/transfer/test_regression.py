@@ -1,8 +1,12 @@
 """Slopes of spectra are of what theory's spectra are made of; noise is not."""
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxmdwarf.training.transfer.regression import _solve_pixels
+from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
+from jaxmdwarf.training.transfer.regression import _solve_pixels, regress_correction
 
 DEGREES = np.array([0, 1, 2])
 
@@ -60,3 +64,28 @@ def test_noise_outside_of_the_span_stays_out_of_slopes():
     assert spanned[2] < 0.4 * alike[2]
     # The constant is what it is.
     np.testing.assert_allclose(spanned[0], alike[0], rtol=0.1)
+
+
+def test_what_nuisance_directions_explain_is_no_part_of_the_correction(theory, sample_labels):
+    """Every star has much of one direction; its amplitude is known."""
+    n, n_pix = 64, theory.grid.n_pix
+    wave = np.arange(n_pix)
+    lacking, direction = 0.02 * np.sin(wave / 9.0), 0.05 * np.cos(wave / 17.0)
+    amplitude = np.random.default_rng(5).normal(1.5, 0.4, (n, 1))
+    scaled = theory.label_space.scale(jnp.asarray(sample_labels(n, 1), jnp.float32))
+    flux = np.asarray(theory.predict_scaled_batch(scaled)) + lacking + amplitude * direction
+    ivar = np.full((n, n_pix), 1e4, np.float32)
+    domain = ObservedDomain(
+        flux.astype(np.float32), ivar, ivar, theory.grid, np.zeros(n), np.full(n, 100.0)
+    )
+    model = CorrectedModel(
+        theory,
+        jnp.zeros((1, n_pix)),
+        jnp.asarray(direction[None], jnp.float32),
+        theory.model_error,
+        LabelFeatures(("teff", "mh"), (3600.0, -0.1), (200.0, 0.2), 0),
+    )
+    found = Posterior(np.asarray(scaled), np.zeros((n, 4, 4)), amplitude, np.zeros(n), np.ones(n))
+    stars = StarSample(domain, theory, np.arange(n))
+    correction = regress_correction(model, stars, found, np.ones(n, bool), 0.2)
+    np.testing.assert_allclose(correction[0], lacking, atol=2e-6)
