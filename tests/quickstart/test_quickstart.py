@@ -60,7 +60,13 @@ CONFIG = QuickstartConfig(
     options=TransferConfig(
         method=Matched(
             MatchedConfig(
-                order=0, strengths=(1.0,), n_passes=1, n_nuisance=0, min_snr=5.0, least_common=20
+                order=0,
+                strengths=(1.0,),
+                n_passes=1,
+                n_nuisance=0,
+                min_snr=5.0,
+                least_common=20,
+                n_resample=2,
             )
         ),
         n_draws=20_000,

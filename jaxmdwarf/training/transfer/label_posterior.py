@@ -20,7 +20,7 @@ from jaxmdwarf.models.priors import linearise_priors
 from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 
-_CHUNK = 512
+_CHUNK, _LEAST_ROWS = 512, 64
 
 _FAR_SIGMA, _FAR_FLUX = 6.0, 0.15
 
@@ -69,11 +69,16 @@ def estimate_labels(
     for chunk in stars.chunks():
         flux, weight, ivar = stars.pixels(chunk, float(model.noise_scale))
         size = len(flux)
-        pad = ((0, _CHUNK - size), (0, 0))
-        flux, weight, ivar = (np.pad(values, pad) for values in (flux, weight, ivar))
+        flux, weight, ivar = (pad_rows(values) for values in (flux, weight, ivar))
         part = _estimate(model, products, flux, weight, ivar, jnp.asarray(start, jnp.float32))
         parts.append(jax.tree.map(lambda leaf, n=size: np.asarray(leaf)[:n], part))
     return Posterior(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def pad_rows(values: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n_more m"]:
+    """Rows of zeros added up to a power of two: samples of any size share a few programs."""
+    size = max(_LEAST_ROWS, 1 << (len(values) - 1).bit_length())
+    return np.pad(values, ((0, size - len(values)), (0, 0)))
 
 
 class StarSample:
@@ -180,7 +185,8 @@ def residuals_of(
 
     def residual_of(chunk: slice) -> np.ndarray:
         flux, weight, _ = stars.pixels(chunk, float(model.noise_scale))
-        predicted = np.asarray(_predict(model, jnp.asarray(found.scaled[chunk], jnp.float32)))
+        scaled = np.asarray(found.scaled[chunk], np.float32)
+        predicted = np.asarray(_predict(model, pad_rows(scaled)))[: len(scaled)]
         if len(nuisance) and not without_nuisance:
             predicted = predicted + found.amplitudes[chunk] @ nuisance
         return np.where(weight > 0, flux - predicted, 0)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from jaxmdwarf.inference.linear import list_pairs
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
-from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
+from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample, pad_rows
 
 
 def regress_correction(
@@ -60,9 +60,10 @@ def regress_correction(
     for chunk in stars.chunks():
         flux, weight, _ = stars.pixels(chunk, float(model.noise_scale))
         weight = weight * kept[chunk, None]
-        scaled = jnp.asarray(found.scaled[chunk], jnp.float32)
+        scaled = np.asarray(found.scaled[chunk], np.float32)
         predicted, at, slope, pull = (
-            np.asarray(part) for part in _features_at(base, features, space, scaled)
+            np.asarray(part)[: len(scaled)]
+            for part in _features_at(base, features, space, pad_rows(scaled))
         )
         residual = flux - predicted
         if len(nuisance):
@@ -79,9 +80,16 @@ def regress_correction(
     full = np.moveaxis(matrix[place], -1, 0)
     seen = full[:, 0, 0] > 1e-3 * np.median(full[:, 0, 0][full[:, 0, 0] > 0])
     correction = np.zeros((n_feature, model.grid.n_pix), np.float32)
-    correction[:, seen] = _solve_pixels(
-        full[seen], vector.T[seen], basis[:, seen], np.array(features.degrees), strength, outside
-    ).T
+    # Dozens of small products: threads that wait for each other cost more than they share.
+    with threadpool_limits(limits=1, user_api="blas"):
+        correction[:, seen] = _solve_pixels(
+            full[seen],
+            vector.T[seen],
+            basis[:, seen],
+            np.array(features.degrees),
+            strength,
+            outside,
+        ).T
     return correction
 
 
