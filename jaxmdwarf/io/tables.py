@@ -19,7 +19,9 @@ provenance.
 
 from __future__ import annotations
 
+import importlib
 import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -102,6 +104,23 @@ def _choose_format(path: str | os.PathLike[str], formats: Mapping[str, str]) -> 
         f"the extension of {os.fspath(path)!r} names no table format.",
         f"end the name in one of {' '.join(plain)}{gzipped}.",
     )
+
+
+def begin_imports() -> threading.Thread:
+    """Import what tables need in a thread of its own, which the caller joins before it needs them.
+
+    They take a second, in which one core would wait while the other loads compiled programs.
+    Until then the caller must not import astropy itself: two threads inside one package of
+    circular imports may see each other's half-made modules.
+    """
+    thread = threading.Thread(target=_import_libraries, name="imports", daemon=True)
+    thread.start()
+    return thread
+
+
+def _import_libraries() -> None:
+    for name in ("pandas", "astropy.table"):
+        importlib.import_module(name)
 
 
 def list_products(path: str | os.PathLike[str]) -> list[Path]:

@@ -42,6 +42,7 @@ from jaxmdwarf.io.locks import hold_lock
 from jaxmdwarf.io.rejects import Reject, check_accounts, write_rejects
 from jaxmdwarf.io.spectra.readers import DuplicateFinder, name_place
 from jaxmdwarf.io.stream import stream_results
+from jaxmdwarf.io.tables import begin_imports
 from jaxmdwarf.workflows.outputs import OVERWRITE, require_folder, require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
 
@@ -250,7 +251,9 @@ class Run:
             for number, own in enumerate(_chunked(rest, chunk_size), self.n_done):
                 items, rejects, hashes, n_in = _gather(results, len(own), duplicates)
                 began = time.perf_counter()
+                importing = begin_imports()  # at once from the second chunk on
                 made = work(items)
+                importing.join()
                 seconds = done.seconds + time.perf_counter() - began
                 done = Worked(done.n_row + len(made.rows), seconds)
                 place = {path: row for row, path in enumerate(own)}
