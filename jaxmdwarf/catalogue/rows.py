@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from jaxmdwarf.catalogue.columns import COLUMNS, order_columns
+from jaxmdwarf.catalogue.texts import escape_path
 from jaxmdwarf.labels import describe_label
 from jaxmdwarf.measure.indices import Measurement
 from jaxmdwarf.measure.kind import classify_spectra
@@ -96,7 +97,7 @@ def describe_header(meta: Mapping[str, Any]) -> dict[str, Any]:
         "Class": meta["object_class"],
         "Subclass": meta["subclass"],
         "spectrum": int(meta.get("index", 0)),
-        "path": meta["path"],
+        "path": escape_path(meta["path"]),
     }
 
 

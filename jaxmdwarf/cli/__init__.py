@@ -122,7 +122,9 @@ def _run(arguments: Sequence[str], detail: str) -> int:
 
 def _fail(terminal: Terminal | None, text: str, code: int, *, traced: bool = True) -> int:
     """Say in one line why it ended; the exit code."""
-    line = f"jaxmdwarf: {' '.join(text.split())}"
+    from jaxmdwarf.catalogue.texts import escape_text
+
+    line = escape_text(f"jaxmdwarf: {' '.join(text.split())}")
     if terminal is None:
         print(line, file=sys.stderr)
         return code

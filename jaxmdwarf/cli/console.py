@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from jaxmdwarf.catalogue.texts import escape_lines, escape_text
+
 LINE_EVERY_S = 10.0
 """Seconds between two lines of a stage where there is no terminal to draw a bar on."""
 
@@ -211,7 +213,7 @@ class Terminal:
     def fail(self, text: str) -> None:
         """Show the line that says why the work ended."""
         self._log_line(text)
-        print(text, file=sys.stderr, flush=True)
+        print(escape_lines(text), file=sys.stderr, flush=True)
 
     def result(self, summary: Mapping[str, Any]) -> None:
         """Print the outcome of a command to standard output: JSON, or aligned lines."""
@@ -224,7 +226,7 @@ class Terminal:
             return
         width = max((len(key) for key in summary), default=0)
         for key, value in summary.items():
-            print(f"{key:<{width}}  {_as_words(value)}")
+            print(escape_text(f"{key:<{width}}  {_as_words(value)}"))
 
     def close(self) -> None:
         """Let go of the log file."""
@@ -233,6 +235,7 @@ class Terminal:
             self._log = None
 
     def _write(self, text: str, shown: bool) -> None:
+        text = escape_lines(text)
         self._log_line(text)
         if self.quiet or not shown:
             return
@@ -244,6 +247,7 @@ class Terminal:
     def _log_line(self, text: str) -> None:
         with self._lock:
             if self._log is not None:
+                text = escape_lines(text)
                 self._log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")
                 self._log.flush()
 

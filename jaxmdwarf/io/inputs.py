@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from jaxmdwarf.catalogue.texts import restore_path
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.rejects import Reject
 
@@ -45,7 +46,8 @@ def expand_inputs(
     ----------
     arguments : path or iterable of path
         ``@name`` is a text file with one such argument a line; blank lines and lines that start
-        with ``#`` are skipped; relative names count from the current folder, else from the list's.
+        with ``#`` are skipped; relative names count from the current folder, else from the list's;
+        names that no line can hold are written as `jaxmdwarf.catalogue.texts.escape_path` does.
     leave_out : iterable of path
         Files in folders that are no inputs, such as the products of an earlier run.
 
@@ -169,8 +171,11 @@ class _Expansion:
         lines = [line for line in lines if line and not line.startswith("#")]
         if not lines:
             return self._reject(f"@{name}", "the list is empty", "write one file name a line")
+        base = os.path.dirname(name)
         for line in lines:
-            self.add_argument(line, base=os.path.dirname(name))
+            # Names that no line can hold are written as tables have them.
+            here = os.path.lexists(line) or os.path.lexists(os.path.join(base, line))
+            self.add_argument(line if here else restore_path(line), base=base)
 
     def _reject(self, path: str, reason: str, remedy: str) -> None:
         self.rejects.append(Reject(path, reason, remedy))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxmdwarf import __version__
+from jaxmdwarf.catalogue.texts import escape_text
 
 RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "equinox", "optax", "numpy", "astropy", "pandas")
 
@@ -95,7 +96,7 @@ def gather_provenance(
     return Provenance(
         version=__version__,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        command=_shorten(shlex.join(words)),
+        command=escape_text(_shorten(shlex.join(words))),
         packages=packages,
         model_hash=hash_files(model) if model is not None else "",
         notes=dict(notes or {}),
@@ -117,7 +118,7 @@ def hash_files(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     for file in files:
         if file != root:
-            digest.update(file.relative_to(root).as_posix().encode() + b"\0")
+            digest.update(os.fsencode(file.relative_to(root).as_posix()) + b"\0")
         with open(file, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

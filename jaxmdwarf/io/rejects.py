@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxmdwarf.catalogue.texts import escape_cell, escape_path, restore_path
 from jaxmdwarf.errors import JaxmdwarfError, RejectedInput
 from jaxmdwarf.io.atomic import write_atomically
 
@@ -60,14 +61,20 @@ def name_rejects_file(output: str | os.PathLike[str]) -> Path:
 
 
 def write_rejects(path: str | os.PathLike[str], rejects: Iterable[Reject]) -> None:
-    """Write `rejects` as CSV, atomically; an empty table too, so that an old one never stays."""
+    """Write `rejects` as CSV, atomically; an empty table too, so that an old one never stays.
+
+    Names of files, and what reasons tell of their content, are printable text without formulas:
+    people open the table in terminals and spreadsheets.
+    """
     with (
         write_atomically(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(rejects)
+        for one in rejects:
+            texts = escape_path(one.path), escape_cell(one.reason), escape_cell(one.remedy)
+            writer.writerow([*texts, one.spectrum])
 
 
 def read_rejects(path: str | os.PathLike[str]) -> list[Reject]:
@@ -87,7 +94,7 @@ def read_rejects(path: str | os.PathLike[str]) -> list[Reject]:
             )
         return [
             Reject(
-                row["path"],
+                restore_path(row["path"]),
                 row["reason"],
                 row["remedy"],
                 int(row["spectrum"]) if row.get("spectrum") else None,

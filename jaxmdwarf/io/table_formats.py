@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmdwarf.catalogue.texts import PATH_COLUMN, escape_ascii, escape_cell, restore_cell
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.mrt import write_mrt_file
 from jaxmdwarf.io.votable_rows import count_characters, encode_rows, is_plain
@@ -44,7 +45,7 @@ def write_fits(table: Any, path: Path, metadata: Metadata) -> None:
     for name in table.colnames:
         column = table[name]
         if column.dtype.kind == "U":
-            plain[name] = Column(_to_ascii(column))
+            plain[name] = Column(_to_ascii(name, column))
         elif isinstance(column, MaskedColumn):
             plain[name] = MaskedColumn(
                 column.data, mask=column.mask, fill_value=np.iinfo(column.dtype).min
@@ -267,7 +268,11 @@ def _describe_votable(element: Any) -> Any:
 def write_csv(table: Any, path: Path, metadata: Metadata) -> None:
     """Plain CSV; metadata go beside it, since comments would break plain readers."""
     del metadata
-    table.to_pandas().to_csv(path, index=False)
+    frame = table.to_pandas()
+    for name in table.colnames:
+        if table[name].dtype.kind == "U" and name != PATH_COLUMN:
+            frame[name] = list(map(escape_cell, table[name].tolist()))
+    frame.to_csv(path, index=False)
 
 
 def write_csv_metadata(table: Any, path: Path, metadata: Metadata) -> None:
@@ -302,7 +307,7 @@ def read_csv(path: Path, choose: Chooser | None = None) -> tuple[Any, Metadata]:
     frame = pd.read_csv(path, dtype=text_columns, low_memory=False, **layout)
     for name in frame.columns:
         if frame[name].dtype.kind not in "iufb":
-            frame[name] = frame[name].fillna("").astype(str)
+            frame[name] = list(map(restore_cell, frame[name].fillna("").astype(str)))
     table = Table.from_pandas(frame)
     beside = csv_metadata_path(path)
     if not beside.is_file():
@@ -363,7 +368,7 @@ def write_mrt(table: Any, path: Path, metadata: Metadata) -> None:
         column = table[name]
         if column.dtype.kind == "U":
             about = {"unit": column.unit, "description": column.description}
-            plain[name] = Column(_to_ascii(column), **about)
+            plain[name] = Column(_to_ascii(name, column), **about)
         else:
             plain[name] = column
     write_mrt_file(path, plain, metadata)
@@ -406,10 +411,12 @@ def _escape(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()
 
 
-def _to_ascii(column: Any) -> np.ndarray:
+def _to_ascii(name: str, column: Any) -> np.ndarray:
     if is_plain(column):
         return np.asarray(column)
-    texts = [_escape(text) for text in column]
+    # Paths are to come back, what they hold written byte by byte.
+    escape = escape_ascii if name == PATH_COLUMN else _escape
+    texts = [escape(text) for text in column]
     width = max((len(text) for text in texts), default=1)
     return np.asarray(texts, dtype=f"<U{max(width, 1)}")
 

@@ -32,6 +32,7 @@ import numpy as np
 
 from jaxmdwarf.catalogue.columns import Column, describe_column
 from jaxmdwarf.catalogue.rows import settle_identifiers
+from jaxmdwarf.catalogue.texts import PATH_COLUMN, escape_path, escape_text, restore_path
 from jaxmdwarf.errors import FormatError, UsageError
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.provenance import Provenance
@@ -148,7 +149,8 @@ def write_table(
     ----------
     table : DataFrame
         One row a spectrum; the index is not written. NaN is a missing number, "" a missing text.
-        `obsid` becomes integers where all identifiers are.
+        `obsid` becomes integers where all identifiers are. Texts are written as
+        `jaxmdwarf.catalogue.texts` says; `read_table` gives back every path.
     path : path
         Where to; an existing file is replaced when the new one is complete.
     columns : mapping of str to Column, optional
@@ -319,6 +321,7 @@ def build_astropy_table(table: pd.DataFrame, columns: Mapping[str, Column] | Non
                 )
         else:
             texts = ["" if value is None else str(value) for value in values.fillna("")]
+            texts = list(map(escape_text, texts))
             width = max(map(len, texts), default=0) or 1
             described[name] = TableColumn(np.asarray(texts, dtype=f"<U{width}"), **kept)
     return described
@@ -350,6 +353,9 @@ def _to_frame(table: Any) -> pd.DataFrame:
         if column.dtype.kind in "SUO":
             filled = column.filled("") if hasattr(column, "filled") else column
             texts = [text.decode() if isinstance(text, bytes) else str(text) for text in filled]
+            if name == PATH_COLUMN:
+                # ASCII formats hold more escapes than others.
+                texts = [escape_path(restore_path(text)) for text in texts]
             frame[name] = pd.Series(texts, dtype=object)
         elif not masked:
             values = np.asarray(column)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from jaxmdwarf.catalogue.texts import escape_lines
 from jaxmdwarf.io.atomic import write_atomically
 
 
@@ -106,7 +107,7 @@ def render_report(report: Report) -> str:
     >>> "a &lt; b" in text, "http" in text
     (True, False)
     """
-    escape = html.escape
+    escape = _escape
     links = "".join(
         f'<a href="#s{number}">{escape(section.title)}</a>'
         for number, section in enumerate(report.sections, start=1)
@@ -133,7 +134,7 @@ def render_report(report: Report) -> str:
 
 
 def _render_block(block: Block) -> str:
-    escape = html.escape
+    escape = _escape
     if isinstance(block, Text):
         return (
             f'<p class="note">{escape(block.text)}</p>'
@@ -176,8 +177,13 @@ def _render_block(block: Block) -> str:
     )
 
 
+def _escape(text: str) -> str:
+    """Names of files and texts of headers may hold anything, on pages too."""
+    return html.escape(escape_lines(text))
+
+
 def _caption(text: str) -> str:
-    return f'<p class="caption">{html.escape(text)}</p>' if text else ""
+    return f'<p class="caption">{_escape(text)}</p>' if text else ""
 
 
 _STYLE = """

@@ -16,6 +16,7 @@ from jaxmdwarf.catalogue.columns import COLUMNS, Column, describe_column
 from jaxmdwarf.catalogue.crossmatch import StarList, choose_columns
 from jaxmdwarf.catalogue.cuts import read_bounds
 from jaxmdwarf.catalogue.hats import find_properties
+from jaxmdwarf.catalogue.texts import restore_path
 from jaxmdwarf.catalogue.value_added import CatalogueConfig, ValueAdded, add_values
 from jaxmdwarf.diagnostics.matching import as_text
 from jaxmdwarf.errors import UsageError
@@ -341,7 +342,7 @@ def _identify_spectra(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _locate(frame: pd.DataFrame, row: int) -> tuple[str, str, str]:
-    path = str(frame["path"].iloc[row]) if "path" in frame else ""
+    path = restore_path(str(frame["path"].iloc[row])) if "path" in frame else ""
     return (
         path,
         "the spectrum is in an earlier table already",

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.catalogue.rows import describe_header, find_snr
+from jaxmdwarf.catalogue.texts import restore_path
 from jaxmdwarf.errors import FormatError, UsageError
 from jaxmdwarf.io.atomic import write_atomically, write_folder_atomically
 from jaxmdwarf.io.inputs import expand_inputs
@@ -177,7 +178,7 @@ def clean_files(
         settle_accounts(run, rejects, n_in=n_in, n_out=len(kept), rejects_file=rejects_file)
         with write_atomically(out) as temporary:
             text = "".join(f"{path}\n" for path in dict.fromkeys(kept))
-            temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+            temporary.write_text(text, encoding="utf-8")
     return {
         "inputs": n_in,
         "kept": len(kept),
@@ -403,7 +404,7 @@ def _name_reasons(outcome: _Outcome, cuts: SelectionConfig) -> list[Reject]:
             else:
                 reason, remedy = "has no data to be grouped by", "look at the spectrum"
         spectrum = int(outcome.rows["spectrum"].iloc[row])
-        rejects.append(Reject(str(outcome.paths[row]), reason, remedy, spectrum))
+        rejects.append(Reject(restore_path(outcome.paths[row]), reason, remedy, spectrum))
     return rejects
 
 
@@ -469,7 +470,7 @@ def _write_records(
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

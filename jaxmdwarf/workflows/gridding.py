@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxmdwarf.catalogue.texts import escape_path, restore_path
 from jaxmdwarf.errors import FormatError, MismatchError, RejectedInput, UsageError, WorkFailed
 from jaxmdwarf.io.grids.names import GridLabels
 from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange
@@ -310,7 +311,7 @@ def _tabulate(items: list[tuple[str, list[GridSpectrum]]]) -> Chunk:
     rows = pd.DataFrame(
         [
             (
-                path,
+                escape_path(path),
                 spectrum.layout,
                 list(spectrum.labels),
                 [one.name for one in spectrum.known],
@@ -334,20 +335,21 @@ def _accept(
     n_files = 0
     for chunk in run.read_all():
         rejects += chunk.rejects
-        for path, rows in chunk.rows.groupby("path", sort=False):
+        for name, rows in chunk.rows.groupby("path", sort=False):
+            path = restore_path(str(name))
             found = [_restore(chunk, row) for row in rows.index]
             names = tuple(one.name for one in found[0].known)
             known = known or names
             repeated = [accepted[one.labels][1] for one in found if one.labels in accepted]
             if names != known:
                 reason = f"has the labels {', '.join(names)}, others {', '.join(known)}"
-                rejects.append(Reject(str(path), reason, "make a grid of each"))
+                rejects.append(Reject(path, reason, "make a grid of each"))
             elif repeated:
                 reason = f"repeats labels of {repeated[0]}"
-                rejects.append(Reject(str(path), reason, "keep one file a model"))
+                rejects.append(Reject(path, reason, "keep one file a model"))
             else:
                 n_files += 1
-                accepted.update({one.labels: (one, str(path)) for one in found})
+                accepted.update({one.labels: (one, path) for one in found})
     return accepted, rejects, n_files
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmdwarf.catalogue.texts import escape_path, restore_path
 from jaxmdwarf.errors import FormatError, MismatchError, UsageError
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.labels import LabelSpace
@@ -102,7 +103,8 @@ def write_grid(model_grid: ModelGrid, path: str | os.PathLike[str]) -> None:
         name: pa.array(np.ascontiguousarray(model_grid.labels[:, k], dtype=np.float64))
         for k, name in enumerate(space.names)
     }
-    arrays["source"] = pa.array(list(model_grid.sources) or [""] * model_grid.n_spec)
+    names = list(map(escape_path, model_grid.sources))
+    arrays["source"] = pa.array(names or [""] * model_grid.n_spec)
     values = pa.array(np.ascontiguousarray(model_grid.flux, dtype=np.float32).reshape(-1))
     arrays["flux"] = pa.FixedSizeListArray.from_arrays(values, model_grid.grid.n_pix)
     description = {
@@ -165,6 +167,6 @@ def read_grid(path: str | os.PathLike[str]) -> ModelGrid:
         grid=grid,
         resolution=float(description["resolution"]),
         kind=description["kind"],
-        sources=tuple(table["source"].to_pylist()),
+        sources=tuple(map(restore_path, table["source"].to_pylist())),
         provenance=dict(description["provenance"]),
     )

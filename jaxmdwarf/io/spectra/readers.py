@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from jaxmdwarf.catalogue.texts import restore_path
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.files import SpectrumFile
@@ -236,7 +237,7 @@ def read_rows(
     for row, path in enumerate(paths):
         index = 0 if indices is None else int(indices[row])
         if path != last:
-            last, found = path, read_records(path)
+            last, found = path, read_records(restore_path(path))
         one = found[index] if index < len(found) else None
         if not isinstance(one, SpectrumRecord):
             raise RejectedInput(

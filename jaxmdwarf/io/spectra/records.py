@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxmdwarf.arrays import read_arrays
+from jaxmdwarf.catalogue.texts import escape_text
 from jaxmdwarf.errors import RejectedInput, UsageError
 
 if TYPE_CHECKING:
@@ -273,5 +274,5 @@ def whole_or_none(value: object) -> int | None:
 
 
 def text_or_empty(value: object) -> str:
-    """`value` as stripped text, empty where it is missing."""
-    return "" if value is None else str(value).strip()
+    """`value` as stripped text, empty where it is missing; control characters are escaped."""
+    return "" if value is None else escape_text(str(value).strip())
