@@ -316,8 +316,10 @@ class LabelSpace:
         if not (len(self.names) == len(self.units) == len(self.lower) == len(self.upper) > 0):
             raise UsageError(f"a label space needs one unit and two bounds a label, got {self}.")
         for name, low, high in zip(self.names, self.lower, self.upper, strict=True):
-            if not low < high:
+            if not -math.inf < low < high < math.inf:
                 raise UsageError(f"label {name!r} has bounds {low}..{high}: they must increase.")
+            if self.names.count(name) > 1:
+                raise UsageError(f"label {name!r} is named twice.", "give each label once.")
 
     @classmethod
     def mdwarf(

@@ -104,13 +104,22 @@ class GridTask:
                 "the spectrum does not cover the pixels.",
                 "choose pixels within its range (--start-aa, --stop-aa).",
             )
-        step = float(np.median(np.diff(native.wave_aa[inside])))
+        wave = native.wave_aa[inside]
+        steps = np.diff(wave)
+        step = float(np.median(steps))
         width = float(self.pixels.wave_aa.mean()) / self.resolution
         if step > 0.5 * width:
             raise RejectedInput(
                 f"samples {step:.2f} Angstrom apart cannot give a resolution of "
                 f"{self.resolution:g} ({width:.1f} Angstrom).",
                 "use finer model spectra or a lower --resolution.",
+            )
+        widest = int(np.argmax(steps))
+        if steps[widest] > width:
+            raise RejectedInput(
+                f"nothing between {wave[widest]:.1f} and {wave[widest + 1]:.1f} A, which is more "
+                f"than the {width:.1f} A that are resolved.",
+                "the file seems to be cut short or damaged: fetch it again.",
             )
 
     def _from_table(self, path: str) -> list[GridSpectrum]:

@@ -137,3 +137,42 @@ def test_the_command(tmp_path, capsys):
     assert main(["grid", str(tmp_path / "nowhere"), "--out", str(out), "--overwrite"]) == 1
     assert read_grid(out).resolution == 2000.0
     assert read_native(folder / "svo.txt").labels.teff == 3200.0
+
+
+def test_one_bad_file_is_named_and_the_others_go_on(tmp_path):
+    """Cut text, numbers that overflow, columns in each other, holes: each is a reject of its own."""
+    folder = tmp_path / "ingest"
+    folder.mkdir()
+    name = "lte{:05.1f}-5.0-0.0a+0.0.BT-Settl.spec.7"
+    whole = {teff: spec7_bytes(WAVE, model_flux(WAVE, 100 * teff)) for teff in range(28, 36)}
+    at_7000 = next(n for n, line in enumerate(whole[28].split(b"\n")) if b"7000.00" in line)
+
+    def edit(text, new):
+        lines = text.split(b"\n")
+        lines[at_7000] = new
+        return b"\n".join(lines)
+
+    kept = whole[31].split(b"\n")
+    hole = b"\n".join(line for line in kept if not 6990.0 <= float(line[:13] or 0) < 6996.0)
+    columns = svo_bytes(WAVE, model_flux(WAVE, 3600.0), teff=3600)
+    spoilt = {
+        name.format(28.0): (whole[28][: int(0.51 * len(whole[28])) + 7], "the last line is cut"),
+        name.format(29.0): (edit(whole[29], b"   7000.00000 9.90000+300"), "overflows at 7000"),
+        name.format(30.0): (edit(whole[30], b"   7000.00000 2.61234D+01"), "times that of a black"),
+        name.format(31.0): (hole, "nothing between 6989.8 and 6996.0 A, which is more than the 3.9 A"),
+        name.format(32.0): (whole[32].replace(b"\n ", b"\n* "), "lines begin with a wavelength"),
+        "cut.txt": (columns[: int(0.51 * len(columns)) + 3], "the last line is cut"),
+    }
+    for path, (text, _) in spoilt.items():
+        (folder / path).write_bytes(text)
+    for teff in (33, 34, 35):
+        (folder / name.format(float(teff))).write_bytes(whole[teff])
+    # Text without a last line end may be whole.
+    (folder / name.format(35.0)).write_bytes(whole[35].rstrip())
+    summary = make_grid([folder], tmp_path / "g.parquet", pixels=PIXELS, processes=1)
+    assert summary["used"] == 3
+    with open(tmp_path / "g_rejects.csv", newline="") as file:
+        reasons = {row["path"].split("/")[-1]: row["reason"] for row in csv.DictReader(file)}
+    assert reasons.keys() == spoilt.keys()
+    for path, (_, reason) in spoilt.items():
+        assert reason in reasons[path], path

@@ -15,11 +15,14 @@ import numpy as np
 
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.grids.names import parse_name
-from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange, finish
+from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange, finish, require_last_line
 
 LAYOUT = "btsettl-text"
 LOG_FLUX_OFFSET = -8.0
 """DF of the BT-Settl grids: log10 of the factor to erg/s/cm2/A."""
+
+LEAST_RECORDS = 0.9
+"""Share of lines that must be records: overflowing numbers of Fortran are stars."""
 
 # The letter makes an exponent of exactly two digits; three digits push the letter out.
 _NUMBER = rb"[+-]?\d+\.?\d*(?:[DEde][+-]?\d\d|[+-]\d\d\d(?!\.|\d))?"
@@ -60,9 +63,16 @@ def read(
         If the name has no labels, or records make no sense.
     """
     labels = parse_name(name)
+    require_last_line(data)
     wave, log_flux = _parse_records(data)
     if wave.size == 0:
         raise RejectedInput("no record of wavelength and flux.", "check that the file is whole.")
+    n_line = data.count(b"\n")
+    if wave.size < LEAST_RECORDS * n_line:
+        raise RejectedInput(
+            f"only {wave.size} of {n_line} lines begin with a wavelength and a flux.",
+            "the file is damaged or of another format: fetch it again.",
+        )
     log_flux = log_flux + log_flux_offset
     if np.nanmedian(log_flux) > 30:
         raise RejectedInput(

@@ -28,6 +28,7 @@ _PLAUSIBLE = {
 _BLACK_BODY_FROM_AA = 4_000.0
 _BLACK_BODY_FROM_K = 1_500.0
 _GAP_STEPS = 50.0
+_TAIL_BYTES, _TAIL_LINES = 10_000, 20
 _GAP_AA = 2.0
 
 
@@ -129,6 +130,23 @@ def finish(
     _require_flux_scale(wave, flux, labels, flux_name)
     _require_no_gap(wave)
     return NativeSpectrum(wave, flux, labels, layout)
+
+
+def require_last_line(text: bytes) -> None:
+    """Refuse text that ends within a line, as a file does that was cut short.
+
+    Raises
+    ------
+    RejectedInput
+        If the last line has no end and is shorter than all those before it.
+    """
+    *before, last = text[-_TAIL_BYTES:].split(b"\n")
+    whole = [len(line.rstrip()) for line in before[-_TAIL_LINES:] if line.strip()]
+    if last.strip() and len(whole) > 1 and len(last) < min(whole):
+        raise RejectedInput(
+            f"the last line is cut off: {last.decode('latin-1').strip()!r}.",
+            "the file was not transferred to its end: fetch it again.",
+        )
 
 
 def black_body_flux(wave_aa: np.ndarray, teff: float) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.grids.names import GridLabels, parse_name
-from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange, finish
+from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange, finish, require_last_line
 
 LAYOUT = "svo-text"
 _KEY = re.compile(rb"^#\s*(\w+)\s*=\s*([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)", re.MULTILINE)
@@ -44,6 +44,7 @@ def read(
     body = data.find(b"\n", data.rfind(b"\n#") + 1) + 1
     values = {key.decode().lower(): float(value) for key, value in _KEY.findall(data[:body])}
     labels = _choose_labels(values, name)
+    require_last_line(data)
     tokens = data[body:].split()
     if len(tokens) < 2 or len(tokens) % 2:
         raise RejectedInput("not two columns of numbers.", "fetch the file again.")

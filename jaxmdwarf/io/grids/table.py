@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxmdwarf.catalogue.texts import escape_path, restore_path
-from jaxmdwarf.errors import FormatError, MismatchError, UsageError
+from jaxmdwarf.errors import FormatError, JaxmdwarfError, MismatchError, UsageError
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.wavelengths import PixelGrid
@@ -74,6 +74,8 @@ class ModelGrid:
             raise MismatchError(f"{len(self.sources)} sources for {n_spec} spectra.")
         if not (np.isfinite(self.labels).all() and np.isfinite(self.flux).all()):
             raise MismatchError("labels or flux are not finite.", "drop the broken spectra.")
+        if not 0 < self.resolution < np.inf:
+            raise UsageError(f"a resolution of {self.resolution} makes no sense.")
         if self.kind not in ("theory", "simulated"):
             raise UsageError(f"grid kind {self.kind!r} is neither 'theory' nor 'simulated'.")
 
@@ -131,7 +133,7 @@ def read_grid(path: str | os.PathLike[str]) -> ModelGrid:
     UsageError
         If there is no such file.
     FormatError
-        If the file is not a grid table, or one of another format version.
+        If the file is not a grid table, is damaged, or is one of another format version.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -146,22 +148,37 @@ def read_grid(path: str | os.PathLike[str]) -> ModelGrid:
             f"{os.fspath(path)} is not a readable Parquet file.",
             "make a grid table with 'jaxmdwarf grid'.",
         ) from error
-    if description.get("format") != GRID_FORMAT:
+    if not isinstance(description, dict) or description.get("format") != GRID_FORMAT:
         raise FormatError(
             f"{os.fspath(path)} is Parquet, but not a grid of jaxmdwarf.",
             "make one with 'jaxmdwarf grid' or write_grid.",
         )
-    if description["version"] != GRID_VERSION:
+    if description.get("version") != GRID_VERSION:
         raise FormatError(
-            f"{os.fspath(path)} has grid format version {description['version']}; this version of "
-            f"jaxmdwarf reads version {GRID_VERSION}.",
+            f"{os.fspath(path)} has grid format version {description.get('version')}; this version "
+            f"of jaxmdwarf reads version {GRID_VERSION}.",
             "make the grid again, or use the version of jaxmdwarf that wrote it.",
         )
+    try:
+        return _read_spectra(table, description)
+    except (JaxmdwarfError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+        # Whatever is missing from a table that was edited, or is of another kind.
+        text = e.message if isinstance(e, JaxmdwarfError) else f"{type(e).__name__}: {e}"
+        raise FormatError(
+            f"{os.fspath(path)} is a damaged grid table ({text.rstrip('.')}).",
+            "make the grid again with 'jaxmdwarf grid'.",
+        ) from e
+
+
+def _read_spectra(table: Any, description: dict[str, Any]) -> ModelGrid:
+    """What the columns and the description of a table say."""
     space = LabelSpace(**{key: tuple(value) for key, value in description["labels"].items()})
     grid = PixelGrid(**description["pixels"])
     flux = table["flux"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    labels = np.column_stack([table[name].to_numpy() for name in space.names]).astype(np.float64)
+    space.require_inside(labels)
     return ModelGrid(
-        labels=np.column_stack([table[name].to_numpy() for name in space.names]).astype(np.float64),
+        labels=labels,
         label_space=space,
         flux=np.asarray(flux, dtype=np.float32).reshape(-1, grid.n_pix),
         grid=grid,

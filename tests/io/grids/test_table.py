@@ -75,3 +75,60 @@ def test_shapes_and_values_are_checked_at_the_door():
         small_grid(flux=np.full((6, 51), np.nan, dtype=np.float32))
     with pytest.raises(UsageError, match="kind"):
         small_grid(kind="observed")
+
+
+def edit_grid(path, table, **changes):
+    """A grid whose description, but not its columns, says something else; None removes an entry."""
+    description = {**json.loads(table.schema.metadata[b"jaxmdwarf"]), **changes}
+    description = {name: value for name, value in description.items() if value is not None}
+    pq.write_table(table.replace_schema_metadata({b"jaxmdwarf": json.dumps(description)}), path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: None} for name in ("kind", "resolution", "pixels", "labels", "provenance")),
+        {"version": None},
+        {"pixels": {"a": 1}},
+        {"pixels": []},
+        {"labels": {"names": ["teff"]}},
+        {"labels": 3},
+        {"resolution": "high"},
+        {"resolution": -1800.0},
+        {"provenance": 3},
+        {"kind": 3},
+    ],
+    ids=str,
+)
+def test_a_description_that_was_edited_is_a_damaged_grid(tmp_path, changes):
+    path = tmp_path / "grid.parquet"
+    write_grid(small_grid(), path)
+    edit_grid(path, pq.read_table(path), **changes)
+    with pytest.raises(FormatError, match=r"damaged grid table|version") as caught:
+        read_grid(path)
+    assert caught.value.remedy
+
+
+def test_columns_that_were_edited_are_a_damaged_grid(tmp_path):
+    path, other = tmp_path / "grid.parquet", tmp_path / "other.parquet"
+    write_grid(small_grid(), path)
+    table = pq.read_table(path)
+    place = table.column_names.index
+    changes = [
+        table.drop_columns(["flux"]),
+        table.drop_columns(["teff"]),
+        table.drop_columns(["source"]),
+        table.set_column(place("flux"), "flux", pa.array(["x"] * 6)),
+        table.set_column(place("flux"), "flux", pa.array([[1.0, 2.0]] * 6)),
+        table.set_column(place("teff"), "teff", pa.array([-1.0] * 6)),
+        table.set_column(place("teff"), "teff", pa.array(["hot"] * 6)),
+        table.set_column(place("source"), "source", pa.array(range(6))),
+    ]
+    for changed in changes:
+        pq.write_table(changed, other)
+        with pytest.raises(FormatError, match="damaged grid table"):
+            read_grid(other)
+    labels = json.loads(table.schema.metadata[b"jaxmdwarf"])["labels"]
+    edit_grid(other, table, labels={**labels, "names": ["teff"] * 4})
+    with pytest.raises(FormatError, match="named twice"):
+        read_grid(other)
