@@ -8,6 +8,7 @@ equal bit by bit.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import re
 from dataclasses import dataclass
@@ -138,6 +139,52 @@ def require_sane_cards(data: Data) -> None:
                 "download it again.",
             )
         offset, number = start + -(-size // BLOCK) * BLOCK, number + 1
+
+
+def require_checksums(data: Data) -> None:
+    """Hold the sums that a file gives of its own headers and data against them.
+
+    CHECKSUM makes the sum of all 32-bit words of a unit, in ones' complement, all ones; DATASUM is
+    that of its data alone (FITS standard 4.0, section 4.4.2.7 and appendix J). Units that only
+    astropy can find are not looked at.
+
+    Raises
+    ------
+    RejectedInput
+        If a sum is another.
+    """
+    offset, number = 0, 0
+    with contextlib.suppress(UnusualFits):
+        while (hdu := next_hdu(data, offset, first=number == 0)) is not None:
+            data_sum = str(hdu.header.get("DATASUM", "")).strip()
+            check_sum = str(hdu.header.get("CHECKSUM", "")).strip()
+            if data_sum.isdecimal() and _sum_words(data, hdu.start, hdu.stop) != int(data_sum):
+                raise _damaged(number, "DATASUM")
+            # Zeros, or nothing, say that nobody has computed it.
+            if check_sum.strip("0") and _sum_words(data, offset, hdu.stop) not in (0, _ALL_ONES):
+                raise _damaged(number, "CHECKSUM")
+            offset, number = hdu.stop, number + 1
+
+
+_ALL_ONES = 2**32 - 1
+
+
+def _damaged(number: int, keyword: str) -> RejectedInput:
+    return RejectedInput(
+        f"{keyword} in HDU {number} is not that of its content.",
+        "the file is damaged: download it again; if you have changed it yourself, bring its sums "
+        "up to date: fitscheck --write FILE",
+    )
+
+
+def _sum_words(data: Data, start: int, stop: int) -> int:
+    """Sum of big-endian 32-bit words in ones' complement; what the end lacks counts as 0."""
+    stop = min(stop, len(data) - (len(data) - start) % 4)
+    words = np.frombuffer(data, ">u4", (stop - start) // 4, start)
+    total = int(words.sum(dtype=np.uint64))
+    while total >> 32:
+        total = (total & _ALL_ONES) + (total >> 32)
+    return total
 
 
 def _count(header: LeanHeader, number: int, keyword: str, most: int, default: int = 0) -> int:

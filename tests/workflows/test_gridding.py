@@ -140,7 +140,7 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_one_bad_file_is_named_and_the_others_go_on(tmp_path):
-    """Cut text, numbers that overflow, columns in each other, holes: each is a reject of its own."""
+    """Cut text, numbers that overflow, holes, lines that are none: each is a reject of its own."""
     folder = tmp_path / "ingest"
     folder.mkdir()
     name = "lte{:05.1f}-5.0-0.0a+0.0.BT-Settl.spec.7"
@@ -159,7 +159,7 @@ def test_one_bad_file_is_named_and_the_others_go_on(tmp_path):
         name.format(28.0): (whole[28][: int(0.51 * len(whole[28])) + 7], "the last line is cut"),
         name.format(29.0): (edit(whole[29], b"   7000.00000 9.90000+300"), "overflows at 7000"),
         name.format(30.0): (edit(whole[30], b"   7000.00000 2.61234D+01"), "times that of a black"),
-        name.format(31.0): (hole, "nothing between 6989.8 and 6996.0 A, which is more than the 3.9 A"),
+        name.format(31.0): (hole, "between 6989.8 and 6996.0 A, which is more than the 3.9 A"),
         name.format(32.0): (whole[32].replace(b"\n ", b"\n* "), "lines begin with a wavelength"),
         "cut.txt": (columns[: int(0.51 * len(columns)) + 3], "the last line is cut"),
     }

@@ -161,7 +161,14 @@ def read_grid(path: str | os.PathLike[str]) -> ModelGrid:
         )
     try:
         return _read_spectra(table, description)
-    except (JaxmdwarfError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+    except (
+        JaxmdwarfError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as e:
         # Whatever is missing from a table that was edited, or is of another kind.
         text = e.message if isinstance(e, JaxmdwarfError) else f"{type(e).__name__}: {e}"
         raise FormatError(

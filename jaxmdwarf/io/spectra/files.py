@@ -16,6 +16,7 @@ from jaxmdwarf.io.fits_bytes import (
     UnusualFits,
     is_fits,
     next_hdu,
+    require_checksums,
 )
 from jaxmdwarf.io.fits_files import open_fits
 
@@ -144,6 +145,17 @@ class SpectrumFile:
         return tuple(
             str(header.get(f"TTYPE{index}", "")).strip().upper() for index in range(1, n_column + 1)
         )
+
+    def require_checksums(self) -> None:
+        """Hold the content against the sums in its headers, unless it is left on disk for its size.
+
+        Raises
+        ------
+        RejectedInput
+            If one differs.
+        """
+        if self.is_fits and isinstance(self.data, bytes):
+            require_checksums(self.data)
 
     def open(self) -> contextlib.AbstractContextManager[Any]:
         """The file as an `astropy.io.fits.HDUList`, see `jaxmdwarf.io.fits_files.open_fits`."""

@@ -116,6 +116,7 @@ def read_records(path: str | os.PathLike[str]) -> list[Found]:
     file = SpectrumFile(path)
     for reader in READERS.entries():
         if reader.matches(file):
+            file.require_checksums()
             found = reader.read(file)
             break
     else:

@@ -59,8 +59,9 @@ def test_gzipped_files_read_alike_whatever_their_name(tmp_path, write_spectrum, 
 
 
 def test_the_and_mask_kills_pixels_and_the_or_mask_does_not(tmp_path, write_spectrum, layout):
-    and_mask, or_mask = np.zeros(3909, int), np.zeros(3909, int)
+    and_mask = np.zeros(3909, int)
     and_mask[[100, 2000]] = (1, 8) if layout.startswith("lamost") else (1 << 23, 1 << 23 | 1 << 5)
+    or_mask = and_mask.copy()
     or_mask[300] = 1 << 23 if layout == "sdss-coadd" else 1
     spectrum = read_spectrum(
         write_spectrum(tmp_path / "a.fits", layout, and_mask=and_mask, or_mask=or_mask)
@@ -287,6 +288,57 @@ def bad_mask_of_fractions(folder, write):
     return write(folder / "bad.fits", and_mask=np.full(3909, 0.5)), "no mask"
 
 
+def bad_or_mask(folder, write):
+    or_mask = np.zeros(3909)
+    or_mask[7] = 1.5
+    return write(folder / "bad.fits", or_mask=or_mask), "the or-mask holds numbers that are no mask"
+
+
+def bad_masks_in_disorder(folder, write):
+    mask = np.where(np.arange(3909) < 20, 6.0, 0.0)
+    path = write(folder / "bad.fits", "lamost-coadd", and_mask=mask, or_mask=mask.clip(max=4))
+    return path, "bits of the and-mask are not in the or-mask"
+
+
+def bad_byte_order(folder, write):
+    path = write(folder / "bad.fits", "lamost-subcontinuum")
+    content = path.read_bytes()
+    start = content.index(b"END     ") // 2880 * 2880 + 2880
+    values = np.frombuffer(content[start : start + 5 * 3909 * 4], ">f4").byteswap()
+    path.write_bytes(content[:start] + values.tobytes() + content[start + values.nbytes :])
+    return path, "without wavelengths, and its first row holds numbers above"
+
+
+def bad_type_of_numbers(folder, write):
+    path = write(folder / "bad.fits", "lamost-subcontinuum")
+    header = path.read_bytes().replace(
+        b"BITPIX  =                  -32", b"BITPIX  =" + b"32".rjust(21)
+    )
+    path.write_bytes(header)
+    return path, "without wavelengths, and its first row holds numbers above 1e\\+08"
+
+
+def bad_counts(folder, write):
+    flux = np.full(3909, 50.0)
+    flux[3000] = -1e12
+    path = write(folder / "bad.fits", "lamost-subcontinuum", flux=flux)
+    return path, "first row holds numbers above"
+
+
+def bad_inverse_variance(folder, write):
+    ivar = np.where(np.arange(3909) < 80, -4.0, 4.0)
+    path = write(folder / "bad.fits", "lamost-subcontinuum", ivar=ivar)
+    return path, "its second row is no inverse variance"
+
+
+def bad_two_solutions(folder, write):
+    def edit(hdus):
+        hdus[0].header["CRVAL1"], hdus[0].header["CD1_1"] = 3.5682, 2e-4
+
+    path = write(folder / "bad.fits", "lamost-subcontinuum", edit=edit)
+    return path, "COEFF1 = 0.0001 and CD1_1 = 0.0002"
+
+
 def bad_odd_length(folder, write):
     path = write(folder / "bad.fits")
     path.write_bytes(path.read_bytes() + b"x")
@@ -510,3 +562,30 @@ def assert_same_record(one, two):
         assert a.tobytes() == b.tobytes()
     for key in one.meta:
         assert one.meta[key] == two.meta[key] or key == "path" or one.meta[key] != one.meta[key]
+
+
+def flip_bit(content, at):
+    return content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
+
+
+def test_the_sums_of_a_file_are_held_against_its_content(tmp_path, write_spectrum, layout):
+    plain, path = write_spectrum(tmp_path / "plain.fits", layout), tmp_path / "summed.fits"
+    with fits.open(plain) as hdus:
+        hdus.writeto(path, checksum=True)
+    whole = path.read_bytes()
+    np.testing.assert_array_equal(read_spectrum(path).flux, read_spectrum(plain).flux)
+    last = whole.rindex(b"XTENSION") if b"XTENSION" in whole else 0
+    # Data that nobody reads and a card that nobody needs count as well.
+    path.write_bytes(flip_bit(whole, len(whole) - 3))
+    with pytest.raises(RejectedInput, match="DATASUM in HDU") as caught:
+        read_spectrum(path)
+    assert "fitscheck --write" in caught.value.remedy
+    path.write_bytes(flip_bit(whole, whole.index(b"/ ", last) + 2))
+    with pytest.raises(RejectedInput, match="CHECKSUM in HDU"):
+        read_spectrum(path)
+    # Blank sums say that nobody has computed them.
+    with fits.open(plain) as hdus:
+        for hdu in hdus:
+            hdu.header["CHECKSUM"], hdu.header["DATASUM"] = "0" * 16, ""
+        hdus.writeto(path, overwrite=True)
+    read_spectrum(path)
