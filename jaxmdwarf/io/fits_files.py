@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import mmap
+import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from jaxmdwarf.errors import RejectedInput
@@ -27,7 +29,8 @@ def open_fits(data: Data, path: str = "") -> Iterator[Any]:
     Raises
     ------
     RejectedInput
-        If it is damaged; also for anything that astropy raises within the block.
+        If it is damaged; also for anything that astropy raises within the block. What is raised
+        by others there is left as it is.
     """
     from astropy.io import fits
 
@@ -44,5 +47,21 @@ def open_fits(data: Data, path: str = "") -> Iterator[Any]:
     except RejectedInput:
         raise
     except Exception as error:  # astropy raises many kinds for damaged files
+        if not _is_of_astropy(error):
+            raise  # a defect is no property of the file
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RejectedInput(f"not readable as FITS ({line}).", "download the file again.") from None
+
+
+def _is_of_astropy(error: Exception) -> bool:
+    """Whether it was raised in astropy, or in what astropy called, and not by a caller of it."""
+    import astropy
+
+    package = Path(astropy.__file__).parent
+    named = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)[1:]]
+    # The libraries below raise for both: whoever called them last has to answer.
+    known = [name for name in named if _OWN in name.parents or package in name.parents]
+    return bool(known) and package in known[-1].parents
+
+
+_OWN = Path(__file__).parents[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,32 @@ class Reject(NamedTuple):
     ) -> Reject:
         """The row for `path`, or one spectrum of it, that says what `error` says."""
         return cls(str(path), error.message.rstrip("."), error.remedy.rstrip("."), index)
+
+
+class UnexpectedReject(Reject):
+    """An input on which its reader failed in a way that it should not: a defect, perhaps.
+
+    Readers say what is wrong with a file by `RejectedInput`. One strange file among many must not
+    end a run; many are no longer the fault of files, see `jaxmdwarf.workflows.run`.
+    """
+
+    @classmethod
+    def from_exception(cls, path: str, error: Exception) -> UnexpectedReject:
+        """The row for `path`, with the kind of error and the place in the package."""
+        line = (str(error).strip() or "no message").splitlines()[0]
+        return cls(path, f"{type(error).__name__}: {line}{_locate(error)}", "look into the file")
+
+
+def _locate(error: Exception) -> str:
+    """The line of the package in which it went wrong; nothing if it was elsewhere."""
+    package = Path(__file__).parents[1]
+    # Who calls readers is no place to look at.
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(package) and Path(frame.filename).stem != "stream"
+    ]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 def name_rejects_file(output: str | os.PathLike[str]) -> Path:

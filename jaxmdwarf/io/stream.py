@@ -24,8 +24,9 @@ from itertools import islice
 from typing import Any
 
 from jaxmdwarf.errors import RejectedInput, UsageError
+from jaxmdwarf.io.limits import bound_work, count_memory
 from jaxmdwarf.io.registry import pack_extras, unpack_extras
-from jaxmdwarf.io.rejects import Reject
+from jaxmdwarf.io.rejects import Reject, UnexpectedReject
 
 CHUNKS_AHEAD = 3
 """Chunks a worker may be ahead of the consumer: enough to keep it busy, little in memory."""
@@ -63,8 +64,9 @@ def stream_results(
     Yields
     ------
     path, result
-        `result` is what the task returned, or a `Reject` where it raised `RejectedInput`, raised
-        anything else (the reason then names the error), or its process died.
+        `result` is what the task returned, or a `Reject` where it raised `RejectedInput`, an
+        `UnexpectedReject` where it raised anything else (the reason names the error), took more
+        time or memory than `jaxmdwarf.io.limits` grants, or its process died.
     """
     extras = pack_extras()
     # Readers that stand in a script or a notebook exist in this process alone.
@@ -127,24 +129,31 @@ def run_one(task: Callable[[str], Any], path: str) -> Any:
     except MemoryError:
         return Reject(path, "out of memory", "use fewer processes")
     except Exception as error:  # one strange file must not end a run over a million
-        line = (str(error).strip() or "no message").splitlines()[0]
-        return Reject(path, f"{type(error).__name__}: {line}", "look into the file")
+        return UnexpectedReject.from_exception(path, error)
 
 
 def serve() -> None:
     """The life of a worker: a task, then chunks of paths, from standard input until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
+    # Ctrl-C and what batch systems send to all processes are for the parent, which closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not write into the pipe
     unpack_extras(_receive(source))
     task = _receive(source)
+    base_bytes = count_memory()
+
+    def work(path: str) -> Any:
+        with bound_work(path, base_bytes):
+            return task(path)
+
     while True:
         try:
             chunk = _receive(source)
         except EOFError:
             return
         try:
-            _send(sink, [run_one(task, path) for path in chunk])
+            _send(sink, [run_one(work, path) for path in chunk])
         except BrokenPipeError:
             return
 

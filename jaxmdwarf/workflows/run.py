@@ -39,18 +39,16 @@ from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.locks import hold_lock
-from jaxmdwarf.io.rejects import Reject, check_accounts, write_rejects
-from jaxmdwarf.io.spectra.readers import DuplicateFinder, name_place
+from jaxmdwarf.io.rejects import Reject, UnexpectedReject, check_accounts, write_rejects
+from jaxmdwarf.io.spectra.readers import DuplicateFinder
 from jaxmdwarf.io.stream import stream_results
 from jaxmdwarf.io.tables import begin_imports
+from jaxmdwarf.workflows.chunking import chunk_paths, gather_results, require_expected
 from jaxmdwarf.workflows.outputs import OVERWRITE, require_folder, require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CHUNK_BYTES = 512 * 1024**2
-"""Size of the files of a chunk: a thousand single spectra, or a few files of many."""
 
 _RECORD, _LOCK, _CHECKPOINTS = "run.json", "lock", "checkpoints"
 
@@ -71,6 +69,8 @@ class Chunk(NamedTuple):
         Files of the chunk.
     n_in : int
         Spectra that they hold; a file that cannot be read counts as one.
+    n_unexpected : int
+        Inputs on which readers failed as they should not.
     """
 
     rows: pd.DataFrame
@@ -79,6 +79,7 @@ class Chunk(NamedTuple):
     hashes: Sequence[tuple[str, int]] = ()
     n_path: int = 0
     n_in: int = 0
+    n_unexpected: int = 0
 
 
 class _Note(NamedTuple):
@@ -88,6 +89,7 @@ class _Note(NamedTuple):
     hashes: Sequence[tuple[str, int]]
     n_path: int
     n_in: int
+    n_unexpected: int
 
 
 @dataclass(frozen=True)
@@ -232,13 +234,20 @@ class Run:
         Returns
         -------
         Worked
+
+        Raises
+        ------
+        WorkFailed
+            If too many inputs ended in errors that readers do not expect, see
+            `jaxmdwarf.workflows.chunking.require_expected`.
         """
         progress = progress or Silent()
         duplicates = DuplicateFinder()
-        begin = 0
+        begin = n_read = n_unexpected = 0
         for number in range(self.n_done):
             kept = self._read_note(number)
-            begin += kept.n_path
+            begin, n_read = begin + kept.n_path, n_read + kept.n_in
+            n_unexpected += kept.n_unexpected
             for path, content_hash in kept.hashes:
                 duplicates.find(content_hash, path)
         if begin:
@@ -248,8 +257,11 @@ class Run:
         done = Worked(0, 0.0)
         skipped = float(begin)
         with progress.stage(title, float(len(paths)), unit="files", done=skipped) as stage:
-            for number, own in enumerate(_chunked(rest, chunk_size), self.n_done):
-                items, rejects, hashes, n_in = _gather(results, len(own), duplicates)
+            for number, own in enumerate(chunk_paths(rest, chunk_size), self.n_done):
+                items, rejects, hashes, n_in = gather_results(results, len(own), duplicates)
+                strange = [one for one in rejects if isinstance(one, UnexpectedReject)]
+                n_read, n_unexpected = n_read + n_in, n_unexpected + len(strange)
+                require_expected(strange, n_unexpected, n_read)
                 began = time.perf_counter()
                 importing = begin_imports()  # at once from the second chunk on
                 made = work(items)
@@ -261,7 +273,13 @@ class Run:
                     [*rejects, *made.rejects],
                     key=lambda one: (place.get(one.path, len(own)), one.spectrum or 0),
                 )
-                made = made._replace(rejects=rejects, hashes=hashes, n_path=len(own), n_in=n_in)
+                made = made._replace(
+                    rejects=rejects,
+                    hashes=hashes,
+                    n_path=len(own),
+                    n_in=n_in,
+                    n_unexpected=len(strange),
+                )
                 self.keep(number, made)
                 stage.advance(float(len(own)))
         return done
@@ -300,6 +318,7 @@ class Run:
             [(path, int(value)) for path, value in note["hashes"]],
             int(note["n_path"]),
             int(note["n_in"]),
+            int(note["n_unexpected"]),
         )
 
     def _path(self, number: int, suffix: str) -> Path:
@@ -467,50 +486,6 @@ def settle_accounts(
     if least == 1:
         raise WorkFailed(f"none of {n_in} inputs was usable.{first}", remedy)
     raise WorkFailed(f"{n_row} of {n_in} inputs usable, {product} needs {least}.{first}", remedy)
-
-
-def _gather(
-    results: Iterator[tuple[str, Any]], n_path: int, duplicates: DuplicateFinder
-) -> tuple[list[tuple[str, Any]], list[Reject], list[tuple[str, int]], int]:
-    """What the next files hold: items, rejects, what to know copies by, and how many in all."""
-    items: list[tuple[str, Any]] = []
-    rejects: list[Reject] = []
-    hashes: list[tuple[str, int]] = []
-    n_in = 0
-    for _ in range(n_path):
-        path, result = next(results)
-        for index, one in enumerate(result if isinstance(result, list) else [result]):
-            n_in += 1
-            if isinstance(one, Reject):
-                rejects.append(one)
-                continue
-            payload, content_hash = one
-            if content_hash is not None:
-                repeated = duplicates.find(content_hash, path, index)
-                if repeated is not None:
-                    rejects.append(repeated)
-                    continue
-                hashes.append((name_place(path, index), content_hash))
-            items.append((path, payload))
-    return items, rejects, hashes, n_in
-
-
-def _chunked(paths: Sequence[str], size: int) -> Iterator[list[str]]:
-    """Files in chunks of at most `size` and about `CHUNK_BYTES`, for memory holds their spectra."""
-    chunk: list[str] = []
-    n_byte = 0
-    for path in paths:
-        try:
-            own = os.stat(path).st_size
-        except (OSError, ValueError):
-            own = 0  # its reader says what is wrong with it
-        if chunk and (len(chunk) >= size or n_byte + own > CHUNK_BYTES):
-            yield chunk
-            chunk, n_byte = [], 0
-        chunk.append(path)
-        n_byte += own
-    if chunk:
-        yield chunk
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:

@@ -271,3 +271,37 @@ def test_the_time_of_the_work_is_that_of_the_work(tmp_path):
     with opened(tmp_path / "T.csv") as run:
         worked = count(run, slow)
     assert (worked.n_row, worked.seconds >= 0.08) == (4, True)
+
+
+@pytest.mark.parametrize(("n_bug", "stops"), [(2, False), (3, True)])
+def test_defects_of_readers_stop_a_run_and_single_strange_files_do_not(tmp_path, n_bug, stops):
+    """Of 240 files, 2 are below 1 %; a third is above, in the last of four chunks."""
+    paths = [f"{number:03d}.fits" for number in range(240)]
+    bugs = [paths[number] for number in (10, 20, 230)[:n_bug]]
+
+    def read(path):
+        if path in bugs:
+            raise AttributeError("no such thing")
+        return len(path), None
+
+    def work(items):
+        rows = pd.DataFrame([(path, size) for path, size in items], columns=["path", "size"])
+        return Chunk(rows, [])
+
+    def run_all():
+        with opened(tmp_path / "T.csv") as run:
+            run.map_files(paths, read, work, chunk_size=60, title="counting", processes=1)
+            return run.n_done, run.collect(EMPTY)
+
+    if not stops:
+        _, (rows, rejects) = run_all()
+        assert (len(rows), len(rejects)) == (238, 2)
+        assert rejects[0].reason == "AttributeError: no such thing"
+        return
+    for _ in range(2):
+        # Given again, it goes on from the finished chunks, and what went wrong in them counts.
+        with pytest.raises(WorkFailed, match=r"3 of 240 inputs ended in errors .*230\.fits: Attr"):
+            run_all()
+        assert len(list((tmp_path / "T.csv.partial").glob("chunk-*.json"))) == 3
+    bugs.clear()
+    assert run_all()[0] == 4
