@@ -30,7 +30,7 @@ from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior, Prior, RelationPrior
 from jaxmdwarf.networks.convolution import ConvLayers
 from jaxmdwarf.networks.cyclestar import CycleStarSizes
-from jaxmdwarf.networks.payne import PayneNetwork
+from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.wavelengths import PixelGrid
 
 Packed: TypeAlias = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -158,9 +158,16 @@ def read_common(about: Mapping[str, Any]) -> CommonFields:
             sigma_aa=spectra["sigma_aa"],
             masks_aa=tuple((float(low), float(high)) for low, high in spectra["masks_aa"]),
             resolving_power=spectra["resolving_power"],
-            simulated=bool(about["trained_on_simulation"]),
+            simulated=_read_bool(about["trained_on_simulation"]),
         ),
     )
+
+
+def _read_bool(value: Any) -> bool:
+    """A truth value; what others take for one would decide what every product says of itself."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
 
 
 def _describe_space(space: LabelSpace) -> list[dict[str, Any]]:
@@ -368,6 +375,16 @@ def _read_sizes(about: Mapping[str, Any]) -> CycleStarSizes:
     return CycleStarSizes(**{name: read(value) for name, value in about.items()})
 
 
+def _require_layers(params: Mapping[str, Any], network: PayneNetwork, n_label: int) -> None:
+    """Hold that weights are those of a network: every layer, no other, each with its shape."""
+    import jax
+
+    asked = jax.eval_shape(lambda: init_payne(network, jax.random.key(0), n_label))
+    shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (asked, dict(params))]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the network has layers {shapes[1]}, not {shapes[0]}")
+
+
 def _pack_payne(model: PayneEmulator) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     arrays = {
         f"params.{layer}.{name}": np.asarray(values)
@@ -386,12 +403,14 @@ def _unpack_payne(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Payne
             _, layer, name = key.split(".")
             params.setdefault(layer, {})[name] = _on_device(values)
     common = read_common(about)
+    network = _read_network(about["network"])
+    _require_layers(params, network, common.space.n_label)
     return PayneEmulator(
         params=params,
         basis=_on_device(arrays["basis"]),
         mean=_on_device(arrays["mean"]),
         model_error=_on_device(arrays["model_error"]),
-        network=_read_network(about["network"]),
+        network=network,
         label_space=common.space,
         grid=common.grid,
         preprocessing=common.preprocessing,

@@ -14,9 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxmdwarf.errors import FormatError, MismatchError, UsageError
+from jaxmdwarf.errors import FormatError, JaxmdwarfError, UsageError
 from jaxmdwarf.io.atomic import write_folder_atomically
 from jaxmdwarf.io.json_files import plain_json
+from jaxmdwarf.io.model_checks import (
+    MAX_JSON_BYTES,
+    read_regular,
+    require_sound_model,
+    unpack_arrays,
+)
 from jaxmdwarf.io.model_kinds import pack_model, unpack_model
 from jaxmdwarf.models.base import ForwardModel
 
@@ -75,12 +81,22 @@ def load_model(path: str | os.PathLike[str]) -> ForwardModel:
     """
     about, arrays = read_model_directory(path)
     try:
-        return unpack_model(about, arrays)
-    except MismatchError as error:
+        model = unpack_model(about, arrays)
+        require_sound_model(model, pack_model(model)[1], arrays)
+    except FormatError:
+        raise
+    except (
+        JaxmdwarfError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError
+    ) as error:  # fmt: skip
+        # Parts that are missing, or of another kind, shape or range.
+        text = error.message if isinstance(error, JaxmdwarfError) else str(error).strip()
+        line = (text or "?").splitlines()[0].rstrip(".")
         raise FormatError(
-            f"the parts of the model {os.fspath(path)} do not belong together: {error.message}",
+            f"the parts of the model {os.fspath(path)} do not belong together: "
+            f"{type(error).__name__}: {line}.",
             "copy the model again from where it came, or train it again.",
-        ) from None
+        ) from error
+    return model
 
 
 def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -144,14 +160,16 @@ def read_model_directory(
         f"the arrays of the model {folder} are missing or damaged.",
         "copy the model again from where it came, or train it again.",
     )
+    listed = about.get("arrays")
+    if not isinstance(listed, dict) or not isinstance(listed.get("shapes"), dict):
+        raise damaged
     try:
-        packed = (folder / _ARRAYS_NAME).read_bytes()
+        packed = read_regular(folder / _ARRAYS_NAME)
     except OSError:
         raise damaged from None
-    if hashlib.sha256(packed).hexdigest() != about["arrays"]["sha256"]:
+    if hashlib.sha256(packed).hexdigest() != listed.get("sha256"):
         raise damaged
-    with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
-        return about, {name: stored[name] for name in stored.files}
+    return about, unpack_arrays(packed, listed["shapes"], folder)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -161,15 +179,15 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"there is no model directory {folder}.", "train one with 'jaxmdwarf train-emulator'."
         )
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        about = json.loads(read_regular(file, most=MAX_JSON_BYTES), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError):
         about = None
     if not isinstance(about, dict) or about.get("format") != MODEL_FORMAT:
         raise FormatError(
             f"{folder} holds no {_JSON_NAME} of a jaxmdwarf model.",
             "give the directory that 'jaxmdwarf train-emulator' wrote.",
         )
-    if about.get("format_version") != MODEL_VERSION:
+    if type(about.get("format_version")) is not int or about["format_version"] != MODEL_VERSION:
         raise FormatError(
             f"the model {folder} has format version {about.get('format_version')!r}; this version "
             f"of jaxmdwarf reads version {MODEL_VERSION}.",
@@ -181,6 +199,10 @@ def _read_description(folder: Path) -> dict[str, Any]:
             "copy the model again from where it came, or train it again.",
         )
     return about
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _hash_description(description: Mapping[str, Any]) -> str:
