@@ -50,7 +50,7 @@ def write(
     flux = (100.0 + rng.normal(0, 2, wave.size) if flux is None else flux).astype(">f4")
     ivar = (np.full(wave.size, 0.25) if ivar is None else ivar).astype(">f4")
     and_mask = np.zeros(wave.size) if and_mask is None else and_mask
-    or_mask = np.zeros(wave.size) if or_mask is None else or_mask
+    or_mask = and_mask if or_mask is None else or_mask
     about = {"obsid": obsid, "z": z, "snr": snr, "old": layout == "lamost-subcontinuum"}
     primary = fits.PrimaryHDU()
     if layout == "sdss-coadd":
