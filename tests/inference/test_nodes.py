@@ -95,7 +95,7 @@ def test_stars_near_their_best_node_are_left_alone():
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("priors", [(), (LabelPrior("mh", -0.8, 0.05),)])
+@pytest.mark.parametrize("priors", [(), (LabelPrior("mh", -0.8, 0.002),)])
 def test_the_chosen_node_has_the_lowest_cost(make_model, priors):
     model = make_model()
     rng = np.random.default_rng(0)
@@ -117,3 +117,5 @@ def test_the_chosen_node_has_the_lowest_cost(make_model, priors):
     nodes = node_points(4)
     chosen, costs = choose_and_try(problem, jnp.asarray(nodes))
     np.testing.assert_allclose(chosen, nodes[np.argmin(costs, axis=0)], atol=1e-6)
+    # So narrow a prior leaves no other metallicity, and spectra alone would.
+    assert (np.unique(chosen[:, 2]).size == 1) == bool(priors)

@@ -6,6 +6,7 @@ import pytest
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.simulate.atoms.crosssection import (
     CROSS_SECTION_UNIT_CM2,
+    _broadening_per_h,
     atomic_cross_sections,
     perturber_densities,
 )
@@ -119,6 +120,36 @@ class TestCrossSections:
         # A tenth of the distance, a hundred times the opacity.
         near = int(np.argmin(np.abs(wave - lines.wave_aa[i] - 2.0)))
         assert sigma[2, near] / sigma[2, at] == pytest.approx(100.0, rel=0.03)
+
+    def test_wings_of_potassium_have_the_opacity_of_the_impact_approximation(self):
+        """pi e^2 / (m c) f n / n_K gamma / (4 pi^2 dnu^2); gamma goes as C6^0.4 v^(1 - alpha)."""
+        lines = load_atomic_lines()
+        i = find(lines, "K I", 7664.90)
+        temperature, log_p = 3000.0, 5.5
+        wave = log_grid(7600.0, 7740.0)
+        sigma = atomic_cross_sections(
+            only(i), wave, np.array([temperature]), np.array([log_p]), cutoff_aa=300.0
+        )["K I"][0, 0]
+        gas = perturber_densities(np.array(temperature), np.array(log_p))
+        gamma, slower = 0.0, np.sqrt(temperature / 1e4) ** (1 - lines.vdw_alpha[i])
+        for density, polarisability, mass in (
+            (gas.hydrogen, 0.6668, 1.008),
+            (gas.hydrogen_molecule, 0.8045, 2.016),
+            (gas.helium, 0.2051, 4.0026),
+        ):
+            lighter = (1 / mass + 1 / 39.0983) / (1 / 1.008 + 1 / 39.0983)  # 1 / reduced mass
+            scale = (polarisability / 0.6668) ** 0.4 * lighter**0.3
+            gamma += density * 10.0 ** lines.gamma_vdw[i] * scale * slower
+        at = int(np.argmin(np.abs(wave - lines.wave_aa[i] - 20.0)))
+        away_hz = 2.99792458e18 * (1 / lines.wave_aa[i] - 1 / wave[at])
+        expected = self.integral(i, temperature) * gamma / (4 * np.pi**2 * away_hz**2)
+        assert sigma[at] * CROSS_SECTION_UNIT_CM2 == pytest.approx(expected, rel=0.02)
+
+    def test_collisions_broaden_more_where_atoms_are_faster(self):
+        lines = only(find(load_atomic_lines(), "K I", 7664.90))
+        lines = lines._replace(vdw_alpha=np.array([0.4]))
+        cool, hot = _broadening_per_h(lines, np.array([39.1]), np.array([2000.0, 4500.0]), "H")[0]
+        assert hot / cool == pytest.approx((4500 / 2000) ** 0.3)
 
     def test_excitation_and_abundance_per_atom(self):
         # Hotter gas populates 2.1 eV (Na 8195) but empties nothing from the ground state (Na D).
