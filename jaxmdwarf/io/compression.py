@@ -7,6 +7,7 @@ A kilobyte can stand for gigabytes: decompression stops at `MAX_RATIO` times the
 from __future__ import annotations
 
 import bz2
+import gzip
 import lzma
 import os
 import stat
@@ -127,6 +128,38 @@ def decompress(raw: bytes, name: str) -> bytes:
         )
     refuse_foreign(data, name)
     return data
+
+
+def require_bounded(path: str | os.PathLike[str], *, free_bytes: int) -> None:
+    """Hold that a compressed file, which others will read, does not stand for very much more.
+
+    Its content may take any factor up to `free_bytes`, and `MAX_RATIO` times its size beyond.
+
+    Raises
+    ------
+    RejectedInput
+        If it expands to more, or is damaged.
+    """
+    size = os.stat(path).st_size
+    limit = max(free_bytes, MAX_RATIO * size)
+    with open(path, "rb") as file:
+        kind = name_compression(file.read(8))
+        file.seek(0)
+        if not kind:
+            return
+        opened = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind]
+        n_bytes = 0
+        try:
+            with opened(file, "rb") as content:
+                while piece := content.read(1 << 20):
+                    n_bytes += len(piece)
+                    if n_bytes > limit:
+                        raise RejectedInput(
+                            f"{size} bytes of {kind} expand to more than {limit // 1024**2} MiB.",
+                            "unpack it yourself if it is what you want to read.",
+                        )
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            raise RejectedInput(f"damaged {kind} stream ({error}).", "fetch it again.") from None
 
 
 def name_compression(data: bytes) -> str:

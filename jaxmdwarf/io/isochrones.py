@@ -15,7 +15,7 @@ Files may be gzipped. All come out as one table with the columns of `COLUMNS`.
 
 from __future__ import annotations
 
-import gzip
+import io
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmdwarf.errors import FormatError, UsageError
+from jaxmdwarf.errors import FormatError, RejectedInput, UsageError
+from jaxmdwarf.io.compression import read_file_bytes
 
 COLUMNS = ("feh", "log_age", "Mini", "mass", "Teff", "logg", "radius", "source")
 """[M/H], log10(age/yr), initial and present mass (Msun), K, cgs, Rsun, name of the file."""
@@ -106,28 +107,27 @@ def _read_one(path: Path) -> dict[str, np.ndarray]:
             f"{path} is a web page, not a table.", "save the output file that the page links to."
         )
     commented = any(line.startswith("#") for line in filled[:20])
-    raw = _parse_blocks(lines, path) if commented else _parse_csv(path)
+    raw = _parse_blocks(lines, path) if commented else _parse_csv(lines, path)
     table = _convert(raw, path)
     return {**table, "source": np.full(table["feh"].size, path.name)}
 
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                return file.read().splitlines()
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        return read_file_bytes(path).decode("utf-8").splitlines()
+    except RejectedInput as error:
+        raise FormatError(f"{path}: {error.message}", error.remedy) from None
+    except UnicodeDecodeError as error:
         raise FormatError(
             f"{path} cannot be read as text: {error}.", "give the table itself, unpacked."
         ) from None
 
 
-def _parse_csv(path: Path) -> dict[str, np.ndarray]:
+def _parse_csv(lines: Sequence[str], path: Path) -> dict[str, np.ndarray]:
     import pandas as pd
 
     try:
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(io.StringIO("\n".join(lines)))
     except Exception as error:  # pandas raises many kinds
         line = (str(error) or type(error).__name__).splitlines()[0]
         raise FormatError(f"{path} cannot be read as CSV: {line}.", "check the file.") from None

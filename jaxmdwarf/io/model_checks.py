@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 MAX_JSON_BYTES = 64 * 1024**2
 """Largest description: metrics and provenance take some hundred kB."""
+
+_UNREADABLE = (
+    ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError,
+    TypeError, ValueError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+"""What archives and arrays that are none make `zipfile` and `numpy.load` raise."""
 
 _AGAIN = "copy the model again from where it came, or train it again."
 _LONGEST_AA = 1e7
@@ -71,14 +78,7 @@ def unpack_arrays(packed: bytes, listed: Mapping[str, Any], folder: Path) -> dic
             raise _refuse(folder, "its arrays are not those that it lists")
         with np.load(io.BytesIO(packed), allow_pickle=False) as content:
             arrays = {name: content[name] for name in names}
-    except (
-        ArithmeticError,
-        EOFError,
-        LookupError,
-        MemoryError,
-        ValueError,
-        zipfile.BadZipFile,
-    ) as e:
+    except _UNREADABLE as e:
         raise _refuse(folder, f"its arrays cannot be read ({e})") from e
     for name, values in arrays.items():
         if list(values.shape) != listed[name]:

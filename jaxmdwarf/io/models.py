@@ -180,8 +180,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
         )
     try:
         about = json.loads(read_regular(file, most=MAX_JSON_BYTES), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError):
-        about = None
+        own_hash = _hash_description(about)  # numbers beyond all bounds have none
+    except (AttributeError, OSError, ValueError, RecursionError):
+        about = own_hash = None
     if not isinstance(about, dict) or about.get("format") != MODEL_FORMAT:
         raise FormatError(
             f"{folder} holds no {_JSON_NAME} of a jaxmdwarf model.",
@@ -193,7 +194,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"of jaxmdwarf reads version {MODEL_VERSION}.",
             "train it again, or use the version of jaxmdwarf that wrote it.",
         )
-    if about.get("sha256") != _hash_description(about):
+    if about.get("sha256") != own_hash:
         raise FormatError(
             f"{file} was changed after it was written.",
             "copy the model again from where it came, or train it again.",

@@ -33,8 +33,9 @@ import numpy as np
 from jaxmdwarf.catalogue.columns import Column, describe_column
 from jaxmdwarf.catalogue.rows import settle_identifiers
 from jaxmdwarf.catalogue.texts import PATH_COLUMN, escape_path, escape_text, restore_path
-from jaxmdwarf.errors import FormatError, UsageError
+from jaxmdwarf.errors import FormatError, JaxmdwarfError, UsageError
 from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.compression import require_bounded
 from jaxmdwarf.io.provenance import Provenance
 from jaxmdwarf.io.table_formats import (
     CHOOSING,
@@ -64,6 +65,9 @@ FORMATS: dict[str, str] = {
     ".txt": "mrt",
 }
 """Formats that are written, by extension."""
+
+FREE_BYTES = 1024**3
+"""Content of a compressed table up to this size may be compressed by any factor."""
 
 READ_ALSO: dict[str, str] = {
     ".tsv": "tsv",
@@ -208,8 +212,8 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         If it cannot be read.
     """
     kind = _choose_format(path, {**FORMATS, **READ_ALSO})
-    table, metadata = _read(path, kind, READERS[kind])
-    return _to_described_frame(table, metadata, kind)
+    reader = READERS[kind]
+    return _read(path, kind, lambda file: _to_described_frame(*reader(file), kind))
 
 
 def read_tables(
@@ -231,22 +235,28 @@ def read_tables(
     """
     kind = _choose_format(path, {**FORMATS, **READ_ALSO})
     if kind == "votable":
-        tables, metadata = _read(path, kind, read_all_votables)
-        return [_to_described_frame(one, metadata, kind) for one in tables]
+        return _read(path, kind, _read_all_frames)
     reader = READERS[kind]
     if choose is not None and kind in CHOOSING:
         reader = partial(reader, choose=choose)
-    table, metadata = _read(path, kind, reader)
-    return [_to_described_frame(table, metadata, kind)]
+    return [_read(path, kind, lambda file: _to_described_frame(*reader(file), kind))]
+
+
+def _read_all_frames(path: Path) -> list[pd.DataFrame]:
+    tables, metadata = read_all_votables(path)
+    return [_to_described_frame(one, metadata, "votable") for one in tables]
 
 
 def _read(path: str | os.PathLike[str], kind: str, reader: Callable[[Path], Any]) -> Any:
     if not Path(path).is_file():
         raise UsageError(f"there is no table {os.fspath(path)}.", "check the path.")
     try:
+        require_bounded(path, free_bytes=FREE_BYTES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return reader(Path(path))
+    except JaxmdwarfError as error:
+        raise FormatError(f"{os.fspath(path)}: {error.message}", error.remedy) from None
     except Exception as error:  # readers raise many kinds
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FormatError(
@@ -366,6 +376,7 @@ def _to_frame(table: Any) -> pd.DataFrame:
         else:
             values = np.asarray(column.filled(0), dtype=np.float64)
             frame[name] = pd.Series(np.where(np.asarray(column.mask), np.nan, values))
-        if about is not None and about.kind == "bool" and frame[name].dtype.kind in "iu":
+        numbers = frame[name].dtype.kind in "iu" and not frame[name].isna().any()
+        if about is not None and about.kind == "bool" and numbers:
             frame[name] = frame[name].astype(bool)  # formats without truth values
     return pd.DataFrame(frame)

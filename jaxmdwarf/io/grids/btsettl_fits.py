@@ -72,12 +72,21 @@ def labels_from_header(headers, name: str) -> GridLabels:
     for header in headers:
         if {"PHXTEFF", "PHXLOGG", "PHXM_H"} <= set(header):
             return GridLabels(
-                float(header["PHXTEFF"]),
-                float(header["PHXLOGG"]),
-                float(header["PHXM_H"]) + 0.0,
-                float(header.get("PHXALPHA", 0.0)) + 0.0,
+                _read_label(header, "PHXTEFF"),
+                _read_label(header, "PHXLOGG"),
+                _read_label(header, "PHXM_H"),
+                _read_label(header, "PHXALPHA") if "PHXALPHA" in header else 0.0,
             )
     return parse_name(name)
+
+
+def _read_label(header, key: str) -> float:
+    try:
+        return float(header[key]) + 0.0
+    except (TypeError, ValueError):
+        raise RejectedInput(
+            f"the header says {key} = {header[key]!r}.", "fetch the file again."
+        ) from None
 
 
 def _wave_factor(unit: str | None, wave: np.ndarray) -> float:

@@ -170,9 +170,10 @@ def describe(file: SpectrumFile) -> str:
             for index, hdu in enumerate(hdus[:4]):
                 columns = getattr(hdu, "columns", None)
                 if columns is not None:
-                    parts.append(f"HDU {index} a table of {', '.join(columns.names[:6])}")
+                    parts.append(f"HDU {index} a table of {', '.join(map(str, columns.names[:6]))}")
                 elif hdu.header.get("NAXIS", 0):
-                    parts.append(f"HDU {index} an image of shape {hdu.shape}")
+                    shape = getattr(hdu, "shape", "nobody knows")
+                    parts.append(f"HDU {index} an image of shape {shape}")
                 else:
                     parts.append(f"HDU {index} empty")
             return "; ".join(parts)
