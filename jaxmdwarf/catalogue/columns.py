@@ -23,6 +23,9 @@ from jaxmdwarf.labels import (
 FORMAL_PREFIX = "e_fit_"
 """Begins columns of errors without the part that repeats show (paper, eq. 8)."""
 
+REPEAT_PREFIX = "e_repeat_"
+"""Begins columns of the scatter of repeat visits (paper, eq. 9)."""
+
 Kind = Literal["float", "int", "bool", "text", "identifier"]
 
 
@@ -77,20 +80,28 @@ def label_columns(label: Label) -> tuple[Column, Column]:
     )
 
 
-def formal_error_column(label: Label) -> Column:
-    """The column of the error that the fit alone states, where the label's is the total one.
+def partial_error_columns(label: Label) -> tuple[Column, Column]:
+    """The columns of what a total error is made of: the fit's own, and the scatter of repeats.
 
     Examples
     --------
-    >>> formal_error_column(describe_label("teff")).name
-    'e_fit_Teff'
+    >>> [column.name for column in partial_error_columns(describe_label("teff"))]
+    ['e_fit_Teff', 'e_repeat_Teff']
     """
     column, error = label_columns(label)
-    return Column(
-        f"{FORMAL_PREFIX}{column.name}",
-        f"Error of {column.name} by the fit alone, one sigma",
-        error.unit,
-        error.ucd,
+    return (
+        Column(
+            f"{FORMAL_PREFIX}{column.name}",
+            f"Error of {column.name} by the fit alone, one sigma",
+            error.unit,
+            error.ucd,
+        ),
+        Column(
+            f"{REPEAT_PREFIX}{column.name}",
+            f"Scatter of {column.name} among visits at this S/N",
+            error.unit,
+            error.ucd.replace("stat.error", "stat.stdev"),
+        ),
     )
 
 
@@ -338,7 +349,7 @@ def describe_column(name: str) -> Column | None:
     if name in COLUMNS:
         return COLUMNS[name]
     for label in (*LABELS.values(), VELOCITY):
-        for column in (*label_columns(label), formal_error_column(label)):
+        for column in (*label_columns(label), *partial_error_columns(label)):
             if column.name == name:
                 return column
     return None
@@ -364,12 +375,13 @@ def order_columns(names: Iterable[str], labels: Sequence[str] = ()) -> list[str]
         for label in dict.fromkeys([*labels, *LABELS])
         for column in (
             *label_columns(describe_label(label)),
-            formal_error_column(describe_label(label)),
+            *partial_error_columns(describe_label(label)),
         )
     ]
-    order.insert(order.index("RV_used"), formal_error_column(VELOCITY).name)
-    place = {name: number for number, name in enumerate(order)}
-    return sorted(names, key=lambda name: place.get(name, len(place)))
+    place = order.index("RV_used")
+    order[place:place] = [column.name for column in partial_error_columns(VELOCITY)]
+    number = {name: number for number, name in enumerate(order)}
+    return sorted(names, key=lambda name: number.get(name, len(number)))
 
 
 def write_column_page() -> str:
@@ -386,7 +398,8 @@ def write_column_page() -> str:
         "|---|---|---|---|",
     ]
     known = [name for label in LABELS.values() for name in (label.column, label.error_column)]
-    known += [formal_error_column(label).name for label in (*LABELS.values(), VELOCITY)]
+    for label in (*LABELS.values(), VELOCITY):
+        known += [column.name for column in partial_error_columns(label)]
     for name in order_columns([*COLUMNS, *known]):
         column = describe_column(name)
         assert column is not None

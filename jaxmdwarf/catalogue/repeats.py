@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxmdwarf.catalogue.columns import COLUMNS, FORMAL_PREFIX, order_columns
+from jaxmdwarf.catalogue.columns import COLUMNS, FORMAL_PREFIX, REPEAT_PREFIX, order_columns
 from jaxmdwarf.catalogue.quantities import read_numbers
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import VELOCITY
@@ -18,7 +19,7 @@ from jaxmdwarf.quality import CUT_FLAGS, QualityFlag, find_good
 if TYPE_CHECKING:
     import pandas as pd
 
-TotalErrors = Literal["paper", "excess"]
+TotalErrors = Literal["excess", "paper"]
 
 _MAD_TO_SIGMA = 1.482602218505602
 _MAD_ERROR = 1.166
@@ -42,15 +43,16 @@ class RepeatConfig:
         Degrees of freedom below which a bin is left out of the fit.
     snr_column : str
         Column of S/N that precision is a function of.
-    total : {"paper", "excess"}
-        How total errors are made; see `combine_errors`.
+    total : {"excess", "paper"}
+        How total errors are made: of the scatter of repeats, what the stated errors do not hold is
+        added to them, or all of it, as in the paper; see `combine_errors`.
     """
 
     min_visits: int = 3
     bin_width: float = 10.0
     min_in_bin: float = 20.0
     snr_column: str = "SNRr"
-    total: TotalErrors = "paper"
+    total: TotalErrors = "excess"
 
     def __post_init__(self) -> None:
         if self.min_visits < 2 or not self.bin_width > 0 or not self.min_in_bin > 0:
@@ -63,7 +65,7 @@ class RepeatConfig:
 
 @dataclass(frozen=True)
 class Precision:
-    """Scatter of repeat visits as a function of S/N: a/(S/N) + b.
+    """Scatter of repeat visits as a function of S/N: a/(S/N) + b, and what of it is not stated.
 
     Parameters
     ----------
@@ -71,13 +73,16 @@ class Precision:
         Of the catalogue.
     a, b, e_a, e_b : float
         In the unit of the column; errors are one sigma.
-    formal_a, formal_b : float
-        The same for the errors that the fits state; NaN where they state none.
+    excess : (3,)
+        By what the square of the scatter is above that of the errors that the fits state:
+        coefficients of 1/(S/N)^2, 1/(S/N) and 1, none below 0; NaN where they state none.
     n_stars, n_visits : int
         That were used.
     snr, scatter, e_scatter, freedom : (n_bin,)
         S/N (harmonic mean), scatter, its error, and degrees of freedom of the bins that were
         fitted.
+    stated : (n_bin,)
+        Median error that the fits state there; NaN where they state none.
     """
 
     column: str
@@ -85,18 +90,22 @@ class Precision:
     b: float
     e_a: float
     e_b: float
-    formal_a: float
-    formal_b: float
+    excess: np.ndarray
     n_stars: int
     n_visits: int
     snr: np.ndarray
     scatter: np.ndarray
     e_scatter: np.ndarray
     freedom: np.ndarray
+    stated: np.ndarray
 
     def predict(self, snr: np.ndarray) -> np.ndarray:
         """Scatter of repeats at a S/N (paper, eq. 9); NaN where S/N is not positive."""
         return _inverse(snr, self.a, self.b)
+
+    def predict_excess(self, snr: np.ndarray) -> np.ndarray:
+        """What repeats scatter by beyond the stated errors; NaN where S/N is not positive."""
+        return np.sqrt(_expand(_inverse(snr, 1.0, 0.0)) @ self.excess)
 
 
 def measure_precision(
@@ -144,6 +153,10 @@ def measure_precision(
     Repeats show what differs from visit to visit. What visits of a star share, an error of the
     model or a drift of the wavelength scale of one instrument, they do not show: precision is a
     lower limit of the error.
+
+    What the stated errors do not hold of that scatter is found from deviations in units of these,
+    visit by visit, since spectra of one S/N differ in what they tell. Its square may come out
+    negative in a bin; only the curve through all bins may not.
     """
     config = config or RepeatConfig()
     used = np.isfinite(values) & np.isfinite(snr) & (snr > 0)
@@ -152,9 +165,7 @@ def measure_precision(
         return None
     value, inverse = values[used].astype(np.float64), 1.0 / snr[used].astype(np.float64)
     number = np.unique(star[used], return_inverse=True)[1]
-    place = (snr[used] // config.bin_width).astype(np.int64)
-    order = np.argsort(place, kind="stable")
-    edges = np.flatnonzero(np.diff(place[order], prepend=-1, append=np.iinfo(np.int64).max))
+    order, edges = _sort_into_bins(snr[used], config.bin_width)
     a, b = 1.0, 0.0
     for _ in range(_N_ROUNDS):
         deviation, freedom = _deviate(value, number, a * inverse + b)
@@ -168,23 +179,25 @@ def measure_precision(
             return None
         if np.allclose(before, (a, b), rtol=1e-5, atol=1e-5 * (a * x.max() + b)):
             break
-    formal_a, formal_b = np.nan, np.nan
-    if formal is not None:
-        formal_a, formal_b = _fit_formal(formal[used], inverse, order, edges, config.min_in_bin)
+    excess, stated = np.full(3, np.nan), np.full(len(x), np.nan)
+    if formal is not None and np.isfinite(formal[used]).any():
+        bins = _list_bins(deviation, freedom, order, edges, config.min_in_bin)
+        stated = np.array([_find_median(formal[used][these]) for these, _ in bins])
+        excess = _fit_excess(value, formal[used], number, snr[used], config)
     return Precision(
         column=column,
         a=float(a),
         b=float(b),
         e_a=float(np.sqrt(covariance[0, 0])),
         e_b=float(np.sqrt(covariance[1, 1])),
-        formal_a=formal_a,
-        formal_b=formal_b,
+        excess=excess,
         n_stars=int(number.max()) + 1,
         n_visits=int(used.sum()),
         snr=1.0 / x,
         scatter=scatter,
         e_scatter=error,
         freedom=degrees,
+        stated=stated,
     )
 
 
@@ -192,7 +205,7 @@ def combine_errors(
     formal: Float[np.ndarray, " n"],
     snr: Float[np.ndarray, " n"],
     precision: Precision,
-    total: TotalErrors = "paper",
+    total: TotalErrors = "excess",
 ) -> Float[np.ndarray, " n"]:
     """Total errors of rows.
 
@@ -200,28 +213,27 @@ def combine_errors(
     ----------
     formal, snr : (n,)
     precision : Precision
-    total : {"paper", "excess"}
-        "paper": the root of the sum of the squares of formal error and scatter of repeats (eq. 8).
-        This is right where the formal error is one that all visits of a star share; noise of the
-        pixels is in both, and counts twice. "excess": of the scatter only what goes beyond the
-        formal errors of spectra of that S/N is added.
+    total : {"excess", "paper"}
+        "excess": of the scatter of repeats, only what goes beyond the formal errors is added. This
+        is right where these hold the noise of the pixels, as those of our fits do. "paper": the
+        root of the sum of the squares of formal error and scatter of repeats (eq. 8), which is
+        right where the formal error is one that all visits of a star share: noise of the pixels is
+        in both, and counts twice.
 
     Returns
     -------
     (n,)
         NaN where there is no formal error or no S/N.
     """
-    repeat2 = precision.predict(snr) ** 2
-    if total == "excess" and np.isfinite(precision.formal_a):
-        expected = _inverse(snr, precision.formal_a, precision.formal_b)
-        repeat2 = np.maximum(repeat2 - expected**2, 0.0)
-    return np.sqrt(formal**2 + repeat2)
+    if total == "paper":
+        return np.hypot(formal, precision.predict(snr))
+    return np.hypot(formal, precision.predict_excess(snr))
 
 
 def add_total_errors(
     table: pd.DataFrame, star: Int[np.ndarray, " n"], config: RepeatConfig | None = None
 ) -> tuple[pd.DataFrame, dict[str, Precision], list[str]]:
-    """A table whose errors are total ones, with those of the fits in ``e_fit_...``.
+    """A table whose errors are total ones, with their parts in ``e_fit_...``, ``e_repeat_...``.
 
     Parameters
     ----------
@@ -236,7 +248,7 @@ def add_total_errors(
     -------
     table : DataFrame
         All rows in their order. Where a precision could not be measured, the error is that of the
-        fit alone, and there is no ``e_fit_...``.
+        fit alone, and there is no ``e_fit_...`` and ``e_repeat_...``.
     precisions : dict
         By column.
     notes : list of str
@@ -277,6 +289,7 @@ def add_total_errors(
             continue
         precisions[column] = found
         done[kept] = formal
+        done[f"{REPEAT_PREFIX}{column}"] = found.predict(snr)
         done[f"e_{column}"] = combine_errors(formal, snr, found, config.total)
     return done[order_columns(map(str, done.columns))], precisions, notes
 
@@ -297,13 +310,26 @@ def list_measured(table: pd.DataFrame) -> list[str]:
         for name in names
         if f"e_{name}" in names
         and (name not in COLUMNS or name == VELOCITY.column)
-        and not f"e_{name}".startswith(FORMAL_PREFIX)
+        and not f"e_{name}".startswith((FORMAL_PREFIX, REPEAT_PREFIX))
     ]
 
 
 def _inverse(snr: np.ndarray, a: float, b: float) -> np.ndarray:
     positive = np.asarray(snr) > 0
     return np.where(positive, a / np.where(positive, snr, 1.0) + b, np.nan)
+
+
+def _sort_into_bins(snr: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Order of rows by bin of S/N, and where in it bins begin and the last ends."""
+    place = (snr // width).astype(np.int64)
+    order = np.argsort(place, kind="stable")
+    edges = np.flatnonzero(np.diff(place[order], prepend=-1, append=np.iinfo(np.int64).max))
+    return order, edges
+
+
+def _find_median(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else np.nan
 
 
 def _count(star: np.ndarray) -> np.ndarray:
@@ -327,6 +353,22 @@ def _deviate(
     return np.where(usable, deviation, np.nan), np.where(usable, freedom, 0.0)
 
 
+def _list_bins(
+    deviation: np.ndarray,
+    freedom: np.ndarray,
+    order: np.ndarray,
+    edges: np.ndarray,
+    min_in_bin: float,
+) -> Iterator[tuple[np.ndarray, float]]:
+    """Rows that show a deviation, and their degrees of freedom, of bins that have enough."""
+    for first, last in pairwise(edges.tolist()):
+        these = order[first:last]
+        these = these[np.isfinite(deviation[these])]
+        degrees = float(freedom[these].sum())
+        if degrees >= min_in_bin:
+            yield these, degrees
+
+
 def _bin_scatter(
     deviation: np.ndarray,
     freedom: np.ndarray,
@@ -338,12 +380,7 @@ def _bin_scatter(
 ) -> np.ndarray:
     """Mean 1/(S/N), scatter, its error, and degrees of freedom of each bin, (n_bin, 4)."""
     rows = []
-    for first, last in pairwise(edges.tolist()):
-        these = order[first:last]
-        these = these[np.isfinite(deviation[these])]
-        degrees = freedom[these].sum()
-        if degrees < min_in_bin:
-            continue
+    for these, degrees in _list_bins(deviation, freedom, order, edges, min_in_bin):
         x = inverse[these].mean()
         expected = curve[0] * x + curve[1]
         ratio = _MAD_TO_SIGMA * np.median(np.abs(deviation[these]))
@@ -374,18 +411,42 @@ def _fit_inverse(
     return found * unit, covariance * unit**2
 
 
-def _fit_formal(
-    formal: np.ndarray, inverse: np.ndarray, order: np.ndarray, edges: np.ndarray, least: float
-) -> tuple[float, float]:
-    """The curve of the errors that fits state; NaN where they state none."""
-    rows = []
-    for first, last in pairwise(edges.tolist()):
-        these = order[first:last]
-        these = these[np.isfinite(formal[these])]
-        if these.size >= least:
-            rows.append((inverse[these].mean(), np.sqrt(np.mean(formal[these] ** 2)), these.size))
-    if len(rows) < 2:
-        return np.nan, np.nan
-    x, error, count = np.array(rows).T
-    (a, b), _ = _fit_inverse(x, error, error / np.sqrt(count))
-    return float(a), float(b)
+def _fit_excess(
+    value: np.ndarray,
+    formal: np.ndarray,
+    number: np.ndarray,
+    snr: np.ndarray,
+    config: RepeatConfig,
+) -> np.ndarray:
+    """Coefficients of the square of what visits scatter by beyond their formal errors."""
+    from scipy.optimize import nnls
+
+    known = np.isfinite(formal) & (formal > 0)
+    value, formal, snr = value[known], formal[known], snr[known]
+    number = np.unique(number[known], return_inverse=True)[1]
+    order, edges = _sort_into_bins(snr, config.bin_width)
+    # In units of the errors, for labels differ by orders of magnitude.
+    unit2 = float(np.median(formal**2))
+    terms, found = _expand(1.0 / snr), np.zeros(3)
+    for _ in range(_N_ROUNDS):
+        variance = formal**2 / unit2 + terms @ found
+        deviation, freedom = _deviate(value, number, np.sqrt(unit2 * variance))
+        rows = []
+        for these, degrees in _list_bins(deviation, freedom, order, edges, config.min_in_bin):
+            ratio = _MAD_TO_SIGMA * np.median(np.abs(deviation[these]))
+            typical, at = np.median(variance[these]), terms[these].mean(axis=0)
+            more = at @ found + (ratio**2 - 1.0) * typical
+            rows.append((*at, more, 2.0 * _MAD_ERROR * typical / degrees**0.5))
+        if not rows:
+            return np.full(3, np.nan)
+        *at, more, error = np.array(rows).T
+        before = found
+        found, _ = nnls(np.stack(at, axis=1) / error[:, None], more / error)
+        if np.allclose(terms @ before, terms @ found, rtol=1e-4, atol=1e-6):
+            break
+    return unit2 * found
+
+
+def _expand(inverse: np.ndarray) -> np.ndarray:
+    """Square, first and zeroth power of 1/(S/N): (a x + b)^2 is a sum of these, (n, 3)."""
+    return np.stack([inverse**2, inverse, np.ones_like(inverse)], axis=-1)

@@ -102,6 +102,8 @@ class ValueAdded:
                     "snr": one.snr,
                     "scatter": one.scatter,
                     "e_scatter": one.e_scatter,
+                    "stated": one.stated,
+                    "excess": one.excess,
                 }
                 for name, one in self.precisions.items()
             },

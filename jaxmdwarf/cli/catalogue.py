@@ -21,9 +21,9 @@ class Command:
     """Total errors from repeat visits, the paper's cuts as flags, variables, binaries, ages.
 
     CAT has all rows of the tables of fits, in their order, with errors that hold the scatter of
-    repeat visits (e_Teff; those of the fit alone stay as e_fit_Teff), the number of the star of
-    each spectrum, VBFlag, ages, and a bit of flags for each cut of section 4 of the paper. With
-    --paper-cuts, rows that fail one are in <CAT stem>_rejects.csv instead. <CAT
+    repeat visits (e_Teff; what they are made of is in e_fit_Teff and e_repeat_Teff), the number of
+    the star of each spectrum, VBFlag, ages, and a bit of flags for each cut of section 4 of the
+    paper. With --paper-cuts, rows that fail one are in <CAT stem>_rejects.csv instead. <CAT
     stem>_waterfall.csv says how many rows each cut removes or would remove, <CAT
     stem>_metrics.json and _precision.png how precise repeats are.
 

@@ -23,7 +23,7 @@ def plot_precision(precisions: Mapping[str, Precision]) -> Figure:
     Returns
     -------
     Figure
-        Where the fits state errors, their curve is drawn beside.
+        Where the fits state errors, their medians are drawn beside.
     """
     n_column = min(len(precisions), 2)
     n_row = -(-len(precisions) // n_column)
@@ -36,9 +36,8 @@ def plot_precision(precisions: Mapping[str, Precision]) -> Figure:
         snr = np.linspace(max(one.snr.min() / 1.3, 1.0), one.snr.max() * 1.05, 300)
         form = f"{one.a:.3g}/(S/N) + {one.b:.2g}"
         axis.plot(snr, one.predict(snr), "--", color=RED, label=form)
-        if np.isfinite(one.formal_a):
-            formal = one.formal_a / snr + one.formal_b
-            axis.plot(snr, formal, ":", color=GREY, label="stated by the fits")
+        if np.isfinite(one.stated).any():
+            axis.plot(one.snr, one.stated, ":", color=GREY, label="stated by the fits")
         axis.set(xlabel="S/N", ylabel=f"scatter of {name}{unit}", ylim=(0, None))
         axis.legend(fontsize=8, title=f"{one.n_stars} stars", title_fontsize=8)
     for axis in axes[len(precisions) :]:

@@ -18,7 +18,7 @@ from jaxmdwarf.quality import FLAG_TABLE, HARMFUL_FLAGS, QualityFlag, write_flag
 
 ROOT = Path(__file__).parents[2]
 ALL = [*COLUMNS, *(name for one in LABELS.values() for name in (one.column, one.error_column))]
-FORMAL = ["e_fit_RV", *(f"e_fit_{one.column}" for one in LABELS.values())]
+MEASURED = ["RV", *(one.column for one in LABELS.values())]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -35,12 +35,14 @@ def test_columns_are_plain_identifiers_with_unit_ucd_and_description(name):
         assert column.ucd == f"stat.error;{value.ucd}"
 
 
-@pytest.mark.parametrize("name", FORMAL)
-def test_formal_errors_are_described_like_total_ones(name):
-    formal, total = describe_column(name), describe_column(name.replace("fit_", ""))
+@pytest.mark.parametrize("name", MEASURED)
+def test_parts_of_total_errors_are_described_like_these_and_follow_them(name):
+    total, formal, repeat = (describe_column(f"e_{part}{name}") for part in ("", "fit_", "repeat_"))
     assert (formal.unit, formal.ucd) == (total.unit, total.ucd)
-    assert 0 < len(formal.description) < 70
-    assert order_columns([name, total.name]) == [total.name, name]
+    assert (repeat.unit, repeat.ucd) == (total.unit, total.ucd.replace("error", "stdev"))
+    assert 0 < max(len(formal.description), len(repeat.description)) < 70
+    expected = [name, total.name, formal.name, repeat.name]
+    assert order_columns(expected[::-1]) == expected
 
 
 def test_measure_and_fit_name_the_same_thing_alike():

@@ -1,7 +1,5 @@
 """Precision from repeats finds what was put in; total errors cover the truth."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -123,15 +121,20 @@ def test_total_errors_cover_the_truth_in_each_bin_of_snr(shared, total):
             assert np.mean(inside < 2) == pytest.approx(0.95, abs=0.02), (column, low)
 
 
-def test_total_errors_are_eq_8_and_formal_ones_are_kept():
+def test_all_parts_of_total_errors_are_kept_and_either_rule_can_be_made_of_them():
     table, star, _ = survey(8, True)
-    done, precisions, _ = add_total_errors(table, star)
-    expected = np.hypot(table["e_Teff"], precisions["Teff"].predict(table["SNRr"].to_numpy()))
-    np.testing.assert_allclose(done["e_Teff"], expected)
+    eq_8 = RepeatConfig(total="paper")
+    done, precisions, _ = add_total_errors(table, star, eq_8)
+    repeat = precisions["Teff"].predict(table["SNRr"].to_numpy())
+    np.testing.assert_array_equal(done["e_repeat_Teff"], repeat)
+    np.testing.assert_allclose(done["e_Teff"], np.hypot(table["e_Teff"], repeat))
     np.testing.assert_array_equal(done["e_fit_Teff"], table["e_Teff"])
     names = list(done.columns)
-    assert names.index("e_fit_Teff") == names.index("e_Teff") + 1
-    again, _, _ = add_total_errors(done, star)
+    first = names.index("e_Teff")
+    assert names[first : first + 3] == ["e_Teff", "e_fit_Teff", "e_repeat_Teff"]
+    by_default, _, _ = add_total_errors(done, star)
+    assert (by_default["e_Teff"] < done["e_Teff"]).all()
+    again, _, _ = add_total_errors(by_default, star, eq_8)
     np.testing.assert_allclose(again["e_Teff"], done["e_Teff"])
     np.testing.assert_array_equal(again["e_fit_Teff"], done["e_fit_Teff"])
 
@@ -164,13 +167,36 @@ def test_without_repeats_errors_stay_formal_and_it_is_said():
             RepeatConfig(**wrong)
 
 
-def test_excess_never_makes_errors_smaller_than_the_fit_says():
-    table, star, _ = survey(11, False)
-    found = measure_precision(
-        table["Teff"].to_numpy(), table["SNRr"].to_numpy(), star, formal=table["e_Teff"].to_numpy()
-    )
-    large = replace(found, formal_a=10 * found.a, formal_b=10 * found.b)
-    formal = table["e_Teff"].to_numpy()
-    snr = table["SNRr"].to_numpy()
-    np.testing.assert_array_equal(combine_errors(formal, snr, large, "excess"), formal)
-    assert (combine_errors(formal, snr, found, "paper") > formal).all()
+@pytest.mark.parametrize("seed", [12, 13, 14])
+def test_noise_that_the_fits_state_is_counted_once(seed):
+    # Errors of spectra of one S/N differ, by some tens of per cent or by a factor.
+    rng = np.random.default_rng(seed)
+    star, snr = observe(rng)
+    formal = (433.0 / snr + 17.7) * np.exp(rng.normal(0, 0.4, star.size))
+    values = rng.normal(0, 200.0, star.max() + 1)[star] + formal * rng.normal(size=star.size)
+    found = measure_precision(values, snr, star, formal=formal)
+    total = combine_errors(formal, snr, found)
+    assert (total >= formal).all()
+    assert np.median(total / formal) < 1.02
+    assert np.median(combine_errors(formal, snr, found, "paper") / formal) > 1.3
+    # What the fits do not know is found, whatever they know beside it.
+    more = 300.0 / snr + 25.0
+    values += more * rng.normal(size=star.size)
+    found = measure_precision(values, snr, star, formal=formal)
+    total, true = combine_errors(formal, snr, found), np.hypot(formal, more)
+    for low, high in ((5, 10), (10, 20), (20, 40), (40, 80), (80, 300)):
+        inside = (snr >= low) & (snr < high)
+        assert np.median((total / true)[inside]) == pytest.approx(1.0, abs=0.05)
+
+
+def test_errors_that_are_larger_than_the_scatter_stay():
+    rng = np.random.default_rng(15)
+    star, snr = observe(rng, n_star=500)
+    values = (433.0 / snr + 17.7) * rng.normal(size=star.size)
+    large = np.full(star.size, 400.0)
+    found = measure_precision(values, snr, star, formal=large)
+    np.testing.assert_array_equal(combine_errors(large, snr, found), large)
+    np.testing.assert_array_equal(found.stated, np.full(len(found.snr), 400.0))
+    unknown = measure_precision(values, snr, star, formal=np.full(star.size, np.nan))
+    assert np.isnan(unknown.excess).all()
+    assert np.isnan(unknown.stated).all()

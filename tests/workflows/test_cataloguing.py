@@ -140,9 +140,14 @@ def test_the_catalogue_has_table_1_with_total_errors_and_flags(folder, tmp_path)
         assert found["b"] == pytest.approx(b, abs=4 * found["e_b"])
         snr = table["SNRr"].to_numpy()
         repeat = found["a"] / snr + found["b"]
-        np.testing.assert_allclose(table[f"e_{name}"], np.hypot(table[f"e_fit_{name}"], repeat))
+        np.testing.assert_allclose(table[f"e_repeat_{name}"], repeat)
+        excess2 = np.stack([snr**-2.0, 1 / snr, np.ones_like(snr)], axis=1) @ found["excess"]
+        total = np.sqrt(table[f"e_fit_{name}"] ** 2 + excess2)
+        np.testing.assert_allclose(table[f"e_{name}"], total)
+        # The fits state b, which the scatter holds already.
+        np.testing.assert_allclose(total, repeat, rtol=0.15)
     assert metrics["counts"]["stars"] == N_STAR
-    assert table.attrs["units"]["e_fit_Teff"] == "K"
+    assert table.attrs["units"]["e_fit_Teff"] == table.attrs["units"]["e_repeat_Teff"] == "K"
     assert (tmp_path / "CAT_precision.png").read_bytes().startswith(b"\x89PNG")
 
 
