@@ -409,9 +409,9 @@ def _locate_on_log_pixels(wave, edges, factor):
 
 
 def _same_pixels(wave: np.ndarray, other: np.ndarray) -> bool:
-    return wave is other or (
-        wave.size == other.size and wave[0] == other[0] and np.array_equal(wave, other)
-    )
+    if wave is other:
+        return True
+    return bool(wave.size == other.size and wave[0] == other[0]) and np.array_equal(wave, other)
 
 
 def _crop(wave: np.ndarray, edges: np.ndarray, factor: float) -> tuple[int, int]:

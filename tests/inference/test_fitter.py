@@ -1,5 +1,7 @@
 """Raw spectra to labels in one call, and all that can be asked of the answer."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.inference.explore.bounds import cramer_rao
-from jaxmdwarf.inference.fitter import Fitter
+from jaxmdwarf.inference.fitter import FAR_KMS, Fitter
 from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.models.base import ForwardModel, predict_compiled
 from jaxmdwarf.models.layered import LayeredModel
@@ -147,6 +149,38 @@ def test_labels_and_velocities_come_out_right(fitted, stars):
     pulls = np.abs(result.labels - labels) / result.errors
     assert np.median(pulls) < 1.5
     assert np.median(np.abs(result.rv_kms - speeds)) < 3.0
+
+
+def test_stars_far_from_their_first_velocities_are_fitted_again_where_they_are(
+    model, config, stars, monkeypatch
+):
+    raws, labels, speeds = stars
+    astray = speeds + np.where(np.arange(N_STAR) % 2, 60.0, -60.0)
+    fitter = Fitter(model, config)
+    first = astray.copy(), labels, np.zeros(N_STAR, np.int32)
+    monkeypatch.setattr(fitter, "_first_velocities", lambda *_: first)
+    found = fitter.fit(raws)
+    assert (np.abs(found.result.residual_kms) < FAR_KMS).all()
+    assert np.abs(found.frame_kms - speeds).max() < FAR_KMS
+    assert np.median(np.abs(found.result.rv_kms - speeds)) < 3
+
+
+def test_velocities_of_headers_stand_in_where_none_is_found_and_there_is_one(fitter, stars):
+    raws, _, speeds = stars
+    unknown = [
+        # All that is left lies in what the model masks.
+        replace(
+            raw,
+            ivar=np.where((raw.wave_aa > 6280) & (raw.wave_aa < 6320), raw.ivar, 0),
+            meta=replace(raw.meta, z=z),
+        )
+        for raw, z in zip(raws[:2], (raws[0].meta.z, np.nan), strict=True)
+    ]
+    found = fitter.fit([*unknown, *raws[2:]])
+    fell_back = (found.flags & int(QualityFlag.FALLBACK_VELOCITY)) > 0
+    assert fell_back.tolist() == [True] + [False] * (N_STAR - 1)
+    assert found.frame_kms[0] == pytest.approx(speeds[0])
+    assert found.frame_kms[1] == 0
 
 
 def test_the_problem_of_a_star_is_the_one_that_was_solved(fitted):

@@ -13,9 +13,11 @@ from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.opacity import LinePhysics, build_opacity_tables
 from jaxmdwarf.simulate.synthesis import (
+    COARSE_STRIDE,
     Physics,
     Simulator,
     SynthesisConfig,
+    _refine,
     build_simulator,
     surface_flux,
     synthesize,
@@ -170,6 +172,14 @@ def test_real_templates_look_like_simulated_nature(nature, observe, real_data):
         r = (simulated @ pattern(binned)[0]).max()
         # Two independent real template sets agree to 0.90-0.98, real model grids reach 0.91.
         assert r >= 0.92, f"M{spectral_type}: best correlation {r:.3f}"
+
+
+def test_coarse_wavelengths_are_refined_linearly():
+    coarse = np.array([[1.0, 3.0, -2.0], [0.0, 0.0, 5.0]])
+    fine = np.asarray(_refine(jnp.asarray(coarse), 250))
+    at = np.arange(250) / COARSE_STRIDE
+    expected = [np.interp(at, np.arange(3), row) for row in coarse]
+    np.testing.assert_allclose(fine, expected, atol=1e-6)
 
 
 def test_gradients_agree_with_finite_differences():
