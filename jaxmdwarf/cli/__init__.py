@@ -70,13 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stop_when_terminated() -> None:
-    """Let SIGTERM, as batch systems send it, end work as Ctrl-C does."""
+    """Let SIGTERM, as batch systems send it, and a lost terminal end work as Ctrl-C does."""
     import signal
 
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    # Whoever started it with nohup wants it to go on.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, stop)
 
 
 def _run(arguments: Sequence[str], detail: str) -> int:

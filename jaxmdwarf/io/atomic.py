@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxmdwarf.errors import UsageError
+from jaxmdwarf.errors import UsageError, WorkFailed
 
 
 @contextmanager
@@ -23,6 +24,8 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     UsageError
         If the folder of `path` cannot be written to.
+    WorkFailed
+        If the disk is full.
     """
     target = Path(path)
     suffixes = "".join(target.suffixes[-2:])
@@ -38,7 +41,8 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with _told_if_full(target):
+            yield temporary
         # mkstemp makes files that only their owner can read; products follow the umask.
         umask = os.umask(0)
         os.umask(umask)
@@ -58,6 +62,8 @@ def write_folder_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     UsageError
         If the folder of `path` cannot be written to.
+    WorkFailed
+        If the disk is full.
     """
     target = Path(path)
     try:
@@ -68,13 +74,33 @@ def write_folder_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             f"cannot write {target}: {error.strerror}.", "give an output path you may write to."
         ) from None
     try:
-        yield folder
+        with _told_if_full(target):
+            yield folder
         umask = os.umask(0)
         os.umask(umask)
         folder.chmod(0o777 & ~umask)
         move_folder(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _told_if_full(target: Path) -> Iterator[None]:
+    """Name the product that did not fit where a library says that the disk is full, or nothing."""
+    try:
+        yield
+    except OSError as error:
+        # pyarrow and astropy raise errors of their own making, some of them without a number.
+        if error.errno not in _FULL and not any(word in str(error).lower() for word in _FULL_WORDS):
+            raise
+        raise WorkFailed(
+            f"there is no room for {target}: {error.strerror or str(error).splitlines()[0]}.",
+            "make room and repeat the same command: what is finished is kept.",
+        ) from error
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_WORDS = ("errno 28", "no space left", "not enough space", "requested and")
 
 
 def move_folder(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

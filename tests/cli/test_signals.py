@@ -1,0 +1,145 @@
+"""Ends that are not the program's own: signals, full disks, another process on the output."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmdwarf.cli import main
+from jaxmdwarf.errors import WorkFailed
+from jaxmdwarf.io.tables import read_table, write_table
+from jaxmdwarf.workflows import measuring
+from tests.io.conftest import write
+
+N_FILE = 60
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("night")
+    content = write(folder / "a.fits").read_bytes()
+    for number in range(N_FILE):
+        changed = content.replace(b"740103011", b"%09d" % (740_000_000 + number))
+        (folder / f"{number:03d}.fits").write_bytes(changed)
+    (folder / "a.fits").unlink()
+    return folder
+
+
+PROGRAM = """
+import sys
+import jaxmdwarf.workflows.measuring as measuring
+from jaxmdwarf.cli import main
+measuring.CHUNK_SIZE = 5
+sys.exit(main())
+"""
+
+
+def start(night, out):
+    """``jaxmdwarf measure`` as a process of its own, with processes of its own."""
+    command = [sys.executable, "-c", PROGRAM, "measure", str(night), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--processes", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for(path, process):
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_all_processes_leaves_what_resumes(night, tmp_path, capsys, monkeypatch, name):
+    out = tmp_path / "T.csv"
+    process = start(night, out)
+    wait_for(tmp_path / "T.csv.partial" / "chunk-000001.json", process)
+    os.killpg(process.pid, getattr(signal, name))
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = shown.strip().splitlines()[-1]
+    assert last == "jaxmdwarf: stopped. Long work resumes with the same command."
+    assert "Traceback" not in shown
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # no reader process is left
+    monkeypatch.setattr(measuring, "CHUNK_SIZE", 5)
+    assert main(["measure", str(night), "--out", str(out), "--processes", "1"]) == 0
+    assert "of 60 files are done" in capsys.readouterr().err
+    assert read_table(out)["obsid"].tolist() == [740_000_000 + k for k in range(N_FILE)]
+
+
+def test_of_two_runs_on_one_output_one_is_told_and_the_table_is_whole(night, tmp_path):
+    out = tmp_path / "T.csv"
+    first = start(night, out)
+    wait_for(tmp_path / "T.csv.partial", first)
+    second = start(night, out)
+    shown = [process.communicate(timeout=120)[1] for process in (first, second)]
+    codes = [first.returncode, second.returncode]
+    assert sorted(codes) == [0, 2]
+    told = shown[codes.index(2)].strip().splitlines()[-1]
+    assert f"(pid {(first, second)[codes.index(0)].pid} on " in told or "T.csv exists" in told
+    assert "Traceback" not in "".join(shown)
+    assert read_table(out)["obsid"].tolist() == [740_000_000 + k for k in range(N_FILE)]
+    assert not (tmp_path / "T.csv.partial").exists()
+
+
+@pytest.fixture
+def small_disk():
+    """Files may have at most so many bytes; beyond, writing fails as on a full disk."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(n_bytes):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, most))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+def test_a_full_disk_is_one_line_and_what_was_done_is_kept(
+    night, tmp_path, capsys, monkeypatch, small_disk
+):
+    out = tmp_path / "T.csv"
+    words = ["measure", str(night), "--out", str(out), "--processes", "1"]
+    small_disk(8_000)
+    assert main(words) == 1
+    # Nothing was finished, so that nothing is left.
+    assert not list(tmp_path.iterdir())
+    small_disk(resource.RLIM_INFINITY)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[-1].startswith(f"jaxmdwarf: there is no room for {out}.partial/chunk-000000.")
+    assert "make room and repeat the same command" in shown[-1]
+    assert not any("Traceback" in line for line in shown)
+
+    def write_on_a_full_disk(*arguments, **options):
+        small_disk(8_000)
+        try:
+            write_table(*arguments, **options)
+        finally:
+            small_disk(resource.RLIM_INFINITY)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "write_table", write_on_a_full_disk)
+        assert main(words) == 1
+    assert f"no room for {out}:" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(words) == 0
+    assert "60 of 60 files are done" in capsys.readouterr().err
+    assert len(read_table(out)) == N_FILE
+
+
+@pytest.mark.parametrize("extension", ["fits", "fits.gz", "parquet", "vot", "csv", "ecsv", "mrt"])
+def test_tables_of_every_format_say_that_the_disk_is_full(tmp_path, small_disk, extension):
+    values = np.random.default_rng(0).normal(size=(400, 8))
+    path = tmp_path / f"T.{extension}"
+    small_disk(10_000)
+    with pytest.raises(WorkFailed, match=f"no room for {path}:"):
+        write_table(pd.DataFrame(values, columns=list("abcdefgh")), path)
+    assert not list(tmp_path.iterdir())
