@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxmdwarf.catalogue.columns import COLUMNS, FORMAL_PREFIX, REPEAT_PREFIX, order_columns
 from jaxmdwarf.catalogue.quantities import read_numbers
@@ -24,6 +24,10 @@ TotalErrors = Literal["excess", "paper"]
 _MAD_TO_SIGMA = 1.482602218505602
 _MAD_ERROR = 1.166
 """Relative error of a sigma from the median of n absolute deviations, times sqrt(n)."""
+
+_MISFIT_EDGES = (0.25, 0.5, 1.0, 2.0, 4.0, np.inf)
+_N_MISFIT = 12
+_LEAST_MISFIT = 100
 
 _MOST_LEVERAGE = 0.9
 _N_ROUNDS = 20
@@ -76,6 +80,8 @@ class Precision:
     excess : (3,)
         By what the square of the scatter is above that of the errors that the fits state:
         coefficients of 1/(S/N)^2, 1/(S/N) and 1, none below 0; NaN where they state none.
+    misfit : float
+        The same for misfit times the square of the stated error; see `measure_misfit`.
     n_stars, n_visits : int
         That were used.
     snr, scatter, e_scatter, freedom : (n_bin,)
@@ -91,6 +97,7 @@ class Precision:
     e_a: float
     e_b: float
     excess: np.ndarray
+    misfit: float
     n_stars: int
     n_visits: int
     snr: np.ndarray
@@ -103,9 +110,43 @@ class Precision:
         """Scatter of repeats at a S/N (paper, eq. 9); NaN where S/N is not positive."""
         return _inverse(snr, self.a, self.b)
 
-    def predict_excess(self, snr: np.ndarray) -> np.ndarray:
-        """What repeats scatter by beyond the stated errors; NaN where S/N is not positive."""
-        return np.sqrt(_expand(_inverse(snr, 1.0, 0.0)) @ self.excess)
+    def predict_total(
+        self, formal: np.ndarray, snr: np.ndarray, misfit: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Formal errors with what repeats scatter by beyond them; NaN where S/N is not positive."""
+        known = 1.0 if misfit is None else 1.0 + self.misfit * misfit
+        return np.sqrt(formal**2 * known + _expand(_inverse(snr, 1.0, 0.0)) @ self.excess)
+
+
+def measure_misfit(
+    chi2: Float[np.ndarray, " n"], snr: Float[np.ndarray, " n"], usable: Bool[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """By how much a fit is worse than those of spectra of its S/N.
+
+    Parameters
+    ----------
+    chi2, snr : (n,)
+        Reduced chi-square, S/N.
+    usable : (n,) bool
+        Rows that tell what is usual.
+
+    Returns
+    -------
+    (n,)
+        Chi-square over the median at this S/N, less 1; 0 where it is below or unknown, and for all
+        rows of a table that is too short to tell a median.
+    """
+    told = usable & (snr > 0) & (chi2 > 0) & np.isfinite(chi2)
+    if np.count_nonzero(told) < _LEAST_MISFIT:
+        return np.zeros(len(chi2))
+    at, value = np.log(snr[told]), np.log(chi2[told])
+    parts = np.array_split(np.argsort(at, kind="stable"), _N_MISFIT)
+    middle, usual = (
+        np.array([np.median(column[rows]) for rows in parts]) for column in (at, value)
+    )
+    known = (snr > 0) & np.isfinite(chi2)
+    expected = np.exp(np.interp(np.log(np.where(known, snr, 1.0)), middle, usual))
+    return np.where(known, np.maximum(np.where(known, chi2, 0.0) / expected - 1.0, 0.0), 0.0)
 
 
 def measure_precision(
@@ -114,6 +155,7 @@ def measure_precision(
     star: Int[np.ndarray, " n"],
     *,
     formal: Float[np.ndarray, " n"] | None = None,
+    misfit: Float[np.ndarray, " n"] | None = None,
     column: str = "",
     config: RepeatConfig | None = None,
 ) -> Precision | None:
@@ -129,6 +171,8 @@ def measure_precision(
         Rows of one number are of one star.
     formal : (n,), optional
         Errors that the fits state.
+    misfit : (n,), optional
+        See `measure_misfit`.
     column : str
         Name for the result.
     config : RepeatConfig, optional
@@ -156,7 +200,9 @@ def measure_precision(
 
     What the stated errors do not hold of that scatter is found from deviations in units of these,
     visit by visit, since spectra of one S/N differ in what they tell. Its square may come out
-    negative in a bin; only the curve through all bins may not.
+    negative in a bin; only the sum of its terms may not. One term grows with the misfit: where a
+    model does not describe a spectrum, or some of its pixels are worse than they are said to be,
+    labels are off by more than the noise (Birge 1932, Phys. Rev. 40 207).
     """
     config = config or RepeatConfig()
     used = np.isfinite(values) & np.isfinite(snr) & (snr > 0)
@@ -179,18 +225,20 @@ def measure_precision(
             return None
         if np.allclose(before, (a, b), rtol=1e-5, atol=1e-5 * (a * x.max() + b)):
             break
-    excess, stated = np.full(3, np.nan), np.full(len(x), np.nan)
+    excess, stated = np.full(4, np.nan), np.full(len(x), np.nan)
     if formal is not None and np.isfinite(formal[used]).any():
         bins = _list_bins(deviation, freedom, order, edges, config.min_in_bin)
         stated = np.array([_find_median(formal[used][these]) for these, _ in bins])
-        excess = _fit_excess(value, formal[used], number, snr[used], config)
+        misfit = np.zeros(len(values)) if misfit is None else misfit
+        excess = _fit_excess(value, formal[used], number, snr[used], misfit[used], config)
     return Precision(
         column=column,
         a=float(a),
         b=float(b),
         e_a=float(np.sqrt(covariance[0, 0])),
         e_b=float(np.sqrt(covariance[1, 1])),
-        excess=excess,
+        excess=excess[:3],
+        misfit=float(excess[3]),
         n_stars=int(number.max()) + 1,
         n_visits=int(used.sum()),
         snr=1.0 / x,
@@ -206,6 +254,8 @@ def combine_errors(
     snr: Float[np.ndarray, " n"],
     precision: Precision,
     total: TotalErrors = "excess",
+    *,
+    misfit: Float[np.ndarray, " n"] | None = None,
 ) -> Float[np.ndarray, " n"]:
     """Total errors of rows.
 
@@ -218,7 +268,9 @@ def combine_errors(
         is right where these hold the noise of the pixels, as those of our fits do. "paper": the
         root of the sum of the squares of formal error and scatter of repeats (eq. 8), which is
         right where the formal error is one that all visits of a star share: noise of the pixels is
-        in both, and counts twice.
+        both, and counts twice.
+    misfit : (n,), optional
+        See `measure_misfit`; "paper" has no use for it.
 
     Returns
     -------
@@ -227,7 +279,7 @@ def combine_errors(
     """
     if total == "paper":
         return np.hypot(formal, precision.predict(snr))
-    return np.hypot(formal, precision.predict_excess(snr))
+    return precision.predict_total(formal, snr, misfit)
 
 
 def add_total_errors(
@@ -271,6 +323,9 @@ def add_total_errors(
         # Not those of cuts that were made before, or a catalogue would change with each making.
         bits = table["flags"].to_numpy(np.int64) & ~int(CUT_FLAGS)
         good = find_good(bits)
+    misfit = np.zeros(len(table))
+    if "chi2_red" in table:
+        misfit = measure_misfit(read_numbers(table, "chi2_red"), snr, good)
     done, precisions, notes = table.copy(deep=False), {}, []
     for column in list_measured(table):
         usable = good
@@ -280,7 +335,9 @@ def add_total_errors(
         kept = f"{FORMAL_PREFIX}{column}"
         formal = read_numbers(table, kept if kept in table else f"e_{column}")
         value = np.where(usable, read_numbers(table, column), np.nan)
-        found = measure_precision(value, snr, star, formal=formal, column=column, config=config)
+        found = measure_precision(
+            value, snr, star, formal=formal, misfit=misfit, column=column, config=config
+        )
         if found is None:
             notes.append(
                 f"e_{column} is the error of the fit alone: too few stars have "
@@ -290,7 +347,7 @@ def add_total_errors(
         precisions[column] = found
         done[kept] = formal
         done[f"{REPEAT_PREFIX}{column}"] = found.predict(snr)
-        done[f"e_{column}"] = combine_errors(formal, snr, found, config.total)
+        done[f"e_{column}"] = combine_errors(formal, snr, found, config.total, misfit=misfit)
     return done[order_columns(map(str, done.columns))], precisions, notes
 
 
@@ -416,35 +473,45 @@ def _fit_excess(
     formal: np.ndarray,
     number: np.ndarray,
     snr: np.ndarray,
+    misfit: np.ndarray,
     config: RepeatConfig,
 ) -> np.ndarray:
-    """Coefficients of the square of what visits scatter by beyond their formal errors."""
+    """Coefficients of what the squares of deviations have beyond those of formal errors, (4,)."""
     from scipy.optimize import nnls
 
     known = np.isfinite(formal) & (formal > 0)
-    value, formal, snr = value[known], formal[known], snr[known]
+    value, formal, snr, misfit = value[known], formal[known], snr[known], misfit[known]
     number = np.unique(number[known], return_inverse=True)[1]
-    order, edges = _sort_into_bins(snr, config.bin_width)
     # In units of the errors, for labels differ by orders of magnitude.
     unit2 = float(np.median(formal**2))
-    terms, found = _expand(1.0 / snr), np.zeros(3)
+    square = formal**2 / unit2
+    terms, found = np.column_stack([_expand(1.0 / snr), square * misfit]), np.zeros(4)
+    # Every row is in a bin of S/N, bad fits in one of misfit as well: each kind of bin tells the
+    # terms that it is made by.
+    order, edges = _sort_into_bins(np.digitize(misfit, _MISFIT_EDGES), 1.0)
+    binnings = [_sort_into_bins(snr, config.bin_width), (order, edges[edges >= _n_good(misfit)])]
     for _ in range(_N_ROUNDS):
-        variance = formal**2 / unit2 + terms @ found
+        variance = square + terms @ found
         deviation, freedom = _deviate(value, number, np.sqrt(unit2 * variance))
         rows = []
-        for these, degrees in _list_bins(deviation, freedom, order, edges, config.min_in_bin):
-            ratio = _MAD_TO_SIGMA * np.median(np.abs(deviation[these]))
-            typical, at = np.median(variance[these]), terms[these].mean(axis=0)
-            more = at @ found + (ratio**2 - 1.0) * typical
-            rows.append((*at, more, 2.0 * _MAD_ERROR * typical / degrees**0.5))
+        for order, edges in binnings:
+            for these, degrees in _list_bins(deviation, freedom, order, edges, config.min_in_bin):
+                ratio = _MAD_TO_SIGMA * np.median(np.abs(deviation[these]))
+                typical, at = np.median(variance[these]), np.median(terms[these], axis=0)
+                more = at @ found + (ratio**2 - 1.0) * typical
+                rows.append((*at, more, 2.0 * _MAD_ERROR * typical / degrees**0.5))
         if not rows:
-            return np.full(3, np.nan)
+            return np.full(4, np.nan)
         *at, more, error = np.array(rows).T
         before = found
         found, _ = nnls(np.stack(at, axis=1) / error[:, None], more / error)
         if np.allclose(terms @ before, terms @ found, rtol=1e-4, atol=1e-6):
             break
-    return unit2 * found
+    return found * (unit2, unit2, unit2, 1.0)
+
+
+def _n_good(misfit: np.ndarray) -> int:
+    return int(np.count_nonzero(misfit < _MISFIT_EDGES[0]))
 
 
 def _expand(inverse: np.ndarray) -> np.ndarray:

@@ -104,6 +104,7 @@ class ValueAdded:
                     "e_scatter": one.e_scatter,
                     "stated": one.stated,
                     "excess": one.excess,
+                    "misfit": one.misfit,
                 }
                 for name, one in self.precisions.items()
             },

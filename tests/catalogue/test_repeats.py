@@ -8,6 +8,7 @@ from jaxmdwarf.catalogue.repeats import (
     RepeatConfig,
     add_total_errors,
     combine_errors,
+    measure_misfit,
     measure_precision,
 )
 from jaxmdwarf.errors import UsageError
@@ -200,3 +201,40 @@ def test_errors_that_are_larger_than_the_scatter_stay():
     unknown = measure_precision(values, snr, star, formal=np.full(star.size, np.nan))
     assert np.isnan(unknown.excess).all()
     assert np.isnan(unknown.stated).all()
+
+
+def test_misfit_is_chi_square_beyond_what_is_usual_at_that_snr():
+    snr = np.exp(np.random.default_rng(0).uniform(np.log(5), np.log(200), 4000))
+    usual = 1.0 + (snr / 200.0) ** 2
+    bad = np.arange(4000) % 20 == 0
+    chi2 = np.where(bad, 4.0, 1.0) * usual
+    chi2[:3], usable = (np.nan, 0.0, -1.0), np.arange(4000) % 7 > 0
+    found = measure_misfit(chi2, snr, usable)
+    assert not found[:3].any()
+    np.testing.assert_allclose(found[20::20], 3.0, atol=0.6)
+    assert found[~bad].max() < 0.2
+    assert not measure_misfit(chi2[:90], snr[:90], usable[:90]).any()
+
+
+@pytest.mark.parametrize("seed", [16, 17])
+def test_errors_of_bad_fits_grow_as_their_visits_scatter(seed):
+    rng = np.random.default_rng(seed)
+    star, snr = observe(rng, n_star=4000)
+    table = pd.DataFrame({"SNRr": snr, "flags": np.int32(0)})
+    bad = rng.random(star.size) < 0.15
+    table["chi2_red"] = 1.0 + (snr / 60.0) ** 2
+    table["chi2_red"] *= np.where(bad, rng.uniform(2.0, 9.0, star.size), 1.0)
+    formal = (433.0 / snr + 17.7) * np.exp(rng.normal(0, 0.2, star.size))
+    misfit = measure_misfit(table["chi2_red"].to_numpy(), snr, np.ones(star.size, bool))
+    true = formal * np.sqrt(1.0 + 0.4 * misfit)
+    table["Teff"] = rng.normal(3600, 200, star.max() + 1)[star] + true * rng.normal(size=star.size)
+    table["e_Teff"] = formal
+    done, precisions, _ = add_total_errors(table, star)
+    assert precisions["Teff"].misfit == pytest.approx(0.4, abs=0.15)
+    ratio = (done["e_Teff"] / true).to_numpy()
+    # Some 2,000 deviations of bad fits, in five bins: 3 % of their errors.
+    assert np.median(ratio[bad]) == pytest.approx(1.0, abs=0.1)
+    assert np.median(ratio[~bad]) == pytest.approx(1.0, abs=0.02)
+    # Without chi-square, bad fits are not told.
+    plain, _, _ = add_total_errors(table.drop(columns="chi2_red"), star)
+    assert np.median((plain["e_Teff"] / true)[bad]) < 0.7

@@ -12,7 +12,7 @@ def make(column, stated=np.nan):
     snr = np.array([7.0, 15.0, 25.0])
     bins = (snr, 100 / snr + 5, np.ones(3), np.full(3, 50.0))
     told = stated / snr + stated
-    return Precision(column, 100.0, 5.0, 3.0, 0.2, np.zeros(3), 40, 150, *bins, told)
+    return Precision(column, 100.0, 5.0, 3.0, 0.2, np.zeros(3), 0.0, 40, 150, *bins, told)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
