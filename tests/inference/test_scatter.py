@@ -113,6 +113,26 @@ def test_labels_are_sharper_and_their_errors_right(scattered):
     assert np.std((np.asarray(ignorant.labels) - truth) / np.asarray(ignorant.errors)) > 2
 
 
+def test_what_labels_are_off_by_adds_to_what_pixels_leave_open_and_not_to_what_priors_say(
+    scattered,
+):
+    problem, _ = scattered
+    at = np.random.default_rng(3).normal(size=(4, 4)) * 0.03
+    off = jnp.asarray(at @ at.T, jnp.float32)
+    shapes = problem.noise.nuisance
+    plain, wider = (
+        fit_batch(replace_noise(problem, NoiseModel(1.0, shapes, labels), ()))
+        for labels in (None, off)
+    )
+    extent = np.subtract(problem.label_space.upper, problem.label_space.lower)
+    added = np.asarray(wider.covariance - plain.covariance) / extent / extent[:, None]
+    np.testing.assert_allclose(added, np.broadcast_to(off, added.shape), rtol=0.02, atol=2e-5)
+    # A label that its prior holds cannot be off by more than the prior leaves.
+    held = (LabelPrior("alpha_m", 0.1, 1e-4),)
+    told = fit_batch(replace_noise(problem, NoiseModel(1.0, shapes, off), held))
+    assert np.max(told.errors[:, 3]) < 1e-3
+
+
 def test_padding_and_bad_pixels_say_nothing(scattered):
     problem, _ = scattered
     alone = fit_batch(problem.take(range(20)))
@@ -144,12 +164,12 @@ def test_without_directions_nothing_changes(scattered):
         np.testing.assert_array_equal(first, second)
 
 
-def replace_noise(problem, noise):
+def replace_noise(problem, noise, priors=PRIORS):
     return FitProblem.from_batch(
         problem.model,
         problem.batch,
         fit_velocity=False,
-        priors=PRIORS,
+        priors=priors,
         noise=noise,
         continuum_sigma_aa=None,
     )

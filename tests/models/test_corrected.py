@@ -99,14 +99,14 @@ def test_a_corrected_model_tells_all_that_it_learned_of_the_stars():
 
 
 def test_velocities_are_no_better_than_the_zero_point_of_their_scale():
-    rng = np.random.default_rng(2)
-    flux = np.linspace(1.0, 1.2, 200) + 0.02 * rng.standard_normal((N_STAR, 200))
-    ivar = np.full(flux.shape, 2500.0)
-    batch = SpectrumBatch(*jax.device_put((flux, ivar, ivar)), GRID)
     model = make_model(np.zeros((0, 200)))
-    doubted = replace(model, velocity_error=jnp.asarray(3.0))
+    flux = predict_compiled(model, jnp.zeros((8, 1)))
+    ivar = np.full(flux.shape, 1e4, np.float32)
+    batch = SpectrumBatch(flux, *jax.device_put((ivar, ivar)), GRID)
+    doubted = replace(model, velocity_error=jnp.asarray(7.0))
     one, other = (
         np.asarray(fit_batch(FitProblem.from_batch(which, batch)).e_rv)
         for which in (model, doubted)
     )
-    np.testing.assert_allclose(other, np.hypot(one, 3.0), rtol=1e-4)
+    assert (one < 7).all()
+    np.testing.assert_allclose(other**2 - one**2, 49.0, rtol=1e-2)

@@ -16,7 +16,7 @@ from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
-from jaxmdwarf.inference.solvers.surrogate import minimise_with_surrogate
+from jaxmdwarf.inference.solvers.surrogate import _Follower, minimise_with_surrogate
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, Surrogate, predict_compiled
 from jaxmdwarf.quality import QualityFlag
@@ -24,6 +24,7 @@ from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6899.0, 1.0)
+SPACE = LabelSpace.mdwarf()
 N_STAR = 96
 
 
@@ -148,6 +149,31 @@ def test_even_a_surrogate_that_points_elsewhere_leads_to_the_minimum(
     found = fit_stars(misled, batch, phase, max_iter=80)
     assert found.converged.mean() > 0.9
     assert np.median(distance_sigma(found, exact)[found.converged]) < 0.05
+
+
+def test_a_minimum_counts_where_the_model_was_linearised_near_it(expensive, stars, exact):
+    """Slopes from elsewhere are those of another place, however short the step they lead to."""
+    batch, phase, _ = stars
+    rows = slice(0, 32)
+    context, labels = phase[rows], exact.labels[rows]
+    batch = SpectrumBatch(batch.flux[rows], batch.ivar[rows], batch.information[rows], GRID)
+    problem = FitProblem.from_batch(expensive, batch, context=context, fit_velocity=False)
+    point = problem.parameters_at(Start(labels, np.zeros(32, np.float32)))
+    away = 3 * np.asarray(exact.errors[rows]) / np.ptp([SPACE.lower, SPACE.upper], axis=0)
+
+    @jax.jit
+    def step_from(problem, point, away):
+        objective = build_objective(problem)
+        lower = jnp.asarray(objective.layout.lower, point.dtype)
+        follower = _Follower(objective, expensive.base, lower, 0.05)
+        walk = follower.begin(point, jnp.ones(32, bool), 1e-2)
+        walk = follower.linearise(walk)
+        far = walk._replace(linearised=walk.linearised + away)
+        return follower.take_step(walk).converged, follower.take_step(far).converged
+
+    near, far = step_from(problem, point, jnp.asarray(away, jnp.float32))
+    assert np.mean(near) > 0.9
+    assert not np.any(far)
 
 
 def test_velocity_is_fitted_along(make_model):

@@ -13,10 +13,11 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
-from jaxmdwarf.training.transfer.label_posterior import Posterior
+from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
 from jaxmdwarf.training.transfer.matched import (
     MatchedConfig,
     _find_noise_scale,
+    _halve,
     train_matched,
 )
 from jaxmdwarf.wavelengths import PixelGrid
@@ -80,6 +81,17 @@ def test_the_uncertainty_of_the_correction_is_of_the_order_of_its_error(universe
     stated = np.asarray(model.error_directions(scaled))[:, :, good]
     # What shrinkage leaves out no resampling shows.
     assert 0.3 < np.sqrt(np.mean(error**2) / np.mean(np.sum(stated**2, axis=1))) < 3
+
+
+def test_spectra_of_one_star_are_in_one_half(universe):
+    theory, domain, _, _ = universe
+    star = np.arange(900) // 3
+    stars = StarSample(replace(domain, star=star), theory, np.arange(900))
+    halves = _halve(stars, 800, np.random.default_rng(0))
+    assert all(len(rows) > 400 for rows in halves)
+    assert not set(star[halves[0]]) & set(star[halves[1]])
+    fewer = _halve(stars, 100, np.random.default_rng(0))
+    assert [len(rows) for rows in fewer] == [100, 100]
 
 
 def test_of_equal_strengths_the_strongest_is_taken(universe, sample_labels):
