@@ -16,6 +16,7 @@ from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
 from jaxmdwarf.training.transfer.matched import (
     MatchedConfig,
+    _choose_trial,
     _find_noise_scale,
     _halve,
     train_matched,
@@ -81,6 +82,27 @@ def test_the_uncertainty_of_the_correction_is_of_the_order_of_its_error(universe
     stated = np.asarray(model.error_directions(scaled))[:, :, good]
     # What shrinkage leaves out no resampling shows.
     assert 0.3 < np.sqrt(np.mean(error**2) / np.mean(np.sum(stated**2, axis=1))) < 3
+
+
+@pytest.mark.parametrize(
+    ("lost", "mismatch", "chosen"), [(0.1, 0.0, 2), (3.0, 0.0, 1), (0.1, 0.9, 1), (-3.0, 0.9, 1)]
+)
+def test_the_stronger_of_two_strengths_is_taken_where_evidence_cannot_tell(lost, mismatch, chosen):
+    """Of 100 stars whose evidence differs by 5 from star to star, half a one is the error."""
+    rng = np.random.default_rng(6)
+    of_stars = 200 + 50 * rng.standard_normal(100)
+    trials = [
+        {"strength": 0.1, "evidence_of_stars": of_stars - 20.0, "mismatch": 0.0},
+        {"strength": 0.2, "evidence_of_stars": of_stars, "mismatch": 0.0},
+        {
+            "strength": 0.6,
+            "evidence_of_stars": of_stars - lost + 5 * rng.permutation(np.linspace(-1, 1, 100)),
+            "mismatch": mismatch,
+        },
+    ]
+    for one in trials:
+        one["evidence"] = float(np.mean(one["evidence_of_stars"]))
+    assert _choose_trial(trials, 400, 400) == chosen
 
 
 def test_spectra_of_one_star_are_in_one_half(universe):
