@@ -12,6 +12,7 @@ import lzma
 import os
 import stat
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +148,11 @@ def require_bounded(path: str | os.PathLike[str], *, free_bytes: int) -> None:
         file.seek(0)
         if not kind:
             return
-        opened = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind]
+        openers: dict[str, Callable[..., Any]]
+        openers = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
         n_bytes = 0
         try:
-            with opened(file, "rb") as content:
+            with openers[kind](file, "rb") as content:
                 while piece := content.read(1 << 20):
                     n_bytes += len(piece)
                     if n_bytes > limit:
