@@ -145,8 +145,8 @@ def require_checksums(data: Data) -> None:
     """Hold the sums that a file gives of its own headers and data against them.
 
     CHECKSUM makes the sum of all 32-bit words of a unit, in ones' complement, all ones; DATASUM is
-    that of its data alone (FITS standard 4.0, section 4.4.2.7 and appendix J). Units that only
-    astropy can find are not looked at.
+    that of its data alone (FITS standard 4.0, section 4.4.2.7 and appendix J). Extensions
+    without data, and units that only astropy can find, are not looked at.
 
     Raises
     ------
@@ -156,6 +156,10 @@ def require_checksums(data: Data) -> None:
     offset, number = 0, 0
     with contextlib.suppress(UnusualFits):
         while (hdu := next_hdu(data, offset, first=number == 0)) is not None:
+            if number and not hdu.size:
+                # Surveys write other sums than the standard's for tables without rows.
+                offset, number = hdu.stop, number + 1
+                continue
             data_sum = str(hdu.header.get("DATASUM", "")).strip()
             check_sum = str(hdu.header.get("CHECKSUM", "")).strip()
             if data_sum.isdecimal() and _sum_words(data, hdu.start, hdu.stop) != int(data_sum):

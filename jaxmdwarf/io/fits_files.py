@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.fits_bytes import Data, require_sane_cards
 
@@ -51,6 +53,37 @@ def open_fits(data: Data, path: str = "") -> Iterator[Any]:
             raise  # a defect is no property of the file
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RejectedInput(f"not readable as FITS ({line}).", "download the file again.") from None
+
+
+def read_data(hdu: Any) -> Any:
+    """Image or table of a unit.
+
+    Raises
+    ------
+    RejectedInput
+        If astropy can make nothing of it.
+    """
+    data = getattr(hdu, "data", None)
+    if data is None:
+        raise RejectedInput(
+            f"HDU {getattr(hdu, 'name', '') or '?'} holds no data that can be read.",
+            "download the file again.",
+        )
+    return data
+
+
+def read_numbers(values: Any, name: str) -> np.ndarray:
+    """A column or an image as an array of numbers, as it is.
+
+    Raises
+    ------
+    RejectedInput
+        If it holds texts, or vectors of varying length.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind not in "iufb":
+        raise RejectedInput(f"{name} holds no numbers.", "download the file again.")
+    return values
 
 
 def _is_of_astropy(error: Exception) -> bool:

@@ -55,10 +55,12 @@ class UnexpectedReject(Reject):
     def from_exception(cls, path: str, error: Exception) -> UnexpectedReject:
         """The row for `path`, with the kind of error and the place in the package."""
         line = (str(error).strip() or "no message").splitlines()[0]
-        return cls(path, f"{type(error).__name__}: {line}{_locate(error)}", "look into the file")
+        return cls(
+            path, f"{type(error).__name__}: {line}{locate_error(error)}", "look into the file"
+        )
 
 
-def _locate(error: Exception) -> str:
+def locate_error(error: BaseException) -> str:
     """The line of the package in which it went wrong; nothing if it was elsewhere."""
     package = Path(__file__).parents[1]
     # Who calls readers is no place to look at.

@@ -11,9 +11,11 @@ import zlib
 
 import pytest
 
-from jaxmdwarf.errors import RejectedInput
-from jaxmdwarf.io import compression
-from jaxmdwarf.io.compression import decompress, read_file_bytes
+from jaxmdwarf.errors import FormatError, RejectedInput
+from jaxmdwarf.io import compression, tables
+from jaxmdwarf.io.compression import decompress, read_file_bytes, require_bounded
+from jaxmdwarf.io.isochrones import read_isochrones
+from jaxmdwarf.io.tables import read_table
 
 CONTENT = b"SIMPLE  =                    T" + bytes(range(256)) * 40
 PACK = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
@@ -107,3 +109,32 @@ def test_many_empty_members_take_no_time_of_their_square():
     with pytest.raises(RejectedInput, match="gzip streams in one file"):
         decompress(empty * 100_000, "a")
     assert time.process_time() - began < 5.0
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_compressed_tables_stand_for_no_more_than_they_may(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(compression, "MAX_RATIO", 10)
+    path = tmp_path / "T.csv.gz"
+    rows = b"a,b\n" + b"1,2\n" * 40_000
+    path.write_bytes(PACK[kind](rows))
+    require_bounded(path, free_bytes=len(rows))
+    with pytest.raises(RejectedInput, match=f"bytes of {kind} expand to more than"):
+        require_bounded(path, free_bytes=len(rows) - 1)
+    path.write_bytes(PACK[kind](rows)[:-30])
+    with pytest.raises(RejectedInput, match=f"damaged {kind} stream"):
+        require_bounded(path, free_bytes=len(rows))
+    path.write_bytes(rows)
+    require_bounded(path, free_bytes=0)
+
+
+def test_readers_of_tables_ask_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(compression, "MAX_RATIO", 10)
+    monkeypatch.setattr(compression, "MAX_BYTES", 1 << 16)
+    monkeypatch.setattr(tables, "FREE_BYTES", 1 << 16)
+    for name in ("T.csv.gz", "T.fits.gz", "T.vot.gz", "T.ecsv.gz", "T.mrt.gz", "T.tsv.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b"a" * (1 << 17)))
+        with pytest.raises(FormatError, match="expand to more than 0 MiB"):
+            read_table(tmp_path / name)
+    (tmp_path / "isochrones.dat.gz").write_bytes(gzip.compress(b"#" * (1 << 17)))
+    with pytest.raises(FormatError, match="expand to more than 0 MiB"):
+        read_isochrones(tmp_path / "isochrones.dat.gz")

@@ -43,7 +43,7 @@ from jaxmdwarf.io.isochrones import read_isochrones
 from jaxmdwarf.io.limits import count_memory
 from jaxmdwarf.io.models import _hash_description, load_model, save_model
 from jaxmdwarf.io.references import read_references
-from jaxmdwarf.io.rejects import Reject, _locate
+from jaxmdwarf.io.rejects import Reject, locate_error
 from jaxmdwarf.io.spectra.readers import read_records
 from jaxmdwarf.io.spectra.records import Requirements, SpectrumRecord
 from jaxmdwarf.io.tables import read_tables, write_table
@@ -399,7 +399,11 @@ def _try(found: Findings, number: int, target: Callable[[str], str], path: Path)
         if "\n" in str(error) or not error.remedy:
             _note(found, number, f"no reason on one line: {error!s:.80}")
     except (Exception, Hang) as error:
-        _note(found, number, f"{path.name}: {type(error).__name__}: {error!s:.90}{_locate(error)}")
+        _note(
+            found,
+            number,
+            f"{path.name}: {type(error).__name__}: {error!s:.90}{locate_error(error)}",
+        )
     else:
         found.passed += 1
         if changed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxmdwarf.errors import RejectedInput
-from jaxmdwarf.io.fits_files import open_fits
+from jaxmdwarf.io.fits_files import open_fits, read_numbers
 from jaxmdwarf.io.grids.names import GridLabels, parse_name
 from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange, finish
 
@@ -40,25 +40,28 @@ def read(
         table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
         if table is None:
             raise RejectedInput("no table in the FITS file.", "give model spectra.")
-        columns = {column.name.lower(): column for column in table.columns}
+        columns = {str(column.name).lower(): column for column in table.columns}
         if not {"wavelength", "flux"} <= set(columns):
             raise RejectedInput(
                 f"the table has columns {sorted(columns)}.",
                 "a BT-Settl table has Wavelength and Flux.",
             )
-        wave = np.array(table.data[columns["wavelength"].name], dtype=np.float64).ravel()
-        flux = np.array(table.data[columns["flux"].name], dtype=np.float64).ravel()
+        wave, flux = (
+            read_numbers(table.data[columns[name].name], name).astype(np.float64).ravel()
+            for name in ("wavelength", "flux")
+        )
         if wave.size != flux.size:
             raise RejectedInput(
                 f"{wave.size} wavelengths for {flux.size} fluxes.", "fetch the file again."
             )
         to_aa = _wave_factor(columns["wavelength"].unit, wave)
         with np.errstate(over="ignore"):  # what overflows is refused below
+            wave = wave * to_aa
             flux = flux * _flux_factor(columns["flux"].unit)
         # Within the block, which turns whatever astropy says of damaged cards into a reason.
         labels = labels_from_header([hdus[0].header, table.header], name)
     return finish(
-        wave * to_aa,
+        wave,
         flux,
         labels,
         layout=LAYOUT,
@@ -89,7 +92,7 @@ def _read_label(header, key: str) -> float:
         ) from None
 
 
-def _wave_factor(unit: str | None, wave: np.ndarray) -> float:
+def _wave_factor(unit: object, wave: np.ndarray) -> float:
     known = {
         "um": 1e4,
         "micron": 1e4,
@@ -109,7 +112,7 @@ def _wave_factor(unit: str | None, wave: np.ndarray) -> float:
     return factor
 
 
-def _flux_factor(unit: str | None) -> float:
+def _flux_factor(unit: object) -> float:
     if not unit:
         return _W_M2_UM
     from astropy import units as u

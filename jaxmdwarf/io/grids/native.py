@@ -190,7 +190,8 @@ def _require_flux_scale(
     if wave.size < 10 or labels.teff < _BLACK_BODY_FROM_K:
         return
     thermal = black_body_flux(wave, labels.teff)
-    ratio = float(np.trapezoid(flux, wave) / np.trapezoid(thermal, wave))
+    with np.errstate(over="ignore"):  # an infinite ratio is refused like any other
+        ratio = float(np.trapezoid(flux, wave) / np.trapezoid(thermal, wave))
     if not 1 / FLUX_FACTOR <= ratio <= FLUX_FACTOR:
         raise RejectedInput(
             f"{flux_name} is {ratio:.1e} times that of a black body of Teff = {labels.teff:.0f} K.",

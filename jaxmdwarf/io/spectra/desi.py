@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxmdwarf.arrays import clean_pixels
 from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.fits_files import read_data, read_numbers
 from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.records import (
     NO_HEADER,
@@ -49,7 +50,7 @@ def read(file: SpectrumFile) -> list[Found]:
     """
     with file.open() as hdus:
         arms = [_read_arm(hdus, arm) for arm in _list_arms(file.extensions)]
-        fibermap = hdus["FIBERMAP"].data if "FIBERMAP" in file.extensions else None
+        fibermap = read_data(hdus["FIBERMAP"]) if "FIBERMAP" in file.extensions else None
         about = _read_fibermap(fibermap, len(arms[0][1]))
     n_spec = {len(flux) for _, flux, _ in arms}
     if len(n_spec) != 1:
@@ -147,9 +148,9 @@ def _list_arms(names: tuple[str, ...]) -> list[str]:
 
 
 def _read_arm(hdus: Any, arm: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    wave = np.asarray(hdus[f"{arm}_WAVELENGTH"].data, dtype=np.float64)
+    wave = read_numbers(read_data(hdus[f"{arm}_WAVELENGTH"]), "WAVELENGTH").astype(np.float64)
     flux, ivar = (
-        np.atleast_2d(np.asarray(hdus[f"{arm}_{name}"].data, dtype=np.float32))
+        np.atleast_2d(read_numbers(read_data(hdus[f"{arm}_{name}"]), name).astype(np.float32))
         for name in ("FLUX", "IVAR")
     )
     if wave.ndim != 1 or flux.shape != ivar.shape or flux.shape[1:] != wave.shape:
@@ -160,7 +161,7 @@ def _read_arm(hdus: Any, arm: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if wave.size < 2 or not (np.diff(wave) > 0).all():
         raise RejectedInput(f"wavelengths of arm {arm} do not increase.", "download it again.")
     if f"{arm}_MASK" in hdus:
-        mask = np.atleast_2d(np.asarray(hdus[f"{arm}_MASK"].data))
+        mask = np.atleast_2d(read_numbers(read_data(hdus[f"{arm}_MASK"]), "MASK"))
         if mask.shape == flux.shape:
             ivar = np.where(mask != 0, 0, ivar)
     return wave, flux, ivar
@@ -174,7 +175,7 @@ def _read_fibermap(table: Any, n_spec: int) -> list[dict[str, Any]]:
         raise RejectedInput(
             f"FIBERMAP has {len(table)} rows for {n_spec} spectra.", "download the file again."
         )
-    names = {name.upper(): name for name in table.dtype.names or ()}
+    names = {str(name).upper(): name for name in table.dtype.names or ()}
     fields = {
         "obsid": ("TARGETID",),
         "ra_deg": ("TARGET_RA", "MEAN_FIBER_RA", "FIBER_RA"),

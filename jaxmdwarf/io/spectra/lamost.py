@@ -116,7 +116,7 @@ def _decode_with_astropy(file: SpectrumFile) -> SpectrumRecord:
         table = hdus[1].data if len(hdus) > 1 else None
         if table is None:
             raise RejectedInput("the file holds no pixels.", "download the file again.")
-        names = {name.upper(): name for name in table.dtype.names}
+        names = {name.upper(): name for name in table.dtype.names or ()}
         found = [*COADD_COLUMNS, *([OR_MASK] if OR_MASK in names else [])]
         vectors = [np.ravel(table[names[name]][0]) for name in found]
         return _decode_coadd(header, vectors, file.path)

@@ -15,11 +15,13 @@ import numpy as np
 
 from jaxmdwarf.arrays import clean_pixels, header_says_air
 from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.fits_files import read_data, read_numbers
 from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.records import NO_HEADER, SpectrumRecord, number_or_nan, text_or_empty
 from jaxmdwarf.wavelengths import air_to_vacuum
 
 RED_ARM = "COADD_R"
+_COLUMNS = ("FLUX", "IVAR", "LOGLAM", "WAVELENGTH", "ANDMASK", "PIXMASK")
 _ARM = re.compile(r"^(COADD_[BR]|[BR]-\d+)$")
 
 
@@ -43,8 +45,14 @@ def read(file: SpectrumFile) -> list[SpectrumRecord]:
             "give low-resolution spectra of the star.",
         )
     with file.open() as hdus:
-        header, table = hdus[0].header, hdus[RED_ARM].data
-        columns = {name.upper(): np.ravel(table[name]) for name in table.dtype.names or ()}
+        header, table = hdus[0].header, read_data(hdus[RED_ARM])
+        columns = {
+            str(name).upper(): np.ravel(table[name])
+            for name in table.dtype.names or ()
+            if str(name).upper() in _COLUMNS
+        }
+        for name, values in columns.items():
+            read_numbers(values, name)
         in_air = header_says_air(header)
         return [_assemble(file.path, header, columns, in_air=in_air)]
 

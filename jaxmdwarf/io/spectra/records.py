@@ -275,4 +275,4 @@ def whole_or_none(value: object) -> int | None:
 
 def text_or_empty(value: object) -> str:
     """`value` as stripped text, empty where it is missing; control characters are escaped."""
-    return "" if value is None else escape_text(str(value).strip())
+    return "" if value is None or np.ndim(value) else escape_text(str(value).strip())  # type: ignore[arg-type]

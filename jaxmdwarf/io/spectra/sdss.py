@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from jaxmdwarf.arrays import clean_pixels, header_says_air
+from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.fits_files import read_data, read_numbers
 from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.records import (
     NO_HEADER,
@@ -55,14 +57,16 @@ def read(file: SpectrumFile) -> list[SpectrumRecord]:
     from astropy.io import fits
 
     with file.open() as hdus:
-        coadd = _columns(hdus[1].data)
+        coadd = _columns(read_data(hdus[1]))
+        for name in COADD_COLUMNS:
+            read_numbers(coadd[name], name)
         is_table = len(hdus) > 2 and isinstance(hdus[2], fits.BinTableHDU)
         row = _columns(hdus[2].data) if is_table and len(hdus[2].data) else {}
         return [_assemble(hdus[0].header, coadd, row, file.path)]
 
 
 def _columns(table: Any) -> dict[str, np.ndarray]:
-    return {name.upper(): np.asarray(table[name]) for name in table.dtype.names or ()}
+    return {str(name).upper(): np.asarray(table[name]) for name in table.dtype.names or ()}
 
 
 def _assemble(
@@ -72,7 +76,12 @@ def _assemble(
     pixels: LogGrid | np.ndarray = _on_survey_grid(loglam)
     if header_says_air(header):
         pixels = air_to_vacuum(expand_log_grid(pixels) if isinstance(pixels, LogGrid) else pixels)
-    bad = (np.ravel(coadd["AND_MASK"]) & BRIGHTSKY) != 0 if "AND_MASK" in coadd else None
+    bad = None
+    if "AND_MASK" in coadd:
+        mask = read_numbers(coadd["AND_MASK"], "and_mask")
+        if mask.dtype.kind == "f":
+            raise RejectedInput("and_mask holds no bits.", "download the file again.")
+        bad = (np.ravel(mask) & BRIGHTSKY) != 0
     cleaned = clean_pixels(
         coadd["FLUX"].ravel(), coadd["IVAR"].ravel(), bad, mask_name="BRIGHTSKY of and_mask"
     )

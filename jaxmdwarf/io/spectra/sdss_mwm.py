@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxmdwarf.arrays import clean_pixels
 from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.fits_files import read_numbers
 from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.records import (
     NO_HEADER,
@@ -47,6 +48,8 @@ def read(file: SpectrumFile) -> list[SpectrumRecord]:
     RejectedInput
         If the file is damaged or holds no optical spectrum.
     """
+    from astropy.io import fits
+
     records: list[SpectrumRecord] = []
     others: list[str] = []
     with file.open() as hdus:
@@ -58,7 +61,9 @@ def read(file: SpectrumFile) -> list[SpectrumRecord]:
             if not hdu.name.startswith("BOSS/"):
                 others.append(f"{n_row} in {hdu.name}")
                 continue
-            names = {name.lower(): name for name in hdu.columns.names}
+            if not isinstance(hdu, fits.BinTableHDU):
+                raise RejectedInput(f"HDU {hdu.name} is no table.", "download the file again.")
+            names = {str(name).lower(): name for name in hdu.columns.names}
             missing = {"flux", "ivar"} - set(names)
             if missing:
                 raise RejectedInput(
@@ -78,7 +83,7 @@ def read(file: SpectrumFile) -> list[SpectrumRecord]:
 
 
 def _assemble(path: str, header: Any, table: Any, row: dict[str, Any]) -> SpectrumRecord:
-    flux = np.ravel(row["flux"])
+    flux = np.ravel(read_numbers(row["flux"], "flux"))
     is_visit = "mjd" in row
     velocity = number_or_nan(
         row.get("xcsao_v_rad", row.get("v_rad")) if is_visit else row.get("v_rad")
@@ -88,7 +93,7 @@ def _assemble(path: str, header: Any, table: Any, row: dict[str, Any]) -> Spectr
     # A star's velocity is below this; a fill value is not, and was not applied.
     shifted = np.isfinite(velocity) and abs(velocity) < 3_000.0
     factor = 1.0 / (1.0 - velocity / SPEED_OF_LIGHT_KMS) if shifted else 1.0
-    cleaned = clean_pixels(flux, np.ravel(row["ivar"]))
+    cleaned = clean_pixels(flux, np.ravel(read_numbers(row["ivar"], "ivar")))
     identifier = row.get("sdss_id", header.get("SDSS_ID"))
     return SpectrumRecord(
         _wavelengths(table, row, flux.size, factor),
@@ -113,7 +118,8 @@ def _wavelengths(
     table: Any, row: dict[str, Any], n_pix: int, factor: float
 ) -> LogGrid | np.ndarray:
     if "wavelength" in row:
-        return np.ravel(row["wavelength"]).astype(np.float64) * factor
+        wave = read_numbers(row["wavelength"], "wavelength")
+        return np.ravel(wave).astype(np.float64) * factor
     start, step = (number_or_nan(table.get(key)) for key in ("CRVAL", "CDELT"))
     if not (3.0 < start < 4.5 and 1e-6 < step < 1e-2):
         raise RejectedInput(

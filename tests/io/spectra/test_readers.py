@@ -583,9 +583,12 @@ def test_the_sums_of_a_file_are_held_against_its_content(tmp_path, write_spectru
     path.write_bytes(flip_bit(whole, whole.index(b"/ ", last) + 2))
     with pytest.raises(RejectedInput, match="CHECKSUM in HDU"):
         read_spectrum(path)
-    # Blank sums say that nobody has computed them.
+    # Blank sums say that nobody has computed them, and tables without rows often have others.
     with fits.open(plain) as hdus:
         for hdu in hdus:
             hdu.header["CHECKSUM"], hdu.header["DATASUM"] = "0" * 16, ""
+        empty = fits.BinTableHDU.from_columns([fits.Column("a", "E", array=[])])
+        empty.header["CHECKSUM"], empty.header["DATASUM"] = "HXYWJUYWHUYWHUYW", "12345"
+        hdus.append(empty)
         hdus.writeto(path, overwrite=True)
     read_spectrum(path)
