@@ -148,8 +148,11 @@ def require_bounded(path: str | os.PathLike[str], *, free_bytes: int) -> None:
         file.seek(0)
         if not kind:
             return
-        openers: dict[str, Callable[..., Any]]
-        openers = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+        openers: dict[str, Callable[..., Any]] = {
+            "gzip": gzip.open,
+            "bzip2": bz2.open,
+            "xz": lzma.open,
+        }
         n_bytes = 0
         try:
             with openers[kind](file, "rb") as content:

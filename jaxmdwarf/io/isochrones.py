@@ -46,6 +46,7 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
 }
 _TEFF_SUN, _LOGG_SUN = 5772.0, 4.438
 _Z_OVER_X_SUN = 0.0207
+_DWARF_MASS, _DWARF_LOGG, _SAME_LOGG_DEX = 0.7, (3.5, 6.0), 0.3
 
 
 def read_isochrones(
@@ -299,9 +300,22 @@ def _log_age(found, raw) -> np.ndarray | None:
     return np.where(age > 1e3, np.log10(np.maximum(age, 1.0)), age)
 
 
+def _is_radius(radius: np.ndarray, mass: np.ndarray, logg: np.ndarray | None) -> bool:
+    """Whether it is one, by the gravity that it makes with the mass: as given, or of dwarfs."""
+    low_mass = np.isfinite(radius) & (mass > 0) & (mass < _DWARF_MASS)
+    if not low_mass.any() or not (radius[low_mass] > 0).all():
+        return not low_mass.any()
+    implied = _LOGG_SUN + np.log10(mass[low_mass]) - 2 * np.log10(radius[low_mass])
+    if logg is not None:
+        return bool(np.nanmedian(np.abs(implied - logg[low_mass])) < _SAME_LOGG_DEX)
+    return bool(_DWARF_LOGG[0] < np.median(implied) < _DWARF_LOGG[1])
+
+
 def _radius_and_gravity(found, columns) -> tuple[np.ndarray | None, np.ndarray | None]:
     mass, teff = columns["mass"], columns["Teff"]
     radius, logg = found.get("radius"), found.get("logg")
+    if radius is not None and not _is_radius(radius, mass, logg):
+        radius = None  # a magnitude, which many tables call R
     if radius is None and "log_r" in found:
         radius = 10 ** found["log_r"]
     if radius is None and logg is not None:

@@ -37,6 +37,11 @@ _QUANTITIES = ("teff", "mh", "logg")
 _LARGEST_METAL_FRACTION = 0.07
 
 
+_DWARF_LOGG = (3.5, 6.0)
+_LEAST_LIKELY = 0.5
+"""Share of stars whose mass and radius must be those of dwarfs, or the columns hold others."""
+
+
 def read_references(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
@@ -133,8 +138,14 @@ def extract_reference_labels(
     labels["dec_deg"] = np.nan if positions is None else positions.dec_deg
     if chosen["logg"] is None and {"M", "R"} <= set(map(str, table.columns)):
         mass, radius = (read_numbers(table, key) for key in "MR")
+        given = np.isfinite(mass) & np.isfinite(radius)
         possible = (mass > 0) & (radius > 0)
-        labels.loc[possible, "logg"] = surface_gravity(mass[possible], radius[possible])
+        gravity = np.full(len(table), np.nan)
+        gravity[possible] = surface_gravity(mass[possible], radius[possible])
+        likely = possible & (gravity > _DWARF_LOGG[0]) & (gravity < _DWARF_LOGG[1])
+        # Columns of these names may also be magnitudes.
+        if likely.sum() >= _LEAST_LIKELY * given.sum():
+            labels["logg"] = np.where(possible, gravity, np.nan)
     return labels
 
 

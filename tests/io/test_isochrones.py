@@ -226,3 +226,27 @@ def test_broken_files_say_what_is_wrong(tmp_path):
         read_isochrones(
             broken("mh,logAge,Mini,Teff,logg\nnan,nan,nan,nan,nan\n", tmp_path, "a.csv")
         )
+
+
+@pytest.mark.parametrize("columns", ["logg", "logL", "neither"])
+def test_a_magnitude_is_not_taken_for_a_radius(tmp_path, columns):
+    """Tables of photometry have a column R, which is one of their bands."""
+    names = {"logg": "logg", "logL": "logL", "neither": "Gmag"}[columns]
+    text = parsec_text(
+        f"MH logAge Mini Mass logTe {names} R",
+        lambda mh, m, t, g, lum: (
+            f"{mh} {LOG_AGE} {m} {m} {t} {g if columns == 'logg' else lum} 9.9"
+        ),
+    )
+    path = tmp_path / "a.dat"
+    path.write_text(text)
+    if columns == "neither":
+        with pytest.raises(FormatError, match="no column for radius, logg"):
+            read_isochrones(path)
+        return
+    table = read_isochrones(path)
+    assert (table["radius"] < 1.0).all()
+    assert ((table["logg"] > 4.5) & (table["logg"] < 5.6)).all()
+    # A radius of that name is one.
+    path.write_text(text.replace(" 9.9", " 0.35"))
+    assert (read_isochrones(path)["radius"] == 0.35).all() == (columns == "logL")

@@ -106,6 +106,14 @@ def test_gravity_follows_from_mass_and_radius():
     np.testing.assert_allclose(labels["logg"], [4.438, np.nan])
 
 
+@pytest.mark.parametrize(("mass", "radius"), [(0.4, 11.5), (8.1, 11.5)])
+def test_magnitudes_are_not_taken_for_mass_and_radius(mass, radius):
+    table = pd.DataFrame({"Teff": np.full(3, 3500.0), "M": mass, "R": radius})
+    assert extract_reference_labels(table)["logg"].isna().all()
+    dwarfs = extract_reference_labels(table.assign(M=0.4, R=0.4))
+    np.testing.assert_allclose(dwarfs["logg"], 4.836, atol=1e-3)
+
+
 def test_columns_can_be_named():
     table = pd.DataFrame({"T": [3500.0], "Teff": [3600.0], "Fe": [0.2], "[M/H]": [0.1]})
     labels = extract_reference_labels(table, columns={"teff": "T", "mh": "Fe"})

@@ -163,6 +163,11 @@ def _from_table(table, cuts: LabelCutsConfig, n_metallicity: int):
 
     feh, mass, teff, logg = _select_age(table, cuts.age_gyr)
     nodes = np.unique(feh)
+    if nodes.size < 2:
+        raise UsageError(
+            f"the isochrones have one metallicity, [M/H] = {nodes[0]:g}.",
+            "give isochrones of several: a model that learns from one knows no other.",
+        )
     low, high = max(cuts.mh[0], nodes[0]), min(cuts.mh[1], nodes[-1])
     if low > high:
         raise UsageError(

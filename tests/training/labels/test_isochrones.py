@@ -133,6 +133,13 @@ def test_real_parsec_covers_the_cuts_without_holes(real_data):
             assert abs(here - there) < 0.04
 
 
+def test_isochrones_of_one_metallicity_are_not_enough():
+    table = table_of_relation()
+    one = table["feh"] == 0.0
+    with pytest.raises(UsageError, match=r"one metallicity, \[M/H\] = 0"):
+        isochrone_points({name: values[one] for name, values in table.items()})
+
+
 def test_wrong_input_says_what_is_wrong():
     table = table_of_relation()
     with pytest.raises(UsageError, match=r"no age near 0\.1 Gyr; theirs are 1, 5 Gyr"):
