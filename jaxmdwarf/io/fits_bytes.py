@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -141,33 +142,52 @@ def require_sane_cards(data: Data) -> None:
         offset, number = start + -(-size // BLOCK) * BLOCK, number + 1
 
 
-def require_checksums(data: Data) -> None:
+def list_hdus(data: Data) -> Iterator[LeanHdu]:
+    """All units of a file, as far as they are not beyond the lean path.
+
+    Raises
+    ------
+    RejectedInput
+        If the file ends within one.
+    """
+    offset = 0
+    with contextlib.suppress(UnusualFits):
+        while (hdu := next_hdu(data, offset, first=offset == 0)) is not None:
+            yield hdu
+            offset = hdu.stop
+
+
+def require_checksums(data: Data, hdus: Iterable[LeanHdu]) -> None:
     """Hold the sums that a file gives of its own headers and data against them.
 
     CHECKSUM makes the sum of all 32-bit words of a unit, in ones' complement, all ones; DATASUM is
-    that of its data alone (FITS standard 4.0, section 4.4.2.7 and appendix J). Extensions
-    without data, and units that only astropy can find, are not looked at.
+    that of its data alone (FITS standard 4.0, section 4.4.2.7 and appendix J). Extensions without
+    data are not looked at: surveys write other sums than the standard's for tables without rows.
+
+    Parameters
+    ----------
+    data : bytes
+    hdus : iterable of LeanHdu
+        Its units from the first.
 
     Raises
     ------
     RejectedInput
         If a sum is another.
     """
-    offset, number = 0, 0
+    begin = 0
+    # What only astropy can read is not looked at either.
     with contextlib.suppress(UnusualFits):
-        while (hdu := next_hdu(data, offset, first=number == 0)) is not None:
-            if number and not hdu.size:
-                # Surveys write other sums than the standard's for tables without rows.
-                offset, number = hdu.stop, number + 1
-                continue
-            data_sum = str(hdu.header.get("DATASUM", "")).strip()
-            check_sum = str(hdu.header.get("CHECKSUM", "")).strip()
-            if data_sum.isdecimal() and _sum_words(data, hdu.start, hdu.stop) != int(data_sum):
-                raise _damaged(number, "DATASUM")
-            # Zeros, or nothing, say that nobody has computed it.
-            if check_sum.strip("0") and _sum_words(data, offset, hdu.stop) not in (0, _ALL_ONES):
-                raise _damaged(number, "CHECKSUM")
-            offset, number = hdu.stop, number + 1
+        for number, hdu in enumerate(hdus):
+            if not number or hdu.size:
+                data_sum = str(hdu.header.get("DATASUM", "")).strip()
+                check_sum = str(hdu.header.get("CHECKSUM", "")).strip()
+                if data_sum.isdecimal() and _sum_words(data, hdu.start, hdu.stop) != int(data_sum):
+                    raise _damaged(number, "DATASUM")
+                # Zeros, or nothing, say that nobody has computed it.
+                if check_sum.strip("0") and _sum_words(data, begin, hdu.stop) not in (0, _ALL_ONES):
+                    raise _damaged(number, "CHECKSUM")
+            begin = hdu.stop
 
 
 _ALL_ONES = 2**32 - 1

@@ -6,7 +6,7 @@ import os
 
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.compression import read_file_bytes
-from jaxmdwarf.io.fits_bytes import is_fits, require_checksums
+from jaxmdwarf.io.fits_bytes import is_fits, list_hdus, require_checksums
 from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange
 from jaxmdwarf.io.grids.registry import GRID_READERS
 
@@ -39,7 +39,7 @@ def read_native(
     for reader in readers:
         if reader.matches(name, head):
             if is_fits(data):
-                require_checksums(data)
+                require_checksums(data, list_hdus(data))
             return reader.read(data, name, air=air, wanted=wanted)
     raise RejectedInput(
         "the content is no known model-grid format.",

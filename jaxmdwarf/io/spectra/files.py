@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from jaxmdwarf.errors import RejectedInput
@@ -112,6 +113,12 @@ class SpectrumFile:
                 self._hdus.append(found)
         return self._hdus[number] if number < len(self._hdus) else None
 
+    def _list_hdus(self) -> Iterator[LeanHdu]:
+        number = 0
+        while (hdu := self.hdu(number)) is not None:
+            yield hdu
+            number += 1
+
     @property
     def header(self) -> Header:
         """The primary header; empty where the file is not FITS."""
@@ -155,7 +162,7 @@ class SpectrumFile:
             If one differs.
         """
         if self.is_fits and isinstance(self.data, bytes):
-            require_checksums(self.data)
+            require_checksums(self.data, self._list_hdus())
 
     def open(self) -> contextlib.AbstractContextManager[Any]:
         """The file as an `astropy.io.fits.HDUList`, see `jaxmdwarf.io.fits_files.open_fits`."""
