@@ -37,10 +37,13 @@ class QualityFlag(IntFlag):
     NOT_STELLAR_VELOCITY = 1 << 18
     PRIOR_DOMINATED = 1 << 19
     OUT_OF_DOMAIN = 1 << 20
+    HIGH_CHI2 = 1 << 21
+    VELOCITY_UNLIKE_HEADER = 1 << 22
     TOO_HOT = 1 << 23
     LOGG_NEAR_BOUND = 1 << 24
     LARGE_ERROR = 1 << 25
     YOUNG = 1 << 26
+    OUTLIERS_CLIPPED = 1 << 27
 
 
 class FlagNote(NamedTuple):
@@ -165,6 +168,17 @@ FLAG_TABLE: dict[QualityFlag, FlagNote] = {
         "look at the fit before using the row; OutlierScore says how far it is (1 is the limit)",
         False,
     ),
+    QualityFlag.HIGH_CHI2: FlagNote(
+        "reduced chi-square above 5 times what stars of this S/N have",
+        "look at the fit before using the row: the model does not describe this spectrum",
+        False,
+    ),
+    QualityFlag.VELOCITY_UNLIKE_HEADER: FlagNote(
+        "fitted velocity further than 50 km/s and 5 errors from that of the header",
+        "see which is right: the survey may have taken another object for the star, or wavelengths "
+        "in air are taken for vacuum (83 km/s)",
+        False,
+    ),
     QualityFlag.TOO_HOT: FlagNote(
         "Teff above the limit of the catalogue's cuts (4300 K)",
         "leave the row out: the object may be no M dwarf",
@@ -184,6 +198,11 @@ FLAG_TABLE: dict[QualityFlag, FlagNote] = {
         "median or mean age below the limit of the catalogue's cuts (1 Gyr)",
         "leave the row out: log g of a star this young is not that of the training set",
         True,
+    ),
+    QualityFlag.OUTLIERS_CLIPPED: FlagNote(
+        "pixels far from the model were left out of the fit",
+        "nothing where they are few: n_clipped says how many",
+        False,
     ),
 }
 """All bits, lowest first."""

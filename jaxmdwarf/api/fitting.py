@@ -34,6 +34,7 @@ class FitOptions(TypedDict, total=False):
     domain: Literal["both", "observed", "synthetic"]
     window_aa: tuple[float, float]
     min_snr: float
+    clip_sigma: float
     poly_order: int | None
     solver: str | Solver
     batch_size: int | None
@@ -60,6 +61,9 @@ class Fitter:
         Rest wavelengths that are fitted, vacuum Angstrom.
     min_snr : float
         Spectra with a lower S/N in r or i are rejected.
+    clip_sigma : float
+        Pixels further than this from the best model are left out and the star fitted again; 0 keeps
+        all pixels.
     poly_order : int, optional
         Order of a multiplicative polynomial that is fitted beside the labels.
     solver : str or Solver

@@ -300,6 +300,12 @@ _OWN_COLUMNS = (
     ),
     Column("n_pix", "Number of pixels that entered the fit", ucd="meta.number", kind="int"),
     Column(
+        "n_clipped",
+        "Pixels of the file that were left out of the fit as outliers",
+        ucd="meta.number",
+        kind="int",
+    ),
+    Column(
         "flags", "Sum of quality bits; FLAGn of the header says bit n", ucd="meta.code", kind="int"
     ),
     Column(

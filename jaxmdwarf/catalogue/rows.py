@@ -68,14 +68,14 @@ def list_columns(
     >>> list_columns("measure")[:6]
     ['ID', 'obsid', 'RA', 'Dec', 'SNRr', 'SNRi']
     >>> [name for name in list_columns("fit", ["mh"]) if name not in list_columns("measure")]
-    ['RV', 'e_RV', 'M_H', 'e_M_H', 'chi2_red', 'OutlierScore', 'n_pix']
+    ['RV', 'e_RV', 'M_H', 'e_M_H', 'chi2_red', 'OutlierScore', 'n_pix', 'n_clipped']
     """
     names = ["ID", "obsid", "RA", "Dec", "SNRr", "SNRi", "Class", "Subclass"]
     names += [*MEASURED.values(), *KIND.values(), "flags", "good", "spectrum", "path"]
     if kind == "measure":
         return order_columns([*names, "RV_used"])
     labels = [describe_label(name) for name in label_names]
-    names += ["RV", "e_RV", "chi2_red", "OutlierScore", "n_pix"]
+    names += ["RV", "e_RV", "chi2_red", "OutlierScore", "n_pix", "n_clipped"]
     names += [column for label in labels for column in (label.column, label.error_column)]
     return order_columns(names, label_names)
 
@@ -222,6 +222,7 @@ def tabulate_fit(
         columns[label.column] = result.labels[:, index]
         columns[label.error_column] = result.errors[:, index]
     columns["chi2_red"], columns["n_pix"] = result.chi2_red, result.n_pix
+    columns["n_clipped"] = 0 if fitted.n_clipped is None else fitted.n_clipped
     score = fitted.outlier_score
     columns["OutlierScore"] = np.full(len(raws), np.nan) if score is None else score
     if measure:

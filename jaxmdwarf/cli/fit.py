@@ -61,6 +61,15 @@ class Command:
         tyro.conf.arg(metavar="S/N", help="Reject spectra with a lower S/N in r or i."),
     ] = 0.0
 
+    clip_sigma: Annotated[
+        float,
+        tyro.conf.arg(
+            metavar="SIGMA",
+            help="Leave out pixels further than this from the best model and fit the star again; 0 "
+            "keeps all pixels.",
+        ),
+    ] = 7.0
+
     batch_size: Annotated[
         int | None,
         tyro.conf.arg(
@@ -155,6 +164,7 @@ class Command:
             options=FitConfig(
                 velocity=self.velocity,
                 min_snr=self.min_snr,
+                clip_sigma=self.clip_sigma,
                 chunk_size=self.chunk_size,
                 domain=self.domain,
                 priors=self.priors,

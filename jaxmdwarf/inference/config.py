@@ -14,6 +14,8 @@ from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.priors import LabelPrior, RelationPrior
 
+LEAST_CLIP_SIGMA = 3.0
+
 
 @dataclass(frozen=True)
 class FitScheduleConfig:
@@ -71,6 +73,10 @@ class FitConfig:
         Order of a multiplicative polynomial over the grid, fitted beside the labels.
     min_snr : float
         Spectra with a lower S/N in r or i are rejected.
+    clip_sigma : float
+        Pixels further than this from the best model, in units of their errors (or of the scatter of
+        all residuals of the star, where that is larger), are left out and the star fitted again:
+        `jaxmdwarf.inference.clipping`. 0 keeps all pixels, as does the synthetic domain.
     window_aa : (float, float)
         Rest wavelengths that are fitted, vacuum Angstrom. The model may reach further: its ends
         then serve the continuum and the Doppler shifts.
@@ -88,6 +94,7 @@ class FitConfig:
     fixed: dict[str, float] = field(default_factory=dict)
     poly_order: int | None = None
     min_snr: float = 0.0
+    clip_sigma: float = 7.0
     window_aa: tuple[float, float] = (6000.0, 8900.0)
     chunk_size: int = 1024
     solver: Solver | str = field(default_factory=LevenbergMarquardt)
@@ -106,6 +113,11 @@ class FitConfig:
         if self.chunk_size < 1:
             raise UsageError(
                 f"chunk_size {self.chunk_size} is below 1.", "give --chunk-size 1 or more."
+            )
+        if self.clip_sigma != 0 and not self.clip_sigma >= LEAST_CLIP_SIGMA:
+            raise UsageError(
+                f"clip_sigma {self.clip_sigma:g} would take noise for outliers.",
+                f"give --clip-sigma {LEAST_CLIP_SIGMA:g} or more, or 0 to keep all pixels.",
             )
         low, high = self.window_aa
         if not low < high:

@@ -12,12 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxmdwarf.errors import MismatchError, RejectedInput, UsageError
-from jaxmdwarf.inference.config import FitConfig
+from jaxmdwarf.inference.clipping import find_outlier_pixels, leave_out_pixels
+from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
 from jaxmdwarf.inference.objective import build_objective, scale_errors
 from jaxmdwarf.inference.outliers import measure_distances
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem, FixedLabels, padded_rows
-from jaxmdwarf.inference.results import FitResult
+from jaxmdwarf.inference.results import FitResult, put_rows
 from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.inference.shift import combine_velocities
 from jaxmdwarf.inference.solvers.by_name import find_solver
@@ -28,12 +29,20 @@ from jaxmdwarf.models.priors import choose_priors
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.preprocess.masks import mask_for
 from jaxmdwarf.preprocess.resample import require_overlap
+from jaxmdwarf.preprocess.spikes import leave_out_impossible
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import RawSpectrum, SpectrumBatch
 from jaxmdwarf.wavelengths import FASTEST_STAR_KMS, SPEED_OF_LIGHT_KMS, PixelGrid
 
 FAR_KMS = 25.0
 """A fitted velocity this far from the frame of the spectrum makes it worth another frame."""
+
+HEADER_TOLERANCE_KMS = 50.0
+"""Velocities of header and fit that differ by more, and by five errors beside, are told: survey
+pipelines are right to 10-20 km/s, and air wavelengths that are taken for vacuum move by 80."""
+
+_MOST_FRAMES, _MOST_CLIPS = 2, 2
+_REFIT_ROWS = 128
 
 
 class FittedFlux(NamedTuple):
@@ -83,6 +92,8 @@ class FittedSpectra:
     outlier_score : (n_spec,), optional
         Largest of the distances from the stars that the model was trained on, each in units of its
         limit; NaN where there is no fit. None of models that know nothing of such stars.
+    n_clipped : (n_spec,) int32, optional
+        Pixels of the spectra as they were given that were left out as outliers.
     """
 
     result: FitResult
@@ -92,6 +103,7 @@ class FittedSpectra:
     warnings: tuple[str, ...] = ()
     problems: FitProblem | None = None
     outlier_score: np.ndarray | None = None
+    n_clipped: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.flags)
@@ -106,6 +118,7 @@ class FittedSpectra:
             frame_kms=self.frame_kms[rows],
             problems=self.problems.take(rows) if keep else None,  # type: ignore[union-attr]
             outlier_score=None if self.outlier_score is None else self.outlier_score[rows],
+            n_clipped=None if self.n_clipped is None else self.n_clipped[rows],
         )
 
     def problem(self, rows: int | Sequence[int] | np.ndarray | None = None) -> FitProblem:
@@ -268,44 +281,61 @@ class Fitter:
         keep_spectra: bool,
     ) -> FittedSpectra:
         """Fit spectra in arrays of `n_row` rows."""
-        n_spec = len(raws)
+        n_spec, given = len(raws), raws
+        if self._clipping:
+            raws = [leave_out_impossible(raw, sigma=self.config.clip_sigma) for raw in raws]
         frame, start_labels, flags = self._first_velocities(raws, n_row)
         start = None
         if start_labels is not None:
             start = Start(_pad(start_labels, n_row), np.zeros(n_row, np.float32))
         problem = self._build_problem(raws, frame, fixed, n_row)
-        solved = self._fit_domains(problem, start)
+        solved = self._fit_domains(problem, start, self.config.schedule)
         result = FitResult(*(np.array(column[:n_spec]) for column in solved))
-        moved = False
-        if self.config.fit_velocity:
-            for _ in range(2):
-                far = np.flatnonzero(np.abs(result.residual_kms) > FAR_KMS)
-                if not far.size:
-                    break
-                self._fit_in_new_frame(raws, far, result, frame, fixed, n_row)
-                moved = True
-        flags |= result.flags
-        if moved and (keep_spectra or self._population is not None):
-            problem = self._build_problem(raws, frame, fixed, n_row)
-        score = self._score_outliers(problem, result)
+        raws, looks = self._fit_again(raws, problem, result, frame, fixed)
+        flags |= result.flags | self._compare_headers(given, result)
+        score = self._score_outliers(looks, result)
         if score is not None:
             flags[score > 1] |= int(QualityFlag.OUT_OF_DOMAIN)
         few = (result.n_pix > 0) & (2 * result.n_pix < self._n_unmasked)
         flags[few] |= int(QualityFlag.FEW_PIXELS)
+        n_clipped = _count_clipped(given, raws)
+        flags[n_clipped > 0] |= int(QualityFlag.OUTLIERS_CLIPPED)
+        if keep_spectra and len(looks) > 1:
+            problem = self._build_problem(raws, frame, fixed, n_row)
         kept = self._keep(problem, n_spec) if keep_spectra else None
         names = self.model.label_space.names
-        return FittedSpectra(result, flags, frame, names, self.warnings, kept, score)
+        return FittedSpectra(result, flags, frame, names, self.warnings, kept, score, n_clipped)
 
-    def _score_outliers(self, problem: FitProblem, result: FitResult) -> np.ndarray | None:
+    @property
+    def _clipping(self) -> bool:
+        # What a network has carried to another domain shows no single pixels.
+        return self.config.clip_sigma > 0 and self.config.domain != "synthetic"
+
+    def _compare_headers(self, raws: Sequence[RawSpectrum], result: FitResult) -> np.ndarray:
+        """Flags of stars whose velocity is not that of their headers."""
+        header = np.array([raw.meta.z * SPEED_OF_LIGHT_KMS for raw in raws])
+        flags = np.zeros(len(raws), np.int32)
+        if self.config.fit_velocity:
+            away = np.abs(result.rv_kms - header) - 5 * np.nan_to_num(result.e_rv)
+            differs = (away > HEADER_TOLERANCE_KMS) & (np.abs(header) <= FASTEST_STAR_KMS)
+            flags[differs] |= int(QualityFlag.VELOCITY_UNLIKE_HEADER)
+        return flags
+
+    def _score_outliers(self, looks: Sequence[_Look], result: FitResult) -> np.ndarray | None:
         """See `FittedSpectra.outlier_score`."""
         if self._population is None or self.config.domain == "synthetic":
             return None
-        distances = measure_distances(problem, result, self._population)
-        return np.max(distances / np.asarray(self._population.limits), axis=1)
+        score = np.full(len(result.flags), np.nan)
+        for rows, problem in looks:
+            distances = measure_distances(problem, result.take(rows), self._population)
+            score[rows] = np.max(distances / np.asarray(self._population.limits), axis=1)
+        return score
 
-    def _fit_domains(self, problem: FitProblem, start: Start | None) -> FitResult:
+    def _fit_domains(
+        self, problem: FitProblem, start: Start | None, schedule: FitScheduleConfig
+    ) -> FitResult:
         """Fit in the domains that the configuration names, the synthetic one first."""
-        how: dict[str, Any] = {"solver": self._solver, "schedule": self.config.schedule}
+        how: dict[str, Any] = {"solver": self._solver, "schedule": schedule}
         if self.config.domain != "observed":
             synthetic = self._find_synthetic(problem)
             if synthetic is not None:
@@ -386,15 +416,95 @@ class Fitter:
         labels = np.where(np.isfinite(coarse.labels), coarse.labels, centre)
         return frame, labels, flags
 
-    def _fit_in_new_frame(self, raws, far, result, frame, fixed, n_row) -> None:
-        """Fit the stars `far` again where they were found to be, in place."""
-        frame[far] = combine_velocities(frame[far], result.residual_kms[far].astype(np.float64))
-        own = {name: values[far] for name, values in fixed.items()}
-        problem = self._build_problem([raws[i] for i in far], frame[far], own, n_row)
-        start = Start(_pad(result.labels[far], n_row), np.zeros(n_row, np.float32))
-        again = self._fit_domains(problem, start)
-        for column, values in zip(result, again, strict=True):
-            column[far] = values[: far.size]
+    def _fit_again(
+        self,
+        raws: Sequence[RawSpectrum],
+        problem: FitProblem,
+        result: FitResult,
+        frame: np.ndarray,
+        fixed: dict[str, np.ndarray],
+    ) -> tuple[list[RawSpectrum], list[_Look]]:
+        """Fit stars again that are elsewhere or have outliers, in place.
+
+        Returns
+        -------
+        list of RawSpectrum
+            Without their outliers.
+        list of _Look
+            The given problem, and those of stars that were fitted again. The last that has a star
+            is the one that was solved for it.
+        """
+        raws, looks = list(raws), [_Look(np.arange(len(raws)), problem)]
+        latest = np.zeros(len(raws), np.int64)
+        # Parts of one shape, whoever needs them: another would be compiled anew.
+        size = min(problem.n_spec, max(_REFIT_ROWS, problem.n_spec // 8))
+
+        def refit(rows: np.ndarray, schedule: FitScheduleConfig) -> None:
+            for first in range(0, rows.size, size):
+                some = rows[first : first + size]
+                latest[some] = len(looks)
+                again = self._refit(raws, some, result, frame, fixed, size, schedule)
+                looks.append(_Look(some, again))
+
+        schedule = self.config.schedule
+        for _ in range(_MOST_FRAMES if self.config.fit_velocity else 0):
+            refit(np.flatnonzero(np.abs(result.residual_kms) > FAR_KMS), schedule)
+        # Where a star is, it has been searched for with these pixels as well.
+        schedule = replace(schedule, secondary_distance=None)
+        n_seen = 0
+        for _ in range(_MOST_CLIPS if self._clipping else 0):
+            clipped = np.zeros(len(raws), bool)
+            for number in range(n_seen, len(looks)):
+                self._clip(raws, looks[number], result, frame, latest == number, clipped)
+            n_seen = len(looks)
+            refit(np.flatnonzero(clipped), schedule)
+        return raws, looks
+
+    def _clip(
+        self,
+        raws: list[RawSpectrum],
+        look: _Look,
+        result: FitResult,
+        frame: np.ndarray,
+        asked: np.ndarray,
+        clipped: np.ndarray,
+    ) -> None:
+        """Leave outlier pixels out of spectra that are asked for, in place; say of which."""
+        rows = look.rows
+        outlier = find_outlier_pixels(look.problem, result.take(rows), self.config.clip_sigma)
+        for place in np.flatnonzero(outlier.any(axis=1) & asked[rows]):
+            row = rows[place]
+            whole = raws[row]
+            raws[row] = leave_out_pixels(whole, outlier[place], self.grid, frame[row])
+            clipped[row] = raws[row] is not whole
+
+    def _refit(
+        self,
+        raws: Sequence[RawSpectrum],
+        rows: np.ndarray,
+        result: FitResult,
+        frame: np.ndarray,
+        fixed: dict[str, np.ndarray],
+        n_row: int,
+        schedule: FitScheduleConfig,
+    ) -> FitProblem:
+        """Fit some stars again in the frames where they were found, in place; their problem."""
+        if self.config.fit_velocity:
+            moved = np.asarray(result.residual_kms)[rows].astype(np.float64)
+            frame[rows] = combine_velocities(frame[rows], moved)
+        own = {name: values[rows] for name, values in fixed.items()}
+        problem = self._build_problem([raws[row] for row in rows], frame[rows], own, n_row)
+        labels = np.asarray(result.labels)[rows]
+        start = Start(_pad(labels, n_row), np.zeros(n_row, np.float32))
+        put_rows(result, rows, self._fit_domains(problem, start, schedule).take(slice(rows.size)))
+        return problem
+
+
+class _Look(NamedTuple):
+    """Rows of a list of spectra, and a problem that has them first."""
+
+    rows: np.ndarray
+    problem: FitProblem
 
 
 @jax.jit
@@ -445,6 +555,17 @@ def _spread_fixed(fixed: Mapping[str, Any], n_spec: int) -> dict[str, np.ndarray
     return spread
 
 
+def _count_clipped(given: Sequence[RawSpectrum], left: Sequence[RawSpectrum]) -> np.ndarray:
+    """Good pixels of each spectrum that are no longer."""
+    return np.array(
+        [
+            0 if raw is kept else np.count_nonzero(raw.ivar) - np.count_nonzero(kept.ivar)
+            for raw, kept in zip(given, left, strict=True)
+        ],
+        np.int32,
+    )
+
+
 def _join(parts: Sequence[FittedSpectra]) -> FittedSpectra:
     """One list of several."""
     first = parts[0]
@@ -461,4 +582,5 @@ def _join(parts: Sequence[FittedSpectra]) -> FittedSpectra:
         None
         if first.outlier_score is None
         else np.concatenate([part.outlier_score for part in parts]),  # type: ignore[misc]
+        np.concatenate([part.n_clipped for part in parts]),  # type: ignore[misc]
     )

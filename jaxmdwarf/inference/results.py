@@ -30,6 +30,13 @@ without a Teff all labels count."""
 BAD_CHI2 = 50.0
 """Reduced chi-square above which a fit is flagged (the paper's cut, section 4)."""
 
+HIGH_CHI2 = 5.0
+"""Reduced chi-square in units of what stars of that S/N have, above which a fit is flagged."""
+
+MODEL_MISMATCH = 0.01
+"""What models are off by beside their own errors, as a share of the flux: stars of S/N s have
+reduced chi-squares of 1 + (0.01 s)^2."""
+
 
 class FitResult(NamedTuple):
     """Labels with errors and flags, one row a star; NaN wherever there is no number.
@@ -142,6 +149,8 @@ def summarise_fit(
     flags = raise_flag(flags, ~state.converged, QualityFlag.NOT_CONVERGED)
     flags = raise_flag(flags, solved & ~definite, QualityFlag.BAD_COVARIANCE)
     flags = raise_flag(flags, chi2_red > BAD_CHI2, QualityFlag.BAD_CHI2)
+    expected = 1 + MODEL_MISMATCH**2 * _mean_ivar(problem.batch.ivar)
+    flags = raise_flag(flags, chi2_red > HIGH_CHI2 * expected, QualityFlag.HIGH_CHI2)
     told = [space.names.index("teff")] if "teff" in space.names else range(space.n_label)
     if objective.priors:
         share = share_of_priors(objective, state)[:, np.array(told)]
@@ -169,6 +178,11 @@ def summarise_fit(
         converged=state.converged,
         flags=flags,
     )
+
+
+def _mean_ivar(ivar):
+    """Mean inverse variance of good pixels: the square of S/N where flux is normalised."""
+    return jnp.sum(ivar, axis=-1) / jnp.maximum(jnp.sum(ivar > 0, axis=-1), 1)
 
 
 def share_of_priors(objective: Objective, state: SolverState) -> Float[Array, "n_spec n_label"]:

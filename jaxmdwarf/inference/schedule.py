@@ -176,6 +176,8 @@ def _fit_under(
     result = _blank(problem, problem.n_spec)
     # Padding and empty spectra need no model evaluation.
     seen = np.flatnonzero(np.asarray(_has_pixels(problem.batch.ivar)))
+    if not seen.size:
+        return result
     put_rows(result, seen, passes.descend(seen, starting[seen], searching=searching))
     for point in restart_points(problem.layout.n_label, schedule.restarts):
         unfinished = unfinished_rows(result)

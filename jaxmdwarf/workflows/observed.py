@@ -101,6 +101,8 @@ class ObservedConfig:
         return FitConfig(
             velocity=self.velocity,
             min_snr=self.min_snr,
+            # What theory lacks is what is to be learned, and looks like outliers to it.
+            clip_sigma=0.0,
             chunk_size=self.chunk_size,
             solver=self.solver,
             schedule=self.schedule,

@@ -62,11 +62,11 @@ def test_flags_are_never_renumbered():
         *("LOW_SNR", "FEW_PIXELS", "BAD_CHI2", "VELOCITY_AT_EDGE", "MULTIPLE_MINIMA", "INPUT_NAN"),
         *("FAST_PATH_DISAGREED", "BAD_COVARIANCE", "NO_HEADER_VELOCITY", "NO_GOOD_PIXELS"),
         *("FALLBACK_VELOCITY", "LABEL_AT_BOUND", "NOT_M_DWARF", "NOT_STELLAR_VELOCITY"),
-        *("PRIOR_DOMINATED", "OUT_OF_DOMAIN"),
+        *("PRIOR_DOMINATED", "OUT_OF_DOMAIN", "HIGH_CHI2", "VELOCITY_UNLIKE_HEADER"),
     ]
     expected = {name: 1 << bit for bit, name in enumerate(names)}
     cuts = ("TOO_HOT", "LOGG_NEAR_BOUND", "LARGE_ERROR", "YOUNG")
-    expected |= {name: 1 << bit for bit, name in enumerate(cuts, 23)}
+    expected |= {name: 1 << bit for bit, name in enumerate((*cuts, "OUTLIERS_CLIPPED"), 23)}
     assert {flag.name: int(flag) for flag in QualityFlag} == expected
     assert max(QualityFlag) < 2**31  # flags are 32-bit integers
     assert list(FLAG_TABLE) == list(QualityFlag)
@@ -77,6 +77,7 @@ def test_flags_are_never_renumbered():
     assert {flag.name for flag in informative} == {
         *("MULTIPLE_MINIMA", "INPUT_NAN", "FAST_PATH_DISAGREED", "NO_HEADER_VELOCITY"),
         *("FALLBACK_VELOCITY", "NOT_STELLAR_VELOCITY", "PRIOR_DOMINATED", "OUT_OF_DOMAIN"),
+        *("HIGH_CHI2", "VELOCITY_UNLIKE_HEADER", "OUTLIERS_CLIPPED"),
     }
 
 

@@ -98,6 +98,12 @@ def fitter(model, config):
 
 
 @pytest.fixture(scope="module")
+def keeper(model, config):
+    """Keeps all pixels."""
+    return Fitter(model, replace(config, clip_sigma=0.0))
+
+
+@pytest.fixture(scope="module")
 def programs():
     """Names of the programs that the fit of `fitted` had to compile."""
     return []
@@ -224,6 +230,130 @@ def test_a_polynomial_is_part_of_the_model_flux_and_a_prior_of_chi_square(model,
     np.testing.assert_allclose(chi2, fitted.result.chi2, rtol=1e-3)
 
 
+def damage(raws, n_pixel, sigmas, rows):
+    """Some stars with so many pixels off by so many sigma; the same stars otherwise."""
+    rng = np.random.default_rng(8)
+    changed = list(raws)
+    for row in rows:
+        raw = raws[row]
+        at = rng.choice(np.arange(80, 940), n_pixel, replace=False)
+        flux = raw.flux.copy()
+        flux[at] += rng.choice([-1, 1], n_pixel) * sigmas / np.sqrt(raw.ivar[at])
+        changed[row] = replace(raw, flux=flux)
+    return changed
+
+
+@pytest.mark.parametrize(("n_pixel", "sigmas"), [(10, 60.0), (3, 3e4)])
+def test_outliers_move_no_labels_and_nobody_else(fitter, keeper, stars, fitted, n_pixel, sigmas):
+    even = np.arange(0, N_STAR, 2)
+    spoilt = damage(stars[0], n_pixel, sigmas, even)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None
+    )
+    found, kept = fitter.fit(spoilt), keeper.fit(spoilt)
+    assert compiled == []
+    away, otherwise = (
+        np.abs(one.result.labels - fitted.result.labels) / fitted.result.errors
+        for one in (found, kept)
+    )
+    # Steep bands and narrow pixels: a running mean without some of them is another mean.
+    assert np.median(away[even].max(axis=1)) < 0.7
+    assert away.max() < 2.5
+    assert np.median(otherwise[even].max(axis=1)) > 3.0
+    faster = np.abs(found.result.rv_kms - fitted.result.rv_kms) / fitted.result.e_rv
+    assert np.median(faster[even]) < 0.3
+    assert faster.max() < 2.5
+    # A pixel of the file is more than one of the grid: neighbours may go with an outlier.
+    assert ((found.n_clipped[even] >= n_pixel) & (found.n_clipped[even] <= 4 * n_pixel)).all()
+    assert ((found.flags[even] & int(QualityFlag.OUTLIERS_CLIPPED)) > 0).all()
+    assert not found.n_clipped[1::2].any()
+    assert not kept.n_clipped.any()
+    np.testing.assert_array_equal(found.flags[1::2], fitted.flags[1::2])
+    for column, before in zip(found.result, fitted.result, strict=True):
+        np.testing.assert_array_equal(column[1::2], before[1::2])
+
+
+def test_outliers_are_those_of_the_last_frame(fitter, stars, fitted, monkeypatch):
+    """A third of the stars are fitted in another frame first: outliers lie elsewhere in it."""
+    even = np.arange(0, N_STAR, 2)
+    spoilt = damage(stars[0], 3, 100.0, even)
+    at_once = fitter.fit(spoilt)
+    limit = float(np.quantile(np.abs(fitted.result.residual_kms), 0.67))
+    monkeypatch.setattr("jaxmdwarf.inference.fitter.FAR_KMS", limit)
+    moved = fitter.fit(spoilt)
+    assert (moved.frame_kms[1::2] != at_once.frame_kms[1::2]).sum() > 2
+    assert not moved.n_clipped[1::2].any()
+    assert (moved.n_clipped[even] >= 3).all()
+    away = np.abs(moved.result.labels - at_once.result.labels) / at_once.result.errors
+    assert away[even].max() < 1.0
+
+
+def test_stars_are_fitted_again_in_parts_of_one_shape(fitter, stars, fitted, monkeypatch):
+    even = np.arange(0, N_STAR, 2)
+    parts = []
+
+    def record(self, raws, rows, result, frame, fixed, n_row, schedule):
+        parts.append((rows.tolist(), n_row))
+        return fitted.problem().pad_to(32)
+
+    monkeypatch.setattr(Fitter, "_refit", record)
+    monkeypatch.setattr("jaxmdwarf.inference.fitter._REFIT_ROWS", 5)
+    fitter.fit(damage(stars[0], 10, 60.0, even))
+    first = parts[:3]
+    assert [len(rows) for rows, _ in first] == [5, 5, 2]
+    assert [row for rows, _ in first for row in rows] == even.tolist()
+    assert {n_row for _, n_row in parts} == {5}
+
+
+def test_what_was_clipped_is_not_in_the_problem(fitter, stars):
+    spoilt = damage(stars[0], 10, 60.0, [0])
+    found = fitter.fit(spoilt, keep_spectra=True)
+    seen = found.spectra()
+    assert found.result.n_pix[0] == seen.used[0].sum() < found.result.n_pix[1:].min()
+    pulls = np.where(seen.used, (seen.flux - seen.model_flux) / seen.sigma, 0)
+    np.testing.assert_allclose(np.sum(pulls**2, axis=1), found.result.chi2, rtol=1e-3)
+    assert found.take(np.array([0, 3])).n_clipped.tolist() == [found.n_clipped[0], 0]
+
+
+def test_velocities_unlike_those_of_headers_are_told(fitter, stars, fitted):
+    away = np.linspace(-200.0, 200.0, N_STAR)
+    away[5] = np.nan
+    told = [
+        replace(raw, meta=replace(raw.meta, z=raw.meta.z + kms / SPEED_OF_LIGHT_KMS))
+        for raw, kms in zip(stars[0], away, strict=True)
+    ]
+    flag = int(QualityFlag.VELOCITY_UNLIKE_HEADER)
+    assert not (fitted.flags & flag).any()
+    found = fitter.fit(told)
+    limit = 50.0 + 5 * found.result.e_rv
+    header = np.array([raw.meta.z for raw in told]) * SPEED_OF_LIGHT_KMS
+    expected = np.abs(found.result.rv_kms - header) > limit
+    assert 12 < expected.sum() < N_STAR - 4
+    np.testing.assert_array_equal((found.flags & flag) > 0, expected)
+
+
+def test_chi_squares_are_told_by_what_stars_of_that_snr_have(keeper, stars):
+    """At S/N 120 stars have 1 + 1.2^2: five times that is 12."""
+    rng = np.random.default_rng(4)
+    noisy = [
+        replace(raw, flux=raw.flux + factor * rng.normal(size=raw.flux.size) / np.sqrt(raw.ivar))
+        for raw, factor in zip(stars[0], np.tile([2.6, 4.5], N_STAR // 2), strict=True)
+    ]
+    found = keeper.fit(noisy)
+    high = (found.flags & int(QualityFlag.HIGH_CHI2)) > 0
+    assert high.tolist() == [False, True] * (N_STAR // 2)
+    assert np.min(found.result.chi2_red[::2]) > 5
+    assert not (found.flags & int(QualityFlag.BAD_CHI2)).any()
+
+
+def test_spectra_without_light_alone_are_no_end_of_a_run(fitter, stars):
+    dark = [replace(raw, flux=np.zeros_like(raw.flux)) for raw in stars[0]]
+    found = fitter.fit(dark)
+    assert ((found.flags & int(QualityFlag.NO_GOOD_PIXELS)) > 0).all()
+    assert np.isnan(found.result.labels).all()
+
+
 def test_a_fit_is_few_programs_each_compiled_once(fitted, programs):
     """Each costs a process its tracing, and its first run some seconds, whatever the machine."""
     assert "jit(_fit_rows)" in programs
@@ -295,6 +425,8 @@ def test_what_cannot_be_is_said_at_once(model, fitter, stars, make_model):
         ({"window_aa": (7000.0, 6000.0)}, "lower end first"),
         ({"chunk_size": 0}, "below 1"),
         ({"priors": (3.5,)}, "is no prior"),
+        ({"clip_sigma": 2.5}, "noise for outliers"),
+        ({"clip_sigma": float("nan")}, "noise for outliers"),
     ):
         with pytest.raises((UsageError, TypeError), match=text):
             FitConfig(**wrong)
