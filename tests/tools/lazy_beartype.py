@@ -1,4 +1,4 @@
-"""Type checks that are made when a function is first called: most of them never are in one worker."""
+"""Type checks that are made when a function is first called: most never are in one worker."""
 
 from collections.abc import Callable
 from functools import wraps
