@@ -196,8 +196,8 @@ _ALL_ONES = 2**32 - 1
 def _damaged(number: int, keyword: str) -> RejectedInput:
     return RejectedInput(
         f"{keyword} in HDU {number} is not that of its content.",
-        "the file is damaged: download it again; if you have changed it yourself, bring its sums "
-        "up to date: fitscheck --write FILE",
+        "the file is damaged: download it again; if you have changed it yourself, write its sums "
+        "anew with astropy's fitscheck.",
     )
 
 

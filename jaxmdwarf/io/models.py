@@ -180,8 +180,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
         )
     try:
         about = json.loads(read_regular(file, most=MAX_JSON_BYTES), parse_constant=_refuse_constant)
-        own_hash = _hash_description(about)  # numbers beyond all bounds have none
-    except (AttributeError, OSError, ValueError, RecursionError):
+        # Numbers beyond all bounds have no hash.
+        own_hash = _hash_description(about) if isinstance(about, dict) else None
+    except (OSError, ValueError, RecursionError):
         about = own_hash = None
     if not isinstance(about, dict) or about.get("format") != MODEL_FORMAT:
         raise FormatError(

@@ -32,8 +32,11 @@ def night(tmp_path_factory):
     return folder
 
 
+# Whatever has started the tests may ignore SIGHUP, as nohup does; then a run does so, too.
 PROGRAM = """
+import signal
 import sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 import jaxmdwarf.workflows.measuring as measuring
 from jaxmdwarf.cli import main
 measuring.CHUNK_SIZE = 5
