@@ -19,6 +19,7 @@ from jaxmdwarf.catalogue.rows import (
     finish_rows,
     settle_identifiers,
 )
+from jaxmdwarf.catalogue.texts import restore_path
 from jaxmdwarf.diagnostics.matching import as_text
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.inputs import expand_inputs
@@ -348,7 +349,7 @@ def read_velocities(path: str | os.PathLike[str], column: str) -> VelocityTable:
             f"{os.fspath(path)} has no column {column!r}.",
             f"choose one of {', '.join(map(str, table.columns))} with --velocity-column.",
         )
-    keys = [names[key] for key in ("obsid", "path") if key in names]
+    keys = {key: names[key] for key in ("obsid", "path") if key in names}
     if not keys:
         raise UsageError(
             f"{os.fspath(path)} has neither a column obsid nor path.",
@@ -362,9 +363,9 @@ def read_velocities(path: str | os.PathLike[str], column: str) -> VelocityTable:
             "give km/s as numbers, or name another column with --velocity-column.",
         )
     velocities: dict[str, float] = {}
-    for key in keys:
-        for name, speed in zip(table[key], numbers.values, strict=True):
-            text = as_text(name)
+    for key, found in keys.items():
+        for name, speed in zip(table[found], numbers.values, strict=True):
+            text = as_text(name) if key != "path" else restore_path(as_text(name))
             if text and np.isfinite(speed):
                 velocities.setdefault(text, float(speed))
                 velocities.setdefault(Path(text).name, float(speed))

@@ -16,6 +16,7 @@ from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.spectra.readers import read_rows
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.report.page import Report, Section, Text, render_report
+from jaxmdwarf.workflows.measuring import read_velocities
 from tests.io.conftest import write
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")
@@ -78,6 +79,8 @@ def test_every_name_comes_back_from_every_format(inside, capsys):
     text = Path("../T_rejects.csv").read_text(encoding="utf-8")
     assert text.replace("\n", "").isprintable()
     assert not [line for line in text.splitlines() if line[0] in "=@#"]
+    velocities = read_velocities("../T.csv", "RV_used").velocities
+    assert set(words[: len(NAMES)]) <= velocities.keys()
     spectra = read_rows(table["path"].tolist())
     assert len({float(raw.flux[0]) for raw in spectra}) == len(NAMES)
 
