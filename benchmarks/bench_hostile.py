@@ -35,7 +35,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from results_io import save_result
+from results_io import read_result, save_result
 
 from jaxmdwarf.api.simulation import load_survey
 from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
@@ -401,7 +401,8 @@ def main():
         }
     print(json.dumps(result, indent=1))
     if options.save:
-        print(save_result("hostile", {options.model: result}))
+        kept = read_result("hostile").get(options.model, {})
+        print(save_result("hostile", {options.model: {**kept, **result}}))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ HEADER_TOLERANCE_KMS = 50.0
 pipelines are right to 10-20 km/s, and air wavelengths that are taken for vacuum move by 80."""
 
 _MOST_FRAMES, _MOST_CLIPS = 2, 2
-_REFIT_ROWS = 128
+_REFIT_ROWS = 64
 
 
 class FittedFlux(NamedTuple):
