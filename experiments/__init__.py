@@ -12,6 +12,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "experiments.simulated_survey:SimulatedSurveyConfig",
         "every transfer on a survey whose truth is known",
     ),
+    "repeat_visits": (
+        "experiments.repeat_visits:RepeatVisitsConfig",
+        "do total errors cover the truth in every bin of S/N?",
+    ),
     "real_lamost": (
         "experiments.real_lamost:RealLamostConfig",
         "real LAMOST files through a model of simulated theory",

@@ -3,8 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from jaxmdwarf.catalogue.value_added import add_values
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.models.priors import LabelPrior
@@ -77,3 +80,65 @@ def test_the_paper_goes_on_where_it_was_stopped(monkeypatch, tmp_path):
     assert outcome["fit"]["inputs"] == [f"@{tmp_path / 'paper' / 'selected.txt'}"]
     with pytest.raises(UsageError, match="gaia"):
         replace(paper, data=replace(data, gaia="gaia.fits")).run()
+
+
+@pytest.fixture
+def repeats(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from experiments import repeat_visits
+
+    return repeat_visits
+
+
+def make_survey(n_star=300):
+    """Fits of three visits of each star, whose velocities are off by what they state, and truth."""
+    rng = np.random.default_rng(3)
+    star = np.repeat(np.arange(n_star), 3)
+    truth = pd.DataFrame({"obsid": np.arange(star.size) + 7, "source_id": star + 100})
+    truth["rv_kms"] = rng.normal(0, 30, n_star)[star]
+    truth["kind"] = np.where(star % 10 == 1, "giant", "mdwarf")
+    truth["is_binary"], truth["failed"] = star % 10 == 2, star % 10 == 3
+    fits = truth[["obsid", "source_id"]].assign(flags=np.where(star % 10 == 4, 1, 0))
+    fits["SNRr"] = np.exp(rng.uniform(np.log(5), np.log(40), star.size))
+    fits["SNRi"] = fits["SNRr"]
+    fits["e_RV"] = 70.0 / fits["SNRr"] + 2.0
+    off = rng.normal(size=star.size) * fits["e_RV"]
+    fits["RV"] = truth["rv_kms"] + np.where(star % 10 < 5, 1e3, off)
+    # The order of a catalogue is not that of the truth.
+    return fits.sample(frac=1.0, random_state=1).reset_index(drop=True), truth
+
+
+def test_coverage_is_of_good_single_stars_that_are_held_out(repeats):
+    fits, truth = make_survey()
+    catalogue = add_values(fits).table
+    held_out = truth[(truth["source_id"] % 10 > 0) & (truth["source_id"] < 380)]
+    sample = repeats.pair_with_truth(fits, {"excess": catalogue}, held_out)
+    assert len(sample) == 28 * 5 * 3
+    assert set(sample["quantity"]) == {"rv"}
+    np.testing.assert_allclose(sample["formal"], 70.0 / sample["snr"] + 2.0)
+    assert (sample["excess"] >= sample["formal"]).all()
+    bins = repeats.judge_coverage(sample)["rv"]
+    assert [one["snr"] for one in bins] == [[5.0, 10.0], [10.0, 20.0], [20.0, 40.0]]
+    assert sum(one["n"] for one in bins) == len(sample)
+    for one in bins:
+        assert one["stars"] <= 140
+        for kind in ("formal", "excess"):
+            assert one[kind]["within_1_sigma"] == pytest.approx(0.68, abs=0.12)
+            assert one[kind]["within_2_sigma"] > 0.9
+    assert "paper" not in bins[0]
+
+
+def test_injected_scatter_is_found_on_the_visits_of_a_survey(repeats):
+    catalogue = add_values(make_survey(600)[0]).table
+    found = repeats.inject_precision(catalogue, 8, 0)["teff"]
+    assert found["injected"] == [433.0, 17.7]
+    assert np.abs(found["mean_pull"]).max() < 1.4
+    assert found["found"][0] == pytest.approx(433.0, abs=4 * found["errors"][0])
+
+
+def test_a_transfer_sees_all_visits_of_its_stars_and_leaves_some_to_judge(repeats):
+    config = repeats.RepeatVisitsConfig(n_train=4)
+    truth = pd.DataFrame({"source_id": [5, 5, 6, 7, 7, 7, 8]})
+    assert config._seen(truth).tolist() == [True] * 6 + [False]
+    with pytest.raises(UsageError, match="nothing is left to judge"):
+        repeats.RepeatVisitsConfig(n_train=5000)
