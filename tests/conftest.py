@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lazy_beartype import spare_functions_without_arrays
 
 _MOST_MEMORY_MAPS = 15_000
 """Compiled programs take some maps each, and Linux gives a process 65,530: beyond, it crashes."""
@@ -28,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     XLA ends a process that has a flag it does not know, and flags come and go with its releases:
     another process tries them first.
     """
+    spare_functions_without_arrays()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and hasattr(config, "cache"):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("compiled"))
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

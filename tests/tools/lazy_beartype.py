@@ -1,22 +1,64 @@
-"""Type checks that are made when a function is first called: most never are in one worker."""
+"""Type checks that cost little: made when a function is first called, and of shapes where there are any.
 
+jaxtyping binds the arguments of every function anew at each call, to compare the shapes of arrays
+with each other. Functions without arrays, most of the package, are left to beartype alone; both
+raise `jaxtyping.TypeCheckError`.
+"""
+
+import re
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
-from beartype import beartype
+import jaxtyping
+from beartype import BeartypeConf, beartype
+
+_ARRAYS = re.compile(r"\b(Array|Bool|Float|Int|Integer|Key|Num|PyTree|Shaped)\b")
+_check = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 
 
 def check_types(function: Any) -> Any:
-    """What `beartype.beartype` makes of a function, which takes it some milliseconds, but later."""
+    """What beartype makes of a function, which takes it some milliseconds, but later."""
     if not callable(function) or isinstance(function, type):
-        return beartype(function)
+        return _check(function)
     checked: list[Callable[..., Any]] = []
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not checked:
-            checked.append(beartype(function))
+            function.__annotations__ = _resolve_hints(function)
+            checked.append(_check(function))
         return checked[0](*args, **kwargs)
 
     return call
+
+
+def _resolve_hints(function: Any) -> dict[str, Any]:
+    """Hints as objects; any object will do where a name is known to static checks alone."""
+    hints = dict(function.__annotations__)
+    for name, hint in hints.items():
+        if isinstance(hint, str):
+            try:
+                hints[name] = eval(hint, function.__globals__)
+            except NameError:
+                hints[name] = Any
+    return hints
+
+
+def spare_functions_without_arrays() -> None:
+    """Have the import hook of jaxtyping leave functions to `check_types` that have no shapes."""
+    check_shapes = jaxtyping.jaxtyped
+
+    def check(function: Any = None, *, typechecker: Any) -> Any:
+        if function is None:
+            return partial(check, typechecker=typechecker)
+        if isinstance(function, type):
+            return check_shapes(function, typechecker=typechecker)
+        hints = function.__annotations__
+        if not hints:
+            return function
+        if not any(_ARRAYS.search(str(hint)) for hint in hints.values()):
+            return check_types(function)
+        return check_shapes(function, typechecker=typechecker)
+
+    jaxtyping.jaxtyped = check
