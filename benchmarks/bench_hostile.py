@@ -402,6 +402,8 @@ def main():
     print(json.dumps(result, indent=1))
     if options.save:
         kept = read_result("hostile").get(options.model, {})
+        if "damage" in result:
+            result["damage"] = {**kept.get("damage", {}), **result["damage"]}
         print(save_result("hostile", {options.model: {**kept, **result}}))
 
 

@@ -38,7 +38,7 @@ FAR_KMS = 25.0
 """A fitted velocity this far from the frame of the spectrum makes it worth another frame."""
 
 HEADER_TOLERANCE_KMS = 50.0
-"""Velocities of header and fit that differ by more, and by five errors beside, are told: survey
+"""Velocities of header and fit that differ by more, and by more than five errors, are told: survey
 pipelines are right to 10-20 km/s, and air wavelengths that are taken for vacuum move by 80."""
 
 _MOST_FRAMES, _MOST_CLIPS = 2, 2
@@ -316,8 +316,9 @@ class Fitter:
         header = np.array([raw.meta.z * SPEED_OF_LIGHT_KMS for raw in raws])
         flags = np.zeros(len(raws), np.int32)
         if self.config.fit_velocity:
-            away = np.abs(result.rv_kms - header) - 5 * np.nan_to_num(result.e_rv)
-            differs = (away > HEADER_TOLERANCE_KMS) & (np.abs(header) <= FASTEST_STAR_KMS)
+            limit = np.maximum(HEADER_TOLERANCE_KMS, 5 * np.nan_to_num(result.e_rv))
+            differs = np.abs(result.rv_kms - header) > limit
+            differs &= np.abs(header) <= FASTEST_STAR_KMS
             flags[differs] |= int(QualityFlag.VELOCITY_UNLIKE_HEADER)
         return flags
 
