@@ -447,11 +447,14 @@ class Fitter:
                 again = self._refit(raws, some, result, frame, fixed, size, schedule)
                 looks.append(_Look(some, again))
 
-        schedule = self.config.schedule
-        for _ in range(_MOST_FRAMES if self.config.fit_velocity else 0):
-            refit(np.flatnonzero(np.abs(result.residual_kms) > FAR_KMS), schedule)
+        def follow() -> None:
+            for _ in range(_MOST_FRAMES if self.config.fit_velocity else 0):
+                far = np.abs(result.residual_kms) > FAR_KMS
+                refit(np.flatnonzero(far), self.config.schedule)
+
+        follow()
         # Where a star is, it has been searched for with these pixels as well.
-        schedule = replace(schedule, secondary_distance=None)
+        schedule = replace(self.config.schedule, secondary_distance=None)
         n_seen = 0
         for _ in range(_MOST_CLIPS if self._clipping else 0):
             clipped = np.zeros(len(raws), bool)
@@ -459,6 +462,9 @@ class Fitter:
                 self._clip(raws, looks[number], result, frame, latest == number, clipped)
             n_seen = len(looks)
             refit(np.flatnonzero(clipped), schedule)
+        # Outliers may have held a star where it is not.
+        if self._clipping:
+            follow()
         return raws, looks
 
     def _clip(
