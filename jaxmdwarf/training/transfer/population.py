@@ -27,6 +27,7 @@ from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.nuisance import learn_directions
 
 _ROWS_AT_ONCE = 512
+_LEAST_STARS = 20
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PopulationConfig:
     width : float
         Smoothing of the density of labels, in units of their scatter.
     beyond : float
-        Share of the training set that is beyond the limit of each distance.
+        Share of stars of the training set's kind, but not of it, beyond the limit of each distance.
     least_limit : float
         Of each distance, however narrow the training set is.
     least_spectra : int
@@ -115,7 +116,10 @@ def learn_population(
 ) -> LearnedPopulation | None:
     """Fit training spectra with the finished model, and learn what their fits are like.
 
-    Stars that are beyond the limits of a first round do not count in the second, which is the last.
+    Patterns, relations and neighbours describe the stars that they were taken from better than
+    others. So limits are quantiles of distances by what the other half of the stars teaches
+    (cross-fitting). Stars that are beyond the limits of a first round do not count in the second,
+    which is the last.
 
     Parameters
     ----------
@@ -151,18 +155,28 @@ def learn_population(
     if np.count_nonzero(kept) < config.least_spectra:
         return None
     leading = space.names.index("teff") if "teff" in space.names else 0
-    for _ in range(2):
+    star = rows if observed.star is None else observed.star[rows]
+    half = _halve(star, config.seed)
+
+    def describe(
+        teaching: np.ndarray, n_direction: int
+    ) -> tuple[ResidualScores, TrainingPopulation]:
         directions = learn_directions(
-            residual[kept],
-            weight[kept],
-            min(config.n_direction, int(np.count_nonzero(kept)) // 20),
-            seed=config.seed,
+            residual[teaching], weight[teaching], n_direction, seed=config.seed
         )
         summary = fits.summarise(directions)
-        population = _describe(summary, scaled, errors, kept, directions, leading, config)
-        distances = population.measure_distances(**summary._asdict(), scaled=scaled, errors=errors)
-        # Stars of the sample are among their own neighbours.
-        distances[:, 2] = _own_distances(scaled, errors, population)
+        return summary, _describe(summary, scaled, errors, teaching, directions, leading, config)
+
+    for _ in range(2):
+        # As many for a half as for all, of which they are to tell.
+        n_direction = max(1, min(config.n_direction, int(np.count_nonzero(kept)) // 40))
+        summary, population = describe(kept, n_direction)
+        distances = np.full((len(kept), len(DISTANCES)), np.nan)
+        for side in (False, True):
+            told, by_others = describe(kept & (half != side), n_direction)
+            found = by_others.measure_distances(**told._asdict(), scaled=scaled, errors=errors)
+            found[:, 2] = _distance_to_fewer(scaled, errors, by_others, population)
+            distances[half == side] = found[half == side]
         limits = [
             max(config.least_limit, float(np.quantile(column[kept], 1.0 - config.beyond)))
             for column in distances.T
@@ -247,12 +261,22 @@ def _fit_relation(value: np.ndarray, features: np.ndarray) -> np.ndarray:
     )
 
 
-def _own_distances(
-    scaled: np.ndarray, errors: np.ndarray, population: TrainingPopulation
+def _halve(star: np.ndarray, seed: int) -> np.ndarray:
+    """One of two halves for each row, the same for all spectra of a star."""
+    number = np.unique(star, return_inverse=True)[1]
+    if number.max() < _LEAST_STARS:  # visits of a few stars have no halves
+        number = np.arange(len(star))
+    rng = np.random.default_rng(seed)
+    return rng.permutation(number.max() + 1)[number] % 2 == 1
+
+
+def _distance_to_fewer(
+    scaled: np.ndarray, errors: np.ndarray, fewer: TrainingPopulation, whole: TrainingPopulation
 ) -> np.ndarray:
-    """Label distances of the training stars to one neighbour more: the first is the star itself."""
-    labels, width = np.asarray(population.labels), np.asarray(population.width)
-    return label_distance(scaled, errors, labels, width, n_neighbour=N_NEIGHBOURS + 1)
+    """Label distances to the neighbour that is as far away as `N_NEIGHBOURS` are in the whole."""
+    labels, width = np.asarray(fewer.labels), np.asarray(fewer.width)
+    place = max(1, round(N_NEIGHBOURS * len(labels) / len(whole.labels)))
+    return label_distance(scaled, errors, labels, width, n_neighbour=place)
 
 
 def _report(

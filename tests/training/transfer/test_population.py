@@ -101,6 +101,19 @@ def test_outliers_among_the_training_stars_do_not_widen_the_limits(
     assert (again[rows].max(axis=1) > 1).all()
 
 
+def test_limits_hold_for_stars_that_have_taught_nothing(theory, model, sample_labels):
+    # More patterns than there are, of few stars: theirs alone are described too well.
+    config = PopulationConfig(n_direction=4, beyond=0.05, least_limit=0.1)
+    labels = sample_labels(200, 11)
+    learned = learn_population(model, observe(theory, labels, 12), labels, config)
+    assert learned.report["n_direction"] == 4
+    others = sample_labels(400, 21)
+    scores = scores_of(model, learned.population, observe(theory, others, 22), others)
+    share = (scores > 1).mean(axis=0)
+    # A twentieth goes in the first round, another in the second.
+    assert share.max() < 0.16
+
+
 def test_what_is_known_of_the_training_stars_survives_the_disk(model, learned, tmp_path):
     save_model(model.with_population(learned.population), tmp_path / "model")
     kept = load_model(tmp_path / "model").population
