@@ -1,4 +1,4 @@
-"""Type checks that cost little: made when a function is first called, of shapes where there are any.
+"""Type checks that cost little: made when a function is first called, of shapes only where needed.
 
 jaxtyping binds the arguments of every function anew at each call, to compare the shapes of arrays
 with each other. Functions without arrays, most of the package, are left to beartype alone; both
