@@ -37,11 +37,12 @@ def _resolve_hints(function: Any) -> dict[str, Any]:
     """Hints as objects; any object will do where a name is known to static checks alone."""
     hints = dict(function.__annotations__)
     for name, hint in hints.items():
-        if isinstance(hint, str):
+        while isinstance(hint, str):  # an alias may be a text again
             try:
-                hints[name] = eval(hint, function.__globals__)
+                hint = eval(hint, function.__globals__)
             except NameError:
-                hints[name] = Any
+                hint = Any
+        hints[name] = Any if "ForwardRef(" in repr(hint) else hint
     return hints
 
 

@@ -20,7 +20,7 @@ from jaxmdwarf.models.priors import linearise_priors
 from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 
-_CHUNK, _LEAST_ROWS = 512, 64
+_CHUNK, _FEW = 512, 128
 
 _FAR_SIGMA, _FAR_FLUX = 6.0, 0.15
 
@@ -76,8 +76,8 @@ def estimate_labels(
 
 
 def pad_rows(values: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n_more m"]:
-    """Rows of zeros added up to a power of two: samples of any size share a few programs."""
-    size = max(_LEAST_ROWS, 1 << (len(values) - 1).bit_length())
+    """Rows of zeros added, so that samples of any size share two programs."""
+    size = _FEW if len(values) <= _FEW else _CHUNK
     return np.pad(values, ((0, size - len(values)), (0, 0)))
 
 

@@ -579,7 +579,7 @@ def test_the_sums_of_a_file_are_held_against_its_content(tmp_path, write_spectru
     path.write_bytes(flip_bit(whole, len(whole) - 3))
     with pytest.raises(RejectedInput, match="DATASUM in HDU") as caught:
         read_spectrum(path)
-    assert "fitscheck --write" in caught.value.remedy
+    assert "fitscheck" in caught.value.remedy
     path.write_bytes(flip_bit(whole, whole.index(b"/ ", last) + 2))
     with pytest.raises(RejectedInput, match="CHECKSUM in HDU"):
         read_spectrum(path)
