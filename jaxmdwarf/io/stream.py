@@ -71,7 +71,7 @@ def stream_results(
     extras = pack_extras()
     # Readers that stand in a script or a notebook exist in this process alone.
     n_workers = (processes or count_cores()) if extras is not None else 1
-    chunks = _chunked(paths, chunk_size)
+    chunks = chunk_paths(paths, chunk_size, CHUNK_BYTES)
     first = list(islice(chunks, 2))
     if n_workers == 1 or len(first) < 2:
         for chunk in _chain(first, chunks):
@@ -237,16 +237,17 @@ def _read_exactly(source: Any, n_bytes: int) -> bytes:
     return data
 
 
-def _chunked(paths: Iterable[str], size: int) -> Iterator[list[str]]:
+def chunk_paths(paths: Iterable[str], size: int, n_bytes: int) -> Iterator[list[str]]:
+    """Paths in lists of at most `size`, whose files have about `n_bytes` together at most."""
     chunk: list[str] = []
-    n_bytes = 0
+    n_chunk = 0
     for path in paths:
         n_own = _size_of(path)
-        if chunk and (len(chunk) >= size or n_bytes + n_own > CHUNK_BYTES):
+        if chunk and (len(chunk) >= size or n_chunk + n_own > n_bytes):
             yield chunk
-            chunk, n_bytes = [], 0
+            chunk, n_chunk = [], 0
         chunk.append(path)
-        n_bytes += n_own
+        n_chunk += n_own
     if chunk:
         yield chunk
 

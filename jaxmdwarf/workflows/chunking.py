@@ -1,8 +1,7 @@
-"""Inputs of a run in chunks: which files make one, what their readers brought, when to stop."""
+"""Chunks of a run: how large they are, what their readers brought, when to stop."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,24 +14,6 @@ CHUNK_BYTES = 512 * 1024**2
 
 MOST_UNEXPECTED, LEAST_UNEXPECTED = 0.01, 3
 """Share of inputs that may end in errors nobody thought of, and the fewest that stop a run."""
-
-
-def chunk_paths(paths: Sequence[str], size: int) -> Iterator[list[str]]:
-    """Files in chunks of at most `size` and about `CHUNK_BYTES`, for memory holds their spectra."""
-    chunk: list[str] = []
-    n_byte = 0
-    for path in paths:
-        try:
-            own = os.stat(path).st_size
-        except (OSError, ValueError):
-            own = 0  # its reader says what is wrong with it
-        if chunk and (len(chunk) >= size or n_byte + own > CHUNK_BYTES):
-            yield chunk
-            chunk, n_byte = [], 0
-        chunk.append(path)
-        n_byte += own
-    if chunk:
-        yield chunk
 
 
 def gather_results(

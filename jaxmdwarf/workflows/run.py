@@ -41,9 +41,9 @@ from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.locks import hold_lock
 from jaxmdwarf.io.rejects import Reject, UnexpectedReject, check_accounts, write_rejects
 from jaxmdwarf.io.spectra.readers import DuplicateFinder
-from jaxmdwarf.io.stream import stream_results
+from jaxmdwarf.io.stream import chunk_paths, stream_results
 from jaxmdwarf.io.tables import begin_imports
-from jaxmdwarf.workflows.chunking import chunk_paths, gather_results, require_expected
+from jaxmdwarf.workflows.chunking import CHUNK_BYTES, gather_results, require_expected
 from jaxmdwarf.workflows.outputs import OVERWRITE, require_folder, require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
 
@@ -257,7 +257,7 @@ class Run:
         done = Worked(0, 0.0)
         skipped = float(begin)
         with progress.stage(title, float(len(paths)), unit="files", done=skipped) as stage:
-            for number, own in enumerate(chunk_paths(rest, chunk_size), self.n_done):
+            for number, own in enumerate(chunk_paths(rest, chunk_size, CHUNK_BYTES), self.n_done):
                 items, rejects, hashes, n_in = gather_results(results, len(own), duplicates)
                 strange = [one for one in rejects if isinstance(one, UnexpectedReject)]
                 n_read, n_unexpected = n_read + n_in, n_unexpected + len(strange)

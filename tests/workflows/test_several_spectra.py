@@ -6,7 +6,6 @@ import pytest
 
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.spectra.readers import read_rows, read_spectra
-from jaxmdwarf.workflows import chunking
 from jaxmdwarf.workflows import run as run_module
 from jaxmdwarf.workflows.measuring import measure_files
 from tests.io.spectra.conftest import write_desi, write_mwm
@@ -66,7 +65,7 @@ def test_measuring_accounts_for_every_spectrum(night, tmp_path, processes):
 def test_a_run_that_was_stopped_between_large_files_goes_on(night, tmp_path, monkeypatch):
     measure_files([night], tmp_path / "whole.csv", processes=1)
     # Every DESI file fills a chunk of its own.
-    monkeypatch.setattr(chunking, "CHUNK_BYTES", 300_000)
+    monkeypatch.setattr(run_module, "CHUNK_BYTES", 300_000)
     keep = run_module.Run.keep
 
     def stop_at_third(self, number, chunk):

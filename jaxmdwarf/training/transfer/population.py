@@ -27,7 +27,7 @@ from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.nuisance import learn_directions
 
 _ROWS_AT_ONCE = 512
-_LEAST_STARS = 20
+_N_PART, _LEAST_STARS = 4, 20
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ def learn_population(
     """Fit training spectra with the finished model, and learn what their fits are like.
 
     Patterns, relations and neighbours describe the stars that they were taken from better than
-    others. So limits are quantiles of distances by what the other half of the stars teaches
-    (cross-fitting). Stars that are beyond the limits of a first round do not count in the second,
-    which is the last.
+    others. So limits are quantiles of distances by what three quarters of the stars teach of the
+    fourth (cross-fitting). Stars that are beyond the limits of a first round do not count in the
+    second, which is the last.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def learn_population(
         return None
     leading = space.names.index("teff") if "teff" in space.names else 0
     star = rows if observed.star is None else observed.star[rows]
-    half = _halve(star, config.seed)
+    part = _divide(star, config.seed)
 
     def describe(
         teaching: np.ndarray, n_direction: int
@@ -168,15 +168,16 @@ def learn_population(
         return summary, _describe(summary, scaled, errors, teaching, directions, leading, config)
 
     for _ in range(2):
-        # As many for a half as for all, of which they are to tell.
-        n_direction = max(1, min(config.n_direction, int(np.count_nonzero(kept)) // 40))
+        # As many for those that teach as for all, of which they are to tell.
+        n_teaching = np.count_nonzero(kept) * (_N_PART - 1) // _N_PART
+        n_direction = max(1, min(config.n_direction, int(n_teaching) // 20))
         summary, population = describe(kept, n_direction)
         distances = np.full((len(kept), len(DISTANCES)), np.nan)
-        for side in (False, True):
-            told, by_others = describe(kept & (half != side), n_direction)
+        for number in range(_N_PART):
+            told, by_others = describe(kept & (part != number), n_direction)
             found = by_others.measure_distances(**told._asdict(), scaled=scaled, errors=errors)
             found[:, 2] = _distance_to_fewer(scaled, errors, by_others, population)
-            distances[half == side] = found[half == side]
+            distances[part == number] = found[part == number]
         limits = [
             max(config.least_limit, float(np.quantile(column[kept], 1.0 - config.beyond)))
             for column in distances.T
@@ -261,13 +262,13 @@ def _fit_relation(value: np.ndarray, features: np.ndarray) -> np.ndarray:
     )
 
 
-def _halve(star: np.ndarray, seed: int) -> np.ndarray:
-    """One of two halves for each row, the same for all spectra of a star."""
+def _divide(star: np.ndarray, seed: int) -> np.ndarray:
+    """The part that each row is in, the same for all spectra of a star."""
     number = np.unique(star, return_inverse=True)[1]
-    if number.max() < _LEAST_STARS:  # visits of a few stars have no halves
+    if number.max() < _LEAST_STARS:  # visits of a few stars cannot be divided so
         number = np.arange(len(star))
     rng = np.random.default_rng(seed)
-    return rng.permutation(number.max() + 1)[number] % 2 == 1
+    return rng.permutation(number.max() + 1)[number] % _N_PART
 
 
 def _distance_to_fewer(
