@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from lazy_beartype import spare_functions_without_arrays
+from shared_mlir import share_mlir_contexts
 
 _MOST_MEMORY_MAPS = 15_000
 """Compiled programs take some maps each, and Linux gives a process 65,530: beyond, it crashes."""
@@ -36,6 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for library in ("OPENBLAS", "OMP", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    # Where in Python an operation was called: a tenth of lowering, and nobody reads it here.
+    os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", 0):
+        share_mlir_contexts()
     if "XLA_FLAGS" in os.environ:  # a worker's, or the user's own
         return
     environment = {**os.environ, "XLA_FLAGS": _QUICK_TO_COMPILE}

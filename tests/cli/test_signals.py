@@ -37,16 +37,29 @@ PROGRAM = """
 import signal
 import sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+import time
 import jaxmdwarf.workflows.measuring as measuring
 from jaxmdwarf.cli import main
+from jaxmdwarf.workflows.run import Run
 measuring.CHUNK_SIZE = 5
+last = int(sys.argv.pop(1))
+keep = Run.keep
+def keep_and_wait(run, number, chunk):
+    keep(run, number, chunk)
+    if number == last:
+        time.sleep(120)
+Run.keep = keep_and_wait
 sys.exit(main())
 """
 
 
-def start(night, out):
-    """``jaxmdwarf measure`` as a process of its own, with processes of its own."""
-    command = [sys.executable, "-c", PROGRAM, "measure", str(night), "--out", str(out)]
+def start(night, out, last_chunk=-1):
+    """``jaxmdwarf measure`` as a process of its own, with processes of its own.
+
+    After `last_chunk` it waits: sixty files may be done before the test has its turn again.
+    """
+    program = [sys.executable, "-c", PROGRAM, str(last_chunk)]
+    command = [*program, "measure", str(night), "--out", str(out)]
     return subprocess.Popen(
         [*command, "--processes", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -63,7 +76,7 @@ def wait_for(path, process):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_to_all_processes_leaves_what_resumes(night, tmp_path, capsys, monkeypatch, name):
     out = tmp_path / "T.csv"
-    process = start(night, out)
+    process = start(night, out, last_chunk=8)
     wait_for(tmp_path / "T.csv.partial" / "chunk-000001.json", process)
     os.killpg(process.pid, getattr(signal, name))
     _, shown = process.communicate(timeout=60)
