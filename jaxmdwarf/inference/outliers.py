@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxmdwarf.inference.linear import list_pairs
+from jaxmdwarf.inference.linear import list_pairs, solve_positive
 from jaxmdwarf.inference.objective import Objective, build_objective
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem
@@ -17,7 +17,8 @@ from jaxmdwarf.inference.results import FitResult
 from jaxmdwarf.inference.shift import on_fitted_pixels
 from jaxmdwarf.models.population import TrainingPopulation
 
-_RIDGE = 1e-3
+_RIDGE, _RELATIVE_RIDGE = 1e-3, 1e-4
+# Directions that look alike on the pixels that are left share what lies along them.
 
 _FAR_SIGMA, _FAR_FLUX = 5.0, 0.05
 # A residual counts as no larger than the larger of these two: a cosmic ray makes no other star.
@@ -125,10 +126,10 @@ def _summarise(problem: FitProblem, parameters, directions):
     gram = (weight @ (shapes[first] * shapes[second]).T)[:, place]
     force = (weight * residual) @ shapes.T
     identity = jnp.eye(n_direction, dtype=force.dtype)
-    amplitude = _solve(gram + _RIDGE * identity, force)
-    # Under the factor model the force has the covariance G + G G.
-    spread = gram + gram @ gram + _RIDGE * identity
-    pattern = jnp.sum(force * _solve(spread, force), axis=-1) / max(n_direction, 1)
+    amplitude = _solve(gram * (1 + _RELATIVE_RIDGE * identity) + _RIDGE * identity, force)
+    # Under the factor model the force has the covariance G + G G = G (1 + G).
+    told = jnp.sum(amplitude * _solve(gram + identity, force), axis=-1)
+    pattern = told / max(n_direction, 1)
     beside = residual - amplitude @ shapes
     n_good = jnp.maximum(objective.n_good, 1)
     chi2 = jnp.sum(pixel_weight * beside**2, axis=-1) / n_good
@@ -138,4 +139,4 @@ def _summarise(problem: FitProblem, parameters, directions):
 
 
 def _solve(matrices, vectors):
-    return jnp.linalg.solve(matrices, vectors[..., None])[..., 0]
+    return solve_positive(matrices, vectors[..., None])[..., 0]

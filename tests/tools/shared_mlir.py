@@ -1,4 +1,4 @@
-"""One MLIR context for many programs: JAX loads all dialects for each, which tests pay 5,000 times."""
+"""One MLIR context for many programs: JAX loads all dialects for each of the 5,000 of the tests."""
 
 import threading
 from typing import Any
