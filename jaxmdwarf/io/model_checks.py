@@ -83,11 +83,20 @@ def unpack_arrays(packed: bytes, listed: Mapping[str, Any], folder: Path) -> dic
     for name, values in arrays.items():
         if list(values.shape) != listed[name]:
             raise _refuse(folder, f"{name} has shape {values.shape}, not {listed[name]}")
-        if values.dtype.kind not in "fiub":
-            raise _refuse(folder, f"{name} holds no numbers")
-        if not np.isfinite(values).all():
-            raise _refuse(folder, f"{name} holds numbers that are not finite")
+    try:
+        require_numbers(arrays)
+    except ValueError as error:
+        raise _refuse(folder, str(error)) from None
     return arrays
+
+
+def require_numbers(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise `ValueError` for an array that holds anything but finite real numbers."""
+    for name, values in arrays.items():
+        if np.asarray(values).dtype.kind not in "fiub":
+            raise ValueError(f"{name} holds no numbers")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
 
 
 def require_sound_model(model: ForwardModel, known: Iterable[str], arrays: Iterable[str]) -> None:

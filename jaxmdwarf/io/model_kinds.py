@@ -170,6 +170,13 @@ def _read_bool(value: Any) -> bool:
     return value
 
 
+def _read_positive(value: Any) -> float:
+    """A number above 0; NaN, which JSON has no word for, would come back as nothing."""
+    if not 0 < float(value) < np.inf:
+        raise ValueError(f"{value!r} is no positive number")
+    return float(value)
+
+
 def _describe_space(space: LabelSpace) -> list[dict[str, Any]]:
     return [
         {"name": name, "unit": unit, "lower": lower, "upper": upper}
@@ -308,7 +315,7 @@ def _unpack_corrected(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> C
         model_error=_on_device(arrays["model_error"]),
         features=LabelFeatures(**features),
         label_priors=tuple(_read_prior(prior) for prior in about["priors"]),
-        noise_scale=_on_device(np.asarray(about["noise_scale"], np.float32)),
+        noise_scale=_on_device(np.asarray(_read_positive(about["noise_scale"]), np.float32)),
         population=_unpack_population(about, arrays),
         # Models of earlier versions do not know these.
         **{name: _on_device(arrays[name]) for name in _CORRECTED_MAYBE if name in arrays},

@@ -16,10 +16,11 @@ import numpy as np
 
 from jaxmdwarf.errors import FormatError, JaxmdwarfError, UsageError
 from jaxmdwarf.io.atomic import write_folder_atomically
-from jaxmdwarf.io.json_files import plain_json
+from jaxmdwarf.io.json_files import plain_json, to_json
 from jaxmdwarf.io.model_checks import (
     MAX_JSON_BYTES,
     read_regular,
+    require_numbers,
     require_sound_model,
     unpack_arrays,
 )
@@ -30,6 +31,11 @@ MODEL_FORMAT = "jaxmdwarf-model"
 MODEL_VERSION = 1
 _JSON_NAME = "model.json"
 _ARRAYS_NAME = "arrays.npz"
+
+_UNFIT = (
+    JaxmdwarfError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError
+)  # fmt: skip
+"""What parts raise that are missing, or of another kind, shape or range."""
 
 
 def save_model(
@@ -58,9 +64,12 @@ def save_model(
     Raises
     ------
     UsageError
-        If `path` exists and is not a model, or cannot be written.
+        If `path` exists and is not a model, or cannot be written, or `load_model` would refuse what
+        is there then: weights that are not finite, a negative model error, labels of one name.
+        Nothing is written.
     """
     about, arrays = pack_model(model)
+    _require_loadable(about, arrays)
     description = {
         **about,
         "training": training or {},
@@ -81,22 +90,14 @@ def load_model(path: str | os.PathLike[str]) -> ForwardModel:
     """
     about, arrays = read_model_directory(path)
     try:
-        model = unpack_model(about, arrays)
-        require_sound_model(model, pack_model(model)[1], arrays)
+        return _assemble_model(about, arrays)
     except FormatError:
         raise
-    except (
-        JaxmdwarfError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError
-    ) as error:  # fmt: skip
-        # Parts that are missing, or of another kind, shape or range.
-        text = error.message if isinstance(error, JaxmdwarfError) else str(error).strip()
-        line = (text or "?").splitlines()[0].rstrip(".")
+    except _UNFIT as error:
         raise FormatError(
-            f"the parts of the model {os.fspath(path)} do not belong together: "
-            f"{type(error).__name__}: {line}.",
+            f"the parts of the model {os.fspath(path)} do not belong together: {_tell(error)}.",
             "copy the model again from where it came, or train it again.",
         ) from error
-    return model
 
 
 def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -170,6 +171,30 @@ def read_model_directory(
     if hashlib.sha256(packed).hexdigest() != listed.get("sha256"):
         raise damaged
     return about, unpack_arrays(packed, listed["shapes"], folder)
+
+
+def _assemble_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> ForwardModel:
+    model = unpack_model(about, arrays)
+    require_sound_model(model, pack_model(model)[1], arrays)
+    return model
+
+
+def _require_loadable(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise `UsageError` unless a model comes back from what is to be written."""
+    plain = json.loads(to_json(about))
+    try:
+        require_numbers(arrays)
+        _assemble_model(plain, dict(arrays))
+    except _UNFIT as error:
+        raise UsageError(
+            f"this model cannot be saved, for it could not be loaded: {_tell(error)}.",
+            "train it again; where training diverges, with a lower learning rate.",
+        ) from error
+
+
+def _tell(error: Exception) -> str:
+    text = error.message if isinstance(error, JaxmdwarfError) else str(error).strip()
+    return f"{type(error).__name__}: {(text or '?').splitlines()[0].rstrip('.')}"
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -46,6 +46,11 @@ class LabelPrior:
         _set_key(self, self.name)
         if not self.sigma > 0:
             raise UsageError(f"the prior on {self.name} has sigma {self.sigma}: give one above 0.")
+        if not (math.isfinite(self.mean) and math.isfinite(self.sigma)):
+            raise UsageError(
+                f"the prior on {self.name} has mean {self.mean} and sigma {self.sigma}.",
+                "give finite numbers.",
+            )
 
 
 @dataclass(frozen=True)

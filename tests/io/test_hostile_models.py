@@ -6,13 +6,17 @@ import json
 import os
 import shutil
 import zipfile
+from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmdwarf.errors import FormatError
+from jaxmdwarf.errors import FormatError, UsageError
 from jaxmdwarf.io.models import _hash_description, load_model, read_model_directory, save_model
 from jaxmdwarf.io.provenance import hash_files
+from jaxmdwarf.models.priors import LabelPrior
 from tests.registries.conftest import make_corrected, make_payne
 
 
@@ -195,3 +199,38 @@ def test_a_named_pipe_is_not_waited_for(tmp_path, payne, name):
     os.mkfifo(folder / name)
     with pytest.raises(FormatError):
         load_model(folder)
+
+
+def spoil_models():
+    """What `load_model` says of a model, and the model."""
+    payne, corrected = make_payne(), make_corrected()
+    done = payne.preprocessing
+    turned = replace(done, masks_aa=((6330.0, 6270.0),))
+    spoilt = payne.basis.at[1, 7].set(jnp.nan)
+    weights = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.inf), payne.params)
+    no_prior = LabelPrior("mh", 0.0, 0.2)
+    object.__setattr__(no_prior, "mean", np.nan)  # as an older version would have made it
+    return {
+        "basis holds numbers that are not finite": replace(payne, basis=spoilt),
+        "bias holds numbers that are not finite": replace(payne, params=weights),
+        "model_error is negative": replace(payne, model_error=-payne.model_error),
+        "sigma_aa is -30": replace(payne, preprocessing=replace(done, sigma_aa=-30.0)),
+        "a mask is from 6330.0": replace(payne, preprocessing=turned),
+        "no wavelengths": replace(payne, grid=replace(payne.grid, start_aa=2e7)),
+        "-1.0 is no positive number": replace(corrected, noise_scale=-1.0),
+        # JSON has no word for these.
+        "NoneType": replace(corrected, noise_scale=np.nan),
+        "LabelPrior": replace(corrected, label_priors=(no_prior,)),
+    }
+
+
+def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path):
+    kept = save_model(make_payne(), tmp_path / "kept")
+    before = hash_files(kept)
+    for reason, model in spoil_models().items():
+        for folder in (tmp_path / "new", kept):
+            with pytest.raises(UsageError, match=f"cannot be saved.*{reason}") as caught:
+                save_model(model, folder)
+            assert caught.value.remedy
+    assert os.listdir(tmp_path) == ["kept"]
+    assert hash_files(kept) == before

@@ -99,6 +99,12 @@ def test_a_relation_that_makes_no_sense_is_refused(changed, message):
 KNOWN = (LabelPrior("mh", -0.1, 0.2), RELATION)
 
 
+@pytest.mark.parametrize("numbers", [(0.0, 0.0), (0.0, -1.0), (np.nan, 0.2), (0.0, np.inf)])
+def test_a_prior_on_one_label_is_made_of_numbers(numbers):
+    with pytest.raises(UsageError, match="the prior on mh has"):
+        LabelPrior("mh", *numbers)
+
+
 def test_priors_are_chosen_by_name():
     assert [prior.key for prior in KNOWN] == ["mh", "sequence"]
     for wanted, expected in (
