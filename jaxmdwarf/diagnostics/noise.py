@@ -50,8 +50,8 @@ def simulate_observation(
     sigma_aa : float
         Width of that continuum.
     noise_factor : float
-        Multiplies the noise, where stated errors are known to be wrong
-        (`match_noise`); 0 leaves the spectra noise-free.
+        Multiplies the noise, where stated errors are known to be wrong (`match_noise`); 0 leaves
+        the spectra noise-free.
 
     Returns
     -------

@@ -51,9 +51,8 @@ def find_outlier_pixels(
     -----
     What directions of scatter explain of a residual does not count. Pixels beside an outlier, up to
     three, are outliers at two fifths of the limit: wings of lines, cosmic rays that two pixels
-    share. Residuals below a tenth of the
-    star's largest are left for another look: a giant takes the fit and the pseudo-continuum with
-    it, so that good pixels look wrong until it is gone.
+    share. Residuals below a tenth of the star's largest are left for another look: a giant takes
+    the fit and the pseudo-continuum with it, so that good pixels look wrong until it is gone.
     """
     # Under an accurate surrogate residuals are the same, at a fraction of the price.
     surrogate = problem.model.surrogate()
