@@ -289,6 +289,27 @@ def test_outliers_are_those_of_the_last_frame(fitter, stars, fitted, monkeypatch
     assert away[even].max() < 1.0
 
 
+def test_stars_that_outliers_held_elsewhere_are_followed_once_those_are_gone(
+    fitter, stars, fitted, monkeypatch
+):
+    """Six pixels of 300 sigma hold velocities by up to 50 km/s; nobody is left far from a frame."""
+    even = np.arange(0, N_STAR, 2)
+    spoilt = damage(stars[0], 6, 300.0, even)
+    far_kms = 9.0
+    at_once = fitter.fit(spoilt)
+    assert (np.abs(at_once.result.residual_kms[even]) > far_kms).sum() > 2
+    monkeypatch.setattr("jaxmdwarf.inference.fitter.FAR_KMS", far_kms)
+    found = fitter.fit(spoilt, keep_spectra=True)
+    assert np.abs(found.result.residual_kms).max() < far_kms
+    assert (found.n_clipped[even] >= 4).all()  # some are where pixels are masked
+    faster = np.abs(found.result.rv_kms - fitted.result.rv_kms) / fitted.result.e_rv
+    assert faster.max() < 2.5
+    # What is kept is what was fitted: the last frame, without the outliers.
+    seen = found.spectra()
+    pulls = np.where(seen.used, (seen.flux - seen.model_flux) / seen.sigma, 0)
+    np.testing.assert_allclose(np.sum(pulls**2, axis=1), found.result.chi2, rtol=1e-3)
+
+
 def test_stars_are_fitted_again_in_parts_of_one_shape(fitter, stars, fitted, monkeypatch):
     even = np.arange(0, N_STAR, 2)
     parts = []
