@@ -1,9 +1,10 @@
-"""Limits of processor time and memory on the work that a reader process does for one file.
+"""Limits of processor time and memory on the work that is done for one file.
 
 What a file can be known by beforehand is checked before libraries see it
 (`jaxmdwarf.io.fits_bytes`, `jaxmdwarf.io.compression`); these limits are for what nobody has
 thought of.
-They hold in reader processes alone: the process of the user is the user's.
+A reader process is ours, and may be ended. The process of the user is the user's: there the same
+limits raise exceptions, leave alone what somebody else has set, and go with the block.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,33 +38,47 @@ MEMORY_RATIO = 8
 
 
 @contextlib.contextmanager
-def bound_work(path: str, base_bytes: int = 0) -> Iterator[None]:
-    """Limit what the block, which works on a file, may use; for the main thread of a worker.
+def bound_work(path: str, base_bytes: int, *, deadly: bool) -> Iterator[None]:
+    """Limit what the block, which works on a file, may use.
+
+    Nothing is limited beside the main thread, for which alone handlers of signals are, nor where
+    the system has no such limits (Windows).
 
     Parameters
     ----------
     path : str
     base_bytes : int
-        What the process has without it, see `count_memory`.
+        What the process has without it, see `count_memory`; 0 where that is not known.
+    deadly : bool
+        Whether the process may be ended.
 
     Raises
     ------
     RejectedInput
         In the block, if it takes too long. What takes twice as long without coming back to Python
-        ends the process.
+        ends the process, if that may be.
     MemoryError
         In the block, if it asks for too much.
     """
     size = _size_of(path)
-    if not hasattr(signal, "setitimer") or resource is None:
+    with contextlib.ExitStack() as limits:
+        if threading.current_thread() is threading.main_thread():
+            limits.enter_context(_bound_time(SECONDS + size / BYTES_PER_SECOND, deadly=deadly))
+            # Of a process that has more than a reader does by itself this must be known.
+            if base_bytes or deadly:
+                limits.enter_context(_bound_memory(base_bytes + MEMORY_BYTES + MEMORY_RATIO * size))
+        yield
+
+
+@contextlib.contextmanager
+def _bound_time(seconds: float, *, deadly: bool) -> Iterator[None]:
+    if not hasattr(signal, "setitimer"):
         yield
         return
-    seconds = SECONDS + size / BYTES_PER_SECOND
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    memory = base_bytes + MEMORY_BYTES + MEMORY_RATIO * size
-    if most != resource.RLIM_INFINITY:
-        memory = min(memory, most)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, most))
+    timers = (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)[: 1 + deadly]
+    if any(signal.getitimer(timer) != (0.0, 0.0) for timer in timers):
+        yield  # somebody's profiler
+        return
 
     def stop(number: int, frame: Any) -> None:
         raise RejectedInput(
@@ -71,16 +87,34 @@ def bound_work(path: str, base_bytes: int = 0) -> Iterator[None]:
         )
 
     before = signal.signal(signal.SIGVTALRM, stop)
-    # Every second again: somebody may catch whatever is raised.
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
-    signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
+    try:
+        # Every second again: somebody may catch whatever is raised.
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
+        if deadly:
+            signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
+        yield
+    finally:
+        try:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)  # it may still have gone off until here
+        finally:
+            for timer in timers:
+                signal.setitimer(timer, 0)
+            # None: what is not Python's own.
+            signal.signal(signal.SIGVTALRM, signal.SIG_DFL if before is None else before)
+
+
+@contextlib.contextmanager
+def _bound_memory(n_bytes: int) -> Iterator[None]:
+    if resource is None:
+        yield
+        return
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    known = [limit for limit in (before, most) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([n_bytes, *known]), most))
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGVTALRM, before)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
 
 
 def count_memory() -> int:

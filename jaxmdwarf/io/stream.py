@@ -66,7 +66,8 @@ def stream_results(
     path, result
         `result` is what the task returned, or a `Reject` where it raised `RejectedInput`, an
         `UnexpectedReject` where it raised anything else (the reason names the error), took more
-        time or memory than `jaxmdwarf.io.limits` grants, or its process died.
+        time or memory than `jaxmdwarf.io.limits` grants, or its process died. In this process what
+        never comes back to Python is not stopped, and beside its main thread nothing is.
     """
     extras = pack_extras()
     # Readers that stand in a script or a notebook exist in this process alone.
@@ -74,9 +75,14 @@ def stream_results(
     chunks = chunk_paths(paths, chunk_size, CHUNK_BYTES)
     first = list(islice(chunks, 2))
     if n_workers == 1 or len(first) < 2:
+
+        def work(path: str) -> Any:
+            with bound_work(path, count_memory(), deadly=False):
+                return task(path)
+
         for chunk in _chain(first, chunks):
             for path in chunk:
-                yield path, run_one(task, path)
+                yield path, run_one(work, path)
         return
     workers: list[_Worker] = []
     local = threading.local()
@@ -127,7 +133,9 @@ def run_one(task: Callable[[str], Any], path: str) -> Any:
     except RejectedInput as error:
         return Reject.from_error(path, error)
     except MemoryError:
-        return Reject(path, "out of memory", "use fewer processes")
+        return Reject(
+            path, "out of memory", "the file may be damaged: look into it, or use fewer processes"
+        )
     except Exception as error:  # one strange file must not end a run over a million
         return UnexpectedReject.from_exception(path, error)
 
@@ -144,7 +152,7 @@ def serve() -> None:
     base_bytes = count_memory()
 
     def work(path: str) -> Any:
-        with bound_work(path, base_bytes):
+        with bound_work(path, base_bytes, deadly=True):
             return task(path)
 
     while True:

@@ -3,9 +3,11 @@
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,6 +19,15 @@ from jaxmdwarf.io.fits_files import open_fits
 from jaxmdwarf.io.rejects import Reject, UnexpectedReject
 from jaxmdwarf.io.spectra.records import SpectrumRecord, number_or_nan
 from jaxmdwarf.io.stream import CHUNKS_AHEAD, run_one, stream_results
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+needs_limits = pytest.mark.skipif(
+    resource is None or not os.path.exists("/proc/self/statm"), reason="no limits to set"
+)
 
 TASKS = """
 import os, time
@@ -108,8 +119,19 @@ def test_a_script_without_a_main_guard_works(tmp_path):
     assert done.stderr == ""
 
 
+@pytest.fixture
+def greedy(tmp_path, monkeypatch):
+    (tmp_path / "greedy_tasks.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(limits, "SECONDS", limits.SECONDS)  # the module changes it
+    import greedy_tasks
+
+    yield greedy_tasks
+    del sys.modules["greedy_tasks"]
+
+
 GREEDY = """
-import hashlib
+import hashlib, time
 
 from jaxmdwarf.io import limits
 
@@ -122,6 +144,10 @@ def work(path):
                 sum(range(1000))
             except ValueError:
                 pass
+    if path == "long":
+        began = time.process_time()
+        while time.process_time() - began < 1.5 * limits.SECONDS:
+            sum(range(1000))
     if path == "deaf":
         # One call into a library, in which no handler of signals runs.
         return hashlib.pbkdf2_hmac("sha256", b"a", b"b", 10**9)
@@ -131,19 +157,55 @@ def work(path):
 """
 
 
-def test_a_file_takes_no_more_than_its_share(tmp_path, monkeypatch):
+def test_a_file_takes_no_more_than_its_share(greedy):
     """Time in Python, time in a library that never comes back, and memory."""
-    (tmp_path / "greedy_tasks.py").write_text(GREEDY)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    import greedy_tasks
-
-    monkeypatch.setattr(limits, "SECONDS", limits.SECONDS)
     paths = ["a", "loop", "b", "deaf", "c", "huge", "d"]
-    found = dict(stream_results(greedy_tasks.work, paths, processes=2, chunk_size=2))
+    found = dict(stream_results(greedy.work, paths, processes=2, chunk_size=2))
     assert [found[name] for name in "abcd"] == list("abcd")
     assert found["loop"].reason == "reading took more than 0.3 s of processor time"
     assert found["deaf"].reason == "its reader process died"
     assert found["huge"].reason == "out of memory"
+
+
+def what_the_process_has():
+    timers = signal.getitimer(signal.ITIMER_VIRTUAL), signal.getitimer(signal.ITIMER_PROF)
+    return *timers, signal.getsignal(signal.SIGVTALRM), resource.getrlimit(resource.RLIMIT_DATA)
+
+
+@needs_limits
+@pytest.mark.parametrize(("processes", "chunk_size"), [(1, 2), (2, 32)])
+def test_limits_hold_in_the_process_of_the_user_and_go_again(greedy, processes, chunk_size):
+    before = what_the_process_has()
+    found = {}
+    for path, result in stream_results(
+        greedy.work, ["a", "loop", "huge", "b"], processes=processes, chunk_size=chunk_size
+    ):
+        found[path] = result
+        assert what_the_process_has() == before
+    assert [found[name] for name in "ab"] == list("ab")
+    assert found["loop"].reason == "reading took more than 0.3 s of processor time"
+    assert found["huge"].reason == "out of memory"
+    assert np.empty(6 * 1024**3, np.uint8).size > 0
+
+
+@needs_limits
+def test_a_profiler_of_the_users_goes_on(greedy):
+    heard = []
+    before = signal.signal(signal.SIGVTALRM, lambda number, frame: heard.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.01, 0.01)
+        assert dict(stream_results(greedy.work, ["long"], processes=1)) == {"long": "long"}
+        assert signal.getitimer(signal.ITIMER_VIRTUAL)[1] > 0
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+    assert len(heard) > 10
+
+
+def test_beside_the_main_thread_work_is_done_without_limits(greedy):
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: dict(stream_results(greedy.work, ["long"], processes=1)))
+        assert asked.result() == {"long": "long"}
 
 
 def test_errors_that_readers_do_not_expect_are_told_from_rejects(tmp_path):
