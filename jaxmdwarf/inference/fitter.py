@@ -179,8 +179,8 @@ class Fitter:
     Raises
     ------
     UsageError
-        If the model was trained on spectra that were not normalised, a prior or a fixed label is
-        unknown, or no pixel is left to fit.
+        If the model was trained on spectra that were not normalised, transfers nothing to the
+        domain that is asked for, a prior or a fixed label is unknown, or no pixel is left to fit.
     """
 
     def __init__(self, model: ForwardModel, config: FitConfig | None = None) -> None:
@@ -198,6 +198,9 @@ class Fitter:
         self.warnings = self._priors.warnings
         for name, value in self.config.fixed.items():
             space.require_label_inside(name, np.asarray(value))
+        stays = type(model).to_synthetic is ForwardModel.to_synthetic
+        if self.config.domain == "synthetic" and stays:
+            raise _no_synthetic_domain()
         self._noise = model.noise_model()
         # What is not asked in a compiled program needs no place among its arguments.
         self._population = model.population
@@ -349,10 +352,7 @@ class Fitter:
     def _find_synthetic(self, problem: FitProblem) -> FitProblem | None:
         synthetic = problem.to_synthetic()
         if synthetic is None and self.config.domain == "synthetic":
-            raise UsageError(
-                "this model transfers no spectra to the synthetic domain.",
-                "fit with --domain observed (domain in Python), or use a model that does.",
-            )
+            raise _no_synthetic_domain()
         return synthetic
 
     def _keep(self, problem: FitProblem, n_spec: int) -> FitProblem:
@@ -505,6 +505,13 @@ class Fitter:
         start = Start(_pad(labels, n_row), np.zeros(n_row, np.float32))
         put_rows(result, rows, self._fit_domains(problem, start, schedule).take(slice(rows.size)))
         return problem
+
+
+def _no_synthetic_domain() -> UsageError:
+    return UsageError(
+        "this model transfers no spectra to the synthetic domain.",
+        "fit with --domain observed (domain in Python), or use a model that does.",
+    )
 
 
 class _Look(NamedTuple):

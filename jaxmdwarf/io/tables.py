@@ -211,6 +211,7 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     FormatError
         If it cannot be read.
     """
+    _require_there(path)
     kind = _choose_format(path, {**FORMATS, **READ_ALSO})
     reader = READERS[kind]
     return _read(path, kind, lambda file: _to_described_frame(*reader(file), kind))
@@ -233,6 +234,7 @@ def read_tables(
     UsageError, FormatError
         As `read_table`.
     """
+    _require_there(path)
     kind = _choose_format(path, {**FORMATS, **READ_ALSO})
     if kind == "votable":
         return _read(path, kind, _read_all_frames)
@@ -247,9 +249,12 @@ def _read_all_frames(path: Path) -> list[pd.DataFrame]:
     return [_to_described_frame(one, metadata, "votable") for one in tables]
 
 
-def _read(path: str | os.PathLike[str], kind: str, reader: Callable[[Path], Any]) -> Any:
+def _require_there(path: str | os.PathLike[str]) -> None:
     if not Path(path).is_file():
         raise UsageError(f"there is no table {os.fspath(path)}.", "check the path.")
+
+
+def _read(path: str | os.PathLike[str], kind: str, reader: Callable[[Path], Any]) -> Any:
     try:
         require_bounded(path, free_bytes=FREE_BYTES)
         with warnings.catch_warnings():

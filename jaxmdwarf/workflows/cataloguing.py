@@ -25,11 +25,14 @@ from jaxmdwarf.io.json_files import plain_json, to_json, write_json
 from jaxmdwarf.io.provenance import gather_provenance, hash_files
 from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, read_tables, write_table
-from jaxmdwarf.workflows.outputs import require_output
+from jaxmdwarf.workflows.outputs import require_folder, require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ROW_BYTES = 1_000
+"""Disk space of a row of the catalogue, or of its reject."""
 
 WATERFALL_COLUMNS = ("step", "removes", "failing", "removed", "left")
 
@@ -98,6 +101,7 @@ def catalogue_files(
         for path in tables:
             read.append(read_table(path))
             task.advance(note=os.fspath(path))
+    require_folder(Path(out).parent, n_bytes=ROW_BYTES * sum(map(len, read)))
     made, rejects, config = catalogue_tables(
         read,
         config,

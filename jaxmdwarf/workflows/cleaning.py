@@ -15,7 +15,7 @@ import numpy as np
 from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.catalogue.rows import describe_header, find_snr
 from jaxmdwarf.catalogue.texts import restore_path
-from jaxmdwarf.errors import FormatError, UsageError
+from jaxmdwarf.errors import FormatError, RejectedInput, UsageError
 from jaxmdwarf.io.atomic import write_atomically, write_folder_atomically
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.json_files import write_json
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 
 DECISIONS_NAME = "decisions.json"
 """Cuts, rules and lists of a cleaning, in the folder of its records: edited and given again."""
+
+ROW_BYTES = 500
+"""Disk space of what is kept of a spectrum beside its shape."""
 
 CHUNK_SIZE = 1024
 """Files that are read together; what a killed run loses at most."""
@@ -153,7 +156,13 @@ def clean_files(
     patterns = _read_templates(templates)
     beside = (out, records, rejects_file, name_work_folder(out), *([cache] if cache else []))
     inputs = expand_inputs(files, leave_out=beside)
-    with open_output(out, kind="a cleaning", about={}, overwrite=overwrite) as run:
+    with open_output(
+        out,
+        kind="a cleaning",
+        about={},
+        overwrite=overwrite,
+        n_bytes=(4 * _SHAPES.n_pix + ROW_BYTES) * len(inputs.paths),
+    ) as run:
         about = {**describe_inputs(inputs.paths), "grid": PAPER_GRID}
         shapes_folder = cache or run.folder / "shapes"
         with open_run(
@@ -334,7 +343,12 @@ def _read_templates(templates: Sequence[str | os.PathLike[str]]) -> np.ndarray |
     found = expand_inputs(templates)
     if found.rejects:
         raise UsageError(f"{found.rejects[0].path}: {found.rejects[0].reason}.", "check the path.")
-    read = [one for path in found.paths for one in read_spectra(path)]
+    read = []
+    for path in found.paths:
+        try:
+            read += read_spectra(path)
+        except RejectedInput as error:
+            raise UsageError(f"{path}: {error.message}", error.remedy) from None
     for one in read:
         if isinstance(one, Reject):
             raise UsageError(f"{one.path}: {one.reason}.", "give other templates.")

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,9 @@ from jaxmdwarf.training.emulator.train import build_emulator
 from jaxmdwarf.workflows.outputs import require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.run import open_output
+
+BESIDE_BYTES = 2_000_000
+"""Disk space of figures and metrics."""
 
 CHECKPOINT_SECONDS = 15.0
 """Time between two checkpoints; one more is written when training is interrupted."""
@@ -168,6 +172,7 @@ def train_grid_emulator(
         mark="model.json",
         overwrite=overwrite,
         resume=resume,
+        n_bytes=_estimate_bytes(config, model_grid),
     ) as run:
         trained, state = _learn(model_grid, plan, config, Checkpoints(run.checkpoints), progress)
         metrics = _gather_metrics(model_grid, trained, start)
@@ -215,6 +220,16 @@ def learn_emulator(
     plan = _plan(model_grid, sigma_aa, masks_aa, progress)
     trained, _ = _learn(model_grid, plan, config, None, progress)
     return trained, _gather_metrics(model_grid, trained, start)
+
+
+def _estimate_bytes(config: EmulatorConfig, model_grid: ModelGrid) -> int:
+    """Disk space of the model and of two checkpoints, each with the moments of the optimiser."""
+    hidden, n_pix = config.network.hidden, model_grid.grid.n_pix
+    n_head = config.network.rank or hidden[-1]
+    n_weight = sum(one * other for one, other in pairwise((*hidden, n_head)))
+    # Of a linear head the network learns coefficients alone.
+    n_learned = n_weight + (0 if config.network.rank else n_head * n_pix)
+    return BESIDE_BYTES + 4 * (2 * 4 * n_learned + n_weight + n_head * n_pix)
 
 
 class _Plan(NamedTuple):

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from jaxmdwarf.workflows.progress import Progress
 
+REPORT_BYTES = 2_000_000
+"""Disk space of a report with its figures."""
+
 _HIGH_SNR = 50.0
 
 
@@ -307,7 +310,7 @@ def validate_files(
     from jaxmdwarf.report.page import Picture, Report, Section, Table, Text, write_report
 
     progress, target = progress or Silent(), Path(out)
-    require_output(target, overwrite=overwrite, mark="by_snr.csv")
+    require_output(target, overwrite=overwrite, mark="by_snr.csv", n_bytes=REPORT_BYTES)
     measured, known = read_table(catalogue), read_table(reference)
     result = validate_tables(measured, known, options)
     for note in result.notes:

@@ -439,6 +439,7 @@ def test_what_cannot_be_is_said_at_once(model, fitter, stars, make_model):
         ({"fixed": {"mass": 0.3}}, "'mass' is unknown"),
         ({"fixed": {"teff": 9000.0}}, "outside the model"),
         ({"window_aa": (7000.0, 7100.0)}, "nothing of 7000-7100"),
+        ({"domain": "synthetic"}, "transfers no spectra"),
     ):
         with pytest.raises(UsageError, match=text):
             Fitter(model, FitConfig(**wrong))

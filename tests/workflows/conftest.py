@@ -1,12 +1,14 @@
 """Survey files of stars with known spectra, which tests of several pipelines read."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxmdwarf.io.spectra.lamost_writer import LamostHeader, write_lamost_files
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
+from jaxmdwarf.workflows import outputs
 
 LOG10_STEP = 1e-4
 
@@ -78,3 +80,9 @@ def _write_stars(
 def write_stars():
     """Writes the files of a survey into a folder."""
     return _write_stars
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """1 kB is free, wherever it is asked."""
+    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))

@@ -15,6 +15,7 @@ from jaxmdwarf.io.provenance import Provenance, hash_files
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.quality import QualityFlag
+from jaxmdwarf.workflows import cataloguing
 from jaxmdwarf.workflows.cataloguing import catalogue_files
 
 N_STAR = 700
@@ -199,6 +200,13 @@ def test_bad_usage_is_told_before_anything_is_written(folder, tmp_path):
         make(folder, out)
     assert "--overwrite" in caught.value.remedy
     make(folder, out, overwrite=True)
+
+
+def test_a_full_disk_is_told_before_the_catalogue_is_made(folder, tmp_path, monkeypatch, full_disk):
+    monkeypatch.setattr(cataloguing, "catalogue_tables", lambda *a, **k: pytest.fail("at work"))
+    with pytest.raises(UsageError, match=r"about \d\.\d MB are needed and 0\.0 MB are free"):
+        make(folder, tmp_path / "CAT.fits")
+    assert not list(tmp_path.iterdir())
 
 
 def test_ages_are_predicted_by_the_spline_that_is_named(folder, tmp_path, monkeypatch):

@@ -172,6 +172,14 @@ def test_what_is_in_the_way_is_told_before_any_file_is_read(night, tmp_path, mon
         clean_files([night], tmp_path / "c.txt", gaia=tmp_path / "g.csv")
     with pytest.raises(UsageError, match="no such file"):
         clean_files([night], tmp_path / "c.txt", templates=[tmp_path / "none.fits"])
+    with pytest.raises(UsageError, match=r"a\.txt: not a FITS file"):
+        clean_files([night], tmp_path / "c.txt", templates=[tmp_path / "a.txt"])
+
+
+def test_a_full_disk_is_told_before_any_file_is_read(night, tmp_path, monkeypatch, full_disk):
+    monkeypatch.setattr(stage.Run, "map_files", lambda *a, **k: pytest.fail("began to work"))
+    with pytest.raises(UsageError, match=r"are needed and 0\.0 MB are free"):
+        clean_files([night], tmp_path / "a.txt")
 
 
 def test_nothing_left_is_said_and_shown(night, tmp_path):

@@ -225,3 +225,9 @@ def test_an_output_that_is_not_a_model_is_left_alone_before_any_work(tmp_path, m
     with pytest.raises(UsageError, match="left alone"):
         train_grid_emulator(model_grid, tmp_path / "data", config=TINY, progress=progress)
     assert progress.advanced == 0
+
+
+def test_a_full_disk_is_told_before_any_work(tmp_path, model_grid, monkeypatch, full_disk):
+    monkeypatch.setattr(pipeline, "_learn", lambda *a, **k: pytest.fail("began to learn"))
+    with pytest.raises(UsageError, match=r"are needed and 0\.0 MB are free"):
+        train_grid_emulator(model_grid, tmp_path / "m", config=TINY)

@@ -224,9 +224,18 @@ def test_columns_of_vectors_are_left_out(tmp_path, catalogue, truth, extension):
 def test_tables_that_are_missing_or_broken(tmp_path):
     with pytest.raises(UsageError, match="no table"):
         read_table(tmp_path / "none.csv.gz")
+    with pytest.raises(UsageError, match="there is no table"):
+        read_table(tmp_path / "none")
     (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="names no table format"):
+        read_table(tmp_path / "file")
     with pytest.raises(UsageError, match="is a file"):
         validate_files("a.fits", "b.csv", tmp_path / "file")
+
+
+def test_a_full_disk_is_told_before_tables_are_read(tmp_path, full_disk):
+    with pytest.raises(UsageError, match=r"are needed and 0\.0 MB are free"):
+        validate_files("a.fits", "b.csv", tmp_path / "check")
 
 
 @pytest.mark.parametrize(
