@@ -28,11 +28,11 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the disk is full.
     """
     target = Path(path)
-    suffixes = "".join(target.suffixes[-2:])
+    suffixes = _end_of_names(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            prefix=f".{target.name.removesuffix(suffixes)}.", suffix=suffixes, dir=target.parent
+            prefix=_begin_of_names(target), suffix=suffixes, dir=target.parent
         )
     except OSError as error:
         raise UsageError(
@@ -68,7 +68,7 @@ def write_folder_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}{_MARK}", dir=target.parent))
     except OSError as error:
         raise UsageError(
             f"cannot write {target}: {error.strerror}.", "give an output path you may write to."
@@ -103,12 +103,74 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_WORDS = ("errno 28", "no space left", "not enough space", "requested and")
 
 
+def remove_remains(*paths: str | os.PathLike[str]) -> None:
+    """Remove what writers of these files and folders left unfinished beside them when killed.
+
+    Only for who alone may write them: what another process is writing would go, too.
+
+    Parameters
+    ----------
+    *paths : path
+        The targets, which stay as they are.
+    """
+    for target in map(Path, paths):
+        if not target.parent.is_dir():
+            continue
+        file_names = (_begin_of_names(target), _end_of_names(target))
+        for entry in os.scandir(target.parent):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name.startswith(f".{target.name}{_MARK}"):
+                    shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name.startswith(file_names[0]) and entry.name.endswith(file_names[1]):
+                os.unlink(entry)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file name is one that `write_atomically` gives before a file is complete."""
+    return name.startswith(".") and _MARK in name
+
+
+_MARK = ".tmp-"
+
+
+def _begin_of_names(target: Path) -> str:
+    return f".{target.name.removesuffix(_end_of_names(target))}{_MARK}"
+
+
+def _end_of_names(target: Path) -> str:
+    return "".join(target.suffixes[-2:])
+
+
 def move_folder(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Rename a finished folder to `target` on the same file system, in place of what is there."""
     folder, target = Path(folder), Path(target)
     # A directory cannot be renamed over another that is not empty: the old one steps aside.
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    if target.exists():
-        target.rename(old)
+    old = set_aside(target) if target.exists() else None
     folder.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def set_aside(path: str | os.PathLike[str]) -> Path:
+    """Give a folder a hidden name beside, by which `remove_remains` knows it; where it is now."""
+    path = Path(path)
+    around = Path(tempfile.mkdtemp(prefix=f".{path.name}{_MARK}", dir=path.parent))
+    path.rename(around / path.name)
+    return around
+
+
+def move_files(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Move a finished folder to `target` on the same file system: at once where that is free.
+
+    Else its files take the places of those of the same names, one after the other; all others
+    stay.
+    """
+    folder, target = Path(folder), Path(target)
+    if not target.exists() or not any(target.iterdir()):
+        if target.exists():
+            target.rmdir()
+        folder.rename(target)
+        return
+    for path in sorted(folder.iterdir()):
+        os.replace(path, target / path.name)
+    folder.rmdir()

@@ -184,8 +184,9 @@ def write_table(
     with write_atomically(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "dex is no unit of the FITS standard", and the like
         WRITERS[kind](described, temporary, metadata)
-    if kind == "csv":
-        write_csv_metadata(described, Path(path), metadata)
+        if kind == "csv":
+            # Before the table: where that is, all is there, whenever the process is killed.
+            write_csv_metadata(described, Path(path), metadata)
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -118,9 +118,13 @@ class Products:
         """Remove what an earlier run left outside of its work folder."""
         for path in (self.survey, self.emulator, self.transfer, self.oracle_emulator, self.figures):
             shutil.rmtree(path, ignore_errors=True)
-        files = (self.theory_grid, self.catalogue, self.rejects, self.metrics, self.report)
-        for path in (*files, self.value_added, *Beside.name(self.value_added)):
+        for path in self.list_files():
             path.unlink(missing_ok=True)
+
+    def list_files(self) -> list[Path]:
+        """The products that are files, but for figures and what is in the work folder."""
+        files = [self.theory_grid, self.catalogue, self.rejects, self.metrics, self.report]
+        return [*files, self.value_added, *Beside.name(self.value_added)]
 
 
 class Variant(NamedTuple):

@@ -16,6 +16,7 @@ from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.diagnostics.embedding import PairMap
 from jaxmdwarf.diagnostics.residuals import gap_closed
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.io.atomic import remove_remains
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance
@@ -111,10 +112,13 @@ def run_quickstart(
     """
     config, progress = config or QuickstartConfig(), progress or Silent()
     products = Products(Path(out))
+    # A run that was killed at once has its lock, and no record.
+    marks = [f"work/{name}" for name in ("run.json", "lock")]
+    mark = next((name for name in marks if (products.root / name).is_file()), marks[0])
     require_output(
         out,
         overwrite=True,
-        mark="work/run.json",
+        mark=mark,
         holds="quickstart",
         n_bytes=_estimate_bytes(config),
     )
@@ -135,7 +139,9 @@ def run_quickstart(
             products.remove()
         stages = _Stages(run, products, config, processes, command, progress)
         fitted = stages.make_catalogue()
-        return run.step(_list_reports(config)[-1], lambda: _report(run, stages, fitted))
+        metrics = run.step(_list_reports(config)[-1], lambda: _report(run, stages, fitted))
+        remove_remains(*products.list_files(), *products.figures.glob("*.png"))
+        return metrics
 
 
 def _list_reports(config: QuickstartConfig) -> tuple[str, ...]:

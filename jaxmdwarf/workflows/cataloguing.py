@@ -27,6 +27,7 @@ from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, writ
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, read_tables, write_table
 from jaxmdwarf.workflows.outputs import require_folder, require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
+from jaxmdwarf.workflows.run import open_output, was_writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,50 +95,51 @@ def catalogue_files(
     config, progress = config or CatalogueConfig(), progress or Silent()
     choose_format(out)
     beside = Beside.name(out)
+    products = (*list_products(out)[1:], *beside)
     _require_inputs(tables, out)
-    require_output(out, overwrite=overwrite, beside=(*list_products(out)[1:], *beside))
-    with progress.stage("reading", float(len(tables)), unit="tables") as task:
-        read = []
-        for path in tables:
-            read.append(read_table(path))
-            task.advance(note=os.fspath(path))
-    require_folder(Path(out).parent, n_bytes=ROW_BYTES * sum(map(len, read)))
-    made, rejects, config = catalogue_tables(
-        read,
-        config,
-        gaia=None if gaia is None else read_table(gaia),
-        variables=read_lists(variables),
-        binaries=read_lists(binaries),
-        ages=None if ages is None else read_table(ages),
-        age_spline=age_spline,
-        progress=progress,
-    )
-    n_in = sum(map(len, read))
-    n_once = len(made.table) + len(made.removed)
-    check_accounts(n_in, len(made.table), len(rejects))
-    waterfall = _list_waterfall(made, n_in, n_once)
-    used = [*tables, *variables, *binaries]
-    used += [one for one in (gaia, ages, age_spline) if one is not None]
-    metrics = made.metrics()
-    metrics["counts"] |= {"input": n_in, "rejected": len(rejects), "repeated": n_in - n_once}
-    notes = {
-        **_gather_notes(read),
-        "inputs": ", ".join(f"{os.fspath(path)} {_hash_input(path)}" for path in used),
-        "configuration": to_json(config, indent=None).strip(),
-        **_describe_results(made, waterfall),
-    }
-    provenance = replace(
-        gather_provenance(command=command, notes=notes),
-        model_hash=_gather_values(read, "model_hash"),
-    )
-    write_rejects(beside.rejects, rejects)
-    _write_waterfall(beside.waterfall, waterfall)
-    write_json(
-        beside.metrics,
-        {**metrics, "configuration": plain_json(config), "made_by": provenance.as_text()},
-    )
-    _write_figure(beside.figure, made)
-    write_table(made.table, out, columns=describe_others(read), provenance=provenance)
+    require_output(out, overwrite=overwrite, beside=() if was_writing(out) else products)
+    with open_output(
+        out, kind="a catalogue", about={}, overwrite=overwrite, beside=products
+    ) as run:
+        read = _read_fits(tables, progress)
+        require_folder(Path(out).parent, n_bytes=ROW_BYTES * sum(map(len, read)))
+        made, rejects, config = catalogue_tables(
+            read,
+            config,
+            gaia=None if gaia is None else read_table(gaia),
+            variables=read_lists(variables),
+            binaries=read_lists(binaries),
+            ages=None if ages is None else read_table(ages),
+            age_spline=age_spline,
+            progress=progress,
+        )
+        n_in = sum(map(len, read))
+        n_once = len(made.table) + len(made.removed)
+        check_accounts(n_in, len(made.table), len(rejects))
+        waterfall = _list_waterfall(made, n_in, n_once)
+        used = [*tables, *variables, *binaries]
+        used += [one for one in (gaia, ages, age_spline) if one is not None]
+        metrics = made.metrics()
+        metrics["counts"] |= {"input": n_in, "rejected": len(rejects), "repeated": n_in - n_once}
+        notes = {
+            **_gather_notes(read),
+            "inputs": ", ".join(f"{os.fspath(path)} {_hash_input(path)}" for path in used),
+            "configuration": to_json(config, indent=None).strip(),
+            **_describe_results(made, waterfall),
+        }
+        provenance = replace(
+            gather_provenance(command=command, notes=notes),
+            model_hash=_gather_values(read, "model_hash"),
+        )
+        run.begin_writing()
+        write_rejects(beside.rejects, rejects)
+        _write_waterfall(beside.waterfall, waterfall)
+        write_json(
+            beside.metrics,
+            {**metrics, "configuration": plain_json(config), "made_by": provenance.as_text()},
+        )
+        _write_figure(beside.figure, made)
+        write_table(made.table, out, columns=describe_others(read), provenance=provenance)
     return {
         "inputs": n_in,
         "catalogue": len(made.table),
@@ -155,6 +157,15 @@ def catalogue_files(
         "waterfall table": os.fspath(beside.waterfall),
         "metrics": os.fspath(beside.metrics),
     }
+
+
+def _read_fits(tables: Sequence[str | os.PathLike[str]], progress: Progress) -> list[pd.DataFrame]:
+    read = []
+    with progress.stage("reading", float(len(tables)), unit="tables") as task:
+        for path in tables:
+            read.append(read_table(path))
+            task.advance(note=os.fspath(path))
+    return read
 
 
 def catalogue_tables(

@@ -49,6 +49,7 @@ from jaxmdwarf.workflows.run import (
     open_output,
     open_run,
     settle_accounts,
+    was_writing,
 )
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def clean_files(
     """
     decisions, progress = decisions or Decisions(), progress or Silent()
     records, rejects_file = name_records_folder(out), require_rejects(out, overwrite=overwrite)
-    require_output(out, overwrite=overwrite, beside=(records,))
+    own = was_writing(out)
+    require_output(out, overwrite=overwrite, beside=() if own else (records,))
     require_processes(processes)
     known = None if gaia is None else read_table(gaia)
     if known is not None:
@@ -162,6 +164,7 @@ def clean_files(
         about={},
         overwrite=overwrite,
         n_bytes=(4 * _SHAPES.n_pix + ROW_BYTES) * len(inputs.paths),
+        beside=(records, rejects_file),
     ) as run:
         about = {**describe_inputs(inputs.paths), "grid": PAPER_GRID}
         shapes_folder = cache or run.folder / "shapes"
@@ -181,6 +184,7 @@ def clean_files(
             n_in = len(inputs.rejects) + part.n_in
         progress.say("grouping spectra by shape")
         outcome = _decide(sample, decisions, patterns, n_in)
+        run.begin_writing()
         _write_records(outcome, records, decisions, command)
         rejects = [*inputs.rejects, *sample.rejects, *_name_reasons(outcome, decisions.cuts)]
         kept = outcome.paths[outcome.kept]

@@ -128,6 +128,7 @@ def fit_files(
         },
         overwrite=overwrite,
         n_bytes=ROW_BYTES * len(inputs.paths),
+        beside=(*list_products(out)[1:], rejects_file),
     ) as run:
         for line in (*fitter.warnings, plan):
             progress.say(line)

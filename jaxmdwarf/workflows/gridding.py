@@ -236,6 +236,7 @@ def make_grid(
         about={**describe_inputs(paths), "task": task},
         overwrite=overwrite,
         n_bytes=2 * 4 * pixels.n_pix * len(paths),
+        beside=(rejects_file,),
     ) as run:
         run.map_files(
             paths,

@@ -279,6 +279,7 @@ def measure_files(
         },
         overwrite=overwrite,
         n_bytes=ROW_BYTES * len(inputs.paths),
+        beside=(*list_products(out)[1:], rejects_file),
     ) as run:
         run.map_files(
             inputs.paths,

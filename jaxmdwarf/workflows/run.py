@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxmdwarf.errors import UsageError, WorkFailed
-from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.atomic import is_unfinished, remove_remains, set_aside, write_atomically
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.locks import hold_lock
 from jaxmdwarf.io.rejects import Reject, UnexpectedReject, check_accounts, write_rejects
@@ -50,7 +50,7 @@ from jaxmdwarf.workflows.progress import Progress, Silent
 if TYPE_CHECKING:
     import pandas as pd
 
-_RECORD, _LOCK, _CHECKPOINTS = "run.json", "lock", "checkpoints"
+_RECORD, _LOCK, _CHECKPOINTS, _WRITING = "run.json", "lock", "checkpoints", "writing products"
 
 
 class Chunk(NamedTuple):
@@ -148,6 +148,10 @@ class Run:
         self._record["steps"][name] = {"seconds": seconds, "result": result}
         self._save()
         return result
+
+    def begin_writing(self) -> None:
+        """Note that from now on products stand beside the output before it is there itself."""
+        self.step(_WRITING, dict)
 
     # Chunks
 
@@ -386,6 +390,8 @@ def open_run(
         else:
             _empty(folder)
             write_json(folder / _RECORD, record)
+        for name in filter(is_unfinished, os.listdir(folder)):
+            (folder / name).unlink()  # of a process that was killed
         yield Run(folder, record)
 
 
@@ -399,6 +405,7 @@ def open_output(
     resume: bool = True,
     mark: str = "",
     n_bytes: int = 0,
+    beside: Sequence[str | os.PathLike[str]] = (),
 ) -> Iterator[Run]:
     """Own an output and its work folder ``<out>.partial``, which goes if the block succeeds.
 
@@ -414,6 +421,9 @@ def open_output(
         See `require_output`: given for folders.
     n_bytes : int
         About how large the output and its work folder become.
+    beside : sequence of path
+        Further files and folders that belong to it; what a killed run left half written is removed
+        for these, too.
 
     Raises
     ------
@@ -433,7 +443,19 @@ def open_output(
             if not _kept_work(partial):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
-        shutil.rmtree(partial, ignore_errors=True)
+        # Gone at once: half of a work folder would look like one that is damaged.
+        set_aside(partial)
+        remove_remains(partial, target, *beside)
+
+
+def was_writing(out: str | os.PathLike[str]) -> bool:
+    """Whether a run was killed while it wrote its products, of which the last one is `out`.
+
+    What stands beside `out` is its own then, and no reason to refuse the same command; see
+    `Run.begin_writing`.
+    """
+    record = _read_record(name_work_folder(out))
+    return record is not None and _WRITING in record["steps"]
 
 
 def name_work_folder(out: str | os.PathLike[str]) -> Path:

@@ -166,6 +166,8 @@ def simulate_files(
         n_bytes=n_bytes,
     ) as run:
         target = run.folder / "survey"
+        if run.n_done and not (target / "spectra").is_dir():
+            run.discard()  # killed when the survey was complete and had moved to `out`
         survey = simulate_survey(config)
         with progress.stage("opacities of nature", 1.0) as task:
             source = nature or nature_source(config.gap, seed=config.seed)

@@ -169,6 +169,7 @@ def train_transfer_files(
         about={},
         mark="model.json",
         overwrite=overwrite,
+        beside=(rejects_file,),
     ) as run:
         prepared = prepare_observed(
             files,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +17,14 @@ from jaxmdwarf.catalogue.quantities import find_positions, read_numbers, read_qu
 from jaxmdwarf.diagnostics.matching import Matches, match_by_key, match_by_position
 from jaxmdwarf.diagnostics.recovery import Comparison, compare, compute_pulls
 from jaxmdwarf.errors import UsageError, WorkFailed
-from jaxmdwarf.io.atomic import write_atomically
+from jaxmdwarf.io.atomic import move_files, write_atomically
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LABELS, VELOCITY, describe_label
 from jaxmdwarf.quality import HARMFUL_FLAGS
-from jaxmdwarf.workflows.outputs import require_output
 from jaxmdwarf.workflows.progress import Silent
+from jaxmdwarf.workflows.run import open_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -310,28 +311,37 @@ def validate_files(
     from jaxmdwarf.report.page import Picture, Report, Section, Table, Text, write_report
 
     progress, target = progress or Silent(), Path(out)
-    require_output(target, overwrite=overwrite, mark="by_snr.csv", n_bytes=REPORT_BYTES)
-    measured, known = read_table(catalogue), read_table(reference)
-    result = validate_tables(measured, known, options)
-    for note in result.notes:
-        progress.say(note)
-    provenance = gather_provenance(command=command)
-    metrics = {**result.metrics(), "notes": list(result.notes), "made_by": provenance.as_text()}
-    # First what the folder is known by.
-    _write_text(target / "by_snr.csv", _by_snr_text(result))
-    write_json(target / "metrics.json", metrics)
-    pictures = []
-    with progress.stage("figures", 3.0, unit="figures") as task:
-        for name, (figure, caption) in plot_validation(result).items():
-            png = render_png(figure)
-            with write_atomically(target / f"{name}.png") as temporary:
-                temporary.write_bytes(png)
-            pictures.append(Picture(png, caption, name))
-            task.advance()
-    about = measured.attrs.get("provenance", {})
-    simulated = about.get("model_trained_on") == "a simulation"
-    write_report(
-        Report(
+    with open_output(
+        target,
+        kind="a comparison",
+        about={},
+        overwrite=overwrite,
+        n_bytes=REPORT_BYTES,
+        mark="by_snr.csv",
+    ) as run:
+        measured, known = read_table(catalogue), read_table(reference)
+        result = validate_tables(measured, known, options)
+        for note in result.notes:
+            progress.say(note)
+        # Complete before it takes its place: half of it would be in the way of the same command.
+        made = run.folder / ".made"
+        shutil.rmtree(made, ignore_errors=True)
+        _write_text(made / "by_snr.csv", _by_snr_text(result))
+        told = gather_provenance(command=command)
+        made_by = told.as_text()
+        metrics = {**result.metrics(), "notes": list(result.notes), "made_by": made_by}
+        write_json(made / "metrics.json", metrics)
+        pictures = []
+        with progress.stage("figures", 3.0, unit="figures") as task:
+            for name, (figure, caption) in plot_validation(result).items():
+                png = render_png(figure)
+                with write_atomically(made / f"{name}.png") as temporary:
+                    temporary.write_bytes(png)
+                pictures.append(Picture(png, caption, name))
+                task.advance()
+        about = measured.attrs.get("provenance", {})
+        simulated = about.get("model_trained_on") == "a simulation"
+        report = Report(
             title="Catalogue against reference",
             lead=f"{Path(catalogue).name} against {Path(reference).name}: "
             f"{result.counts['compared']} rows compared.",
@@ -341,10 +351,10 @@ def validate_files(
                 Section("Bias and scatter", [Table(*recovery_table(result)), *pictures[:2]]),
                 Section("Are the errors honest?", [Table(*pull_table(result)), *pictures[2:]]),
             ],
-            footer=f"{provenance.as_text()['creator']}, {provenance.created}: {provenance.command}",
-        ),
-        target / "report.html",
-    )
+            footer=f"{made_by['creator']}, {told.created}: {told.command}",
+        )
+        write_report(report, made / "report.html")
+        move_files(made, target)
     summary: dict[str, Any] = {"out": os.fspath(out), **result.counts}
     for name, one in result.comparisons.items():
         summary[f"{name}_bias"] = round(one.recovery.bias, 4)

@@ -325,3 +325,16 @@ def test_columns_that_are_not_wanted_are_left_out_where_a_format_can(tmp_path, r
     assert {"obsid", "SNRr"} <= set(some.columns)
     assert (len(some.columns) == 2) is (extension != "fits")
     assert list(some["obsid"]) == list(rows["obsid"])
+
+
+def test_a_csv_table_is_not_there_before_what_its_columns_are(tmp_path, rows, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxmdwarf.io.tables.write_csv_metadata", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_table(rows, tmp_path / "T.csv")
+    assert not list(tmp_path.iterdir())
+    write_table(rows, tmp_path / "T.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"T.csv", "T.csv-metadata.json"}

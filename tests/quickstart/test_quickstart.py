@@ -292,3 +292,20 @@ def test_too_few_spectra_for_a_transfer_are_refused_before_any_work():
     with pytest.raises(UsageError, match="leave the transfer out"):
         QuickstartConfig(n_spectra=100)
     assert QuickstartConfig(n_spectra=100, transfer="none").transfer == "none"
+
+
+@pytest.mark.parametrize("left", ["lock", ".run.tmp-abcdefgh.json"])
+def test_a_run_that_was_killed_with_its_first_step_is_not_in_the_way(tmp_path, monkeypatch, left):
+    class Begun(Exception):
+        pass
+
+    def begin(stages):
+        raise Begun
+
+    monkeypatch.setattr(quickstart._Stages, "make_catalogue", begin)
+    work = tmp_path / "first" / "work"
+    work.mkdir(parents=True)
+    (work / "lock").touch()
+    (work / left).touch()
+    with pytest.raises(Begun):
+        run_quickstart(tmp_path / "first", CONFIG)

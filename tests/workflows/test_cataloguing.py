@@ -231,3 +231,25 @@ def test_ages_are_predicted_by_the_spline_that_is_named(folder, tmp_path, monkey
             ages=folder / "ages.csv",
             age_spline="splines",
         )
+
+
+def test_a_catalogue_that_was_stopped_among_its_products_is_made_by_the_same_call(
+    folder, tmp_path, monkeypatch
+):
+    out = tmp_path / "CAT.csv"
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxmdwarf.workflows.cataloguing.write_table", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make(folder, out)
+    assert (tmp_path / "CAT_metrics.json").exists()
+    make(folder, out)
+    assert len(read_table(out)) == len(make_fits())
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
+    # Those of a catalogue that was finished and moved away are still not replaced unasked.
+    out.unlink()
+    with pytest.raises(UsageError, match="exists"):
+        make(folder, out)

@@ -227,3 +227,24 @@ def test_real_plate_loses_its_contaminants_and_keeps_its_m_dwarfs(real_data, tmp
     assert np.mean([path in kept for path in dwarfs]) >= 0.9
     assert hot
     assert not kept & set(hot)
+
+
+def test_a_cleaning_that_was_stopped_after_its_records_ends_with_the_same_call(
+    night, cleaned, tmp_path, monkeypatch
+):
+    out = tmp_path / "good.txt"
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "settle_accounts", stop)
+        with pytest.raises(KeyboardInterrupt):
+            clean_files([night], out, DECISIONS, processes=1)
+    assert (tmp_path / "good_cleaning").is_dir()
+    clean_files([night], out, DECISIONS, processes=1)
+    assert out.read_text() == cleaned[0].read_text()
+    # Records that a person may have edited are not replaced unasked.
+    out.unlink()
+    with pytest.raises(UsageError, match="good_cleaning exists"):
+        clean_files([night], out, DECISIONS, processes=1)

@@ -15,7 +15,7 @@ import pytest
 from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
 from jaxmdwarf.io.provenance import describe_inputs
 from jaxmdwarf.io.rejects import Reject, read_rejects
-from jaxmdwarf.workflows.run import Chunk, open_output, open_run, settle_accounts
+from jaxmdwarf.workflows.run import Chunk, open_output, open_run, settle_accounts, was_writing
 
 PATHS = tuple(f"{letter}.fits" for letter in "abcdefg")
 EMPTY = pd.DataFrame({"path": [], "size": []})
@@ -305,3 +305,49 @@ def test_defects_of_readers_stop_a_run_and_single_strange_files_do_not(tmp_path,
         assert len(list((tmp_path / "T.csv.partial").glob("chunk-*.json"))) == 3
     bugs.clear()
     assert run_all()[0] == 4
+
+
+def test_what_a_killed_run_left_half_written_is_gone_when_the_next_one_ends(tmp_path):
+    out, rejects = tmp_path / "T.csv", tmp_path / "T_rejects.csv"
+    stop(out)
+    half = [".T.tmp-abcdefgh.csv", ".T_rejects.tmp-abcdefgh.csv", "T.csv.partial/.run.tmp-a.json"]
+    for name in (*half, ".U.tmp-abcdefgh.csv"):
+        (tmp_path / name).write_text("half")
+    with opened(out, beside=[rejects]) as run:
+        assert not (tmp_path / half[2]).exists()
+        assert run.n_done == 3
+    assert [path.name for path in tmp_path.iterdir()] == [".U.tmp-abcdefgh.csv"]
+
+
+def test_a_run_that_is_killed_while_its_work_folder_goes_leaves_none_that_is_damaged(
+    tmp_path, monkeypatch
+):
+    def die(*folders):
+        raise Killed
+
+    monkeypatch.setattr("jaxmdwarf.workflows.run.remove_remains", die)
+    with pytest.raises(Killed), opened(tmp_path / "T.csv") as run:
+        count(run)
+    assert not (tmp_path / "T.csv.partial").exists()
+    monkeypatch.undo()
+    with opened(tmp_path / "T.csv") as run:
+        assert run.n_done == 0
+    assert not list(tmp_path.iterdir())
+
+
+def _stop_writing(out):
+    with opened(out) as run:
+        assert not was_writing(out)
+        run.begin_writing()
+        raise Killed
+
+
+def test_products_beside_an_output_are_its_own_while_its_run_is_unfinished(tmp_path):
+    out = tmp_path / "T.csv"
+    assert not was_writing(out)
+    with pytest.raises(Killed):
+        _stop_writing(out)
+    assert was_writing(out)
+    with opened(out):
+        pass
+    assert not was_writing(out)

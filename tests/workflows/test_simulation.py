@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.io.atomic import move_folder
 from jaxmdwarf.io.grids.table import read_grid
 from jaxmdwarf.io.spectra.readers import read_spectrum
 from jaxmdwarf.simulate.gap import DomainGap
@@ -151,3 +152,21 @@ def test_a_stopped_simulation_goes_on_and_gives_the_same_bytes(survey, tmp_path)
 def test_unknown_layouts_are_refused(tmp_path):
     with pytest.raises(UsageError, match="lamost-coadd"):
         simulate(tmp_path, layouts=("dr7",))
+
+
+def test_a_survey_that_was_complete_when_it_was_stopped_is_not_replaced_by_an_empty_one(
+    survey, tmp_path, monkeypatch
+):
+    def move_and_stop(folder, target):
+        move_folder(folder, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxmdwarf.workflows.simulation.move_folder", move_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(tmp_path / "s")
+    assert (tmp_path / "s.partial").is_dir()
+    # As the quickstart does, which did not note that the step was done.
+    simulate(tmp_path / "s", overwrite=True)
+    names = {path.name for path in (survey[0] / "spectra").iterdir()}
+    assert {path.name for path in (tmp_path / "s" / "spectra").iterdir()} == names

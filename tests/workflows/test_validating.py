@@ -259,3 +259,29 @@ def test_real_literature_tables_are_matched_by_position(real_data, name):
     result = validate_tables(catalogue, reference)
     assert result.counts["matched"] > 0.95 * len(reference)
     assert result.comparisons["teff"].recovery.bias == pytest.approx(10.0)
+
+
+def test_a_comparison_that_was_stopped_leaves_nothing_in_the_way(
+    catalogue, truth, tmp_path, monkeypatch
+):
+    paths = [tmp_path / "catalogue.parquet", tmp_path / "truth.parquet"]
+    for table, path in zip((catalogue, truth), paths, strict=True):
+        write_table(table, path)
+    out = tmp_path / "judged"
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxmdwarf.report.page.write_report", stop)
+        with pytest.raises(KeyboardInterrupt):
+            validate_files(*paths, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in paths]
+    validate_files(*paths, out)
+    names = {"by_snr.csv", "metrics.json", "report.html", "recovery.png", "by_snr.png", "pulls.png"}
+    assert {path.name for path in out.iterdir()} == names
+    (out / "notes.txt").write_text("mine")
+    (out / "metrics.json").write_text("old")
+    validate_files(*paths, out, overwrite=True)
+    assert {path.name for path in out.iterdir()} == {*names, "notes.txt"}
+    assert json.loads((out / "metrics.json").read_text())["counts"]["compared"] > 0
