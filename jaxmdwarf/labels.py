@@ -409,7 +409,8 @@ class LabelSpace:
         """
         lower, width = self._bounds(labels)
         more = np.asarray(slack, width.dtype) * width
-        return ((labels >= lower - more) & (labels <= lower + width + more)).all(axis=-1)
+        upper = np.asarray(self.upper, width.dtype)  # lower + width may round below it
+        return ((labels >= lower - more) & (labels <= upper + more)).all(axis=-1)
 
     def require_inside(self, labels: np.ndarray) -> None:
         """Raise `UsageError`, naming the label, unless each row of `labels` is within the bounds.

@@ -1,10 +1,14 @@
 """The registry of labels: one place that knows what a label is, open to users."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from jaxmdwarf.catalogue.columns import describe_column, order_columns
 from jaxmdwarf.catalogue.names import find_column, list_quantities
@@ -82,3 +86,40 @@ def test_the_four_labels_of_the_paper_keep_their_names_and_bounds():
         *("TEFF_AT_BOUND", "LOGG_AT_BOUND", "MH_AT_BOUND", "ALPHA_AT_BOUND")
     ]
     assert all(math.isfinite(np.sum(LABELS[name].plausible)) for name in space.names)
+
+
+BOUNDS = st.lists(st.tuples(st.floats(-1e4, 1e4), st.floats(0.01, 1e4)), min_size=1, max_size=5)
+
+
+@given(BOUNDS, st.data())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_scaling_is_a_line_through_the_bounds_and_back(bounds, data):
+    low, width = np.array(bounds).T
+    high = low + width
+    names = tuple(f"label{number}" for number in range(len(bounds)))
+    space = LabelSpace(names, ("",) * len(bounds), tuple(low), tuple(high))
+    rows = arrays(float, (3, space.n_label), elements=st.floats(-0.9, 0.9))
+    scaled = data.draw(rows)
+    labels = space.unscale(scaled)
+    # Weighted means of the bounds: no width, no difference.
+    expected = low * (0.5 - scaled) + high * (0.5 + scaled)
+    np.testing.assert_allclose(labels, expected, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(space.scale(labels), scaled, rtol=0, atol=1e-9)
+    far = np.abs(np.abs(scaled) - 0.5) > 1e-6
+    inside = (np.abs(scaled) < 0.5).all(axis=1)
+    if far.all():
+        np.testing.assert_array_equal(space.contains(labels), inside)
+        np.testing.assert_array_equal(space.contains(labels, slack=0.41), np.ones(3, bool))
+        for row, good in zip(labels, inside, strict=True):
+            with nullcontext() if good else pytest.raises(UsageError, match="lies outside"):
+                space.require_inside(row)
+
+
+@given(arrays(float, (4, 3), elements=st.floats(-1e4, 1e4), unique=True))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_the_smallest_space_holds_all_rows_and_none_beyond(labels):
+    space = LabelSpace.bounding(("a", "b", "c"), ("K", "", "dex"), labels)
+    assert space.contains(labels).all()
+    for column in range(3):
+        assert space.lower[column] in labels[:, column]
+        assert space.upper[column] in labels[:, column]

@@ -1,6 +1,7 @@
 """Products: what is written comes back, with units, and appears complete or not at all."""
 
 import json
+import os
 import shutil
 import subprocess
 import warnings
@@ -10,9 +11,12 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from jaxmdwarf.catalogue.columns import COLUMNS, describe_column
 from jaxmdwarf.catalogue.rows import list_columns
+from jaxmdwarf.catalogue.texts import escape_path, restore_path
 from jaxmdwarf.errors import FormatError, UsageError
 from jaxmdwarf.io.provenance import Provenance, gather_provenance, hash_files
 from jaxmdwarf.io.tables import choose_format, read_table, read_tables, write_table
@@ -338,3 +342,39 @@ def test_a_csv_table_is_not_there_before_what_its_columns_are(tmp_path, rows, mo
     assert not list(tmp_path.iterdir())
     write_table(rows, tmp_path / "T.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"T.csv", "T.csv-metadata.json"}
+
+
+ANY_ROWS = st.lists(
+    st.tuples(
+        st.binary(min_size=1, max_size=12).map(os.fsdecode),
+        st.just(np.nan) | st.floats(-1e6, 1e6),
+        st.integers(0, 2**31 - 1),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+@given(ANY_ROWS)
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_whatever_rows_hold_comes_back_from_every_format(tmp_path_factory, extension, values):
+    rows = [(escape_path(name), *rest) for name, *rest in values]
+    table = pd.DataFrame(rows, columns=["path", "RV_used", "flags", "good"])
+    table = table.astype({"flags": np.int32})
+    path = tmp_path_factory.mktemp("any") / f"T.{extension}"
+    write_table(table, path)
+    back = read_table(path)
+    assert list(back.columns) == list(table.columns)
+    assert [restore_path(text) for text in back["path"]] == [name for name, *_ in values]
+    assert list(back["flags"]) == list(table["flags"])
+    assert list(back["good"]) == list(table["good"])
+    digits = 5.1e-7 if extension == "mrt" else 0
+    np.testing.assert_allclose(back["RV_used"].astype(float), table["RV_used"], 1e-15, digits)

@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 import jaxmdwarf.preprocess.resample as resample_module
 from jaxmdwarf.errors import MismatchError, RejectedInput, UsageError
@@ -232,3 +235,66 @@ def test_shift_moves_a_line_to_its_doppler_wavelength_and_differentiates(grid):
     slope = jax.jit(jax.jacfwd(move))(np.float32([37.0]))[:, 0]
     expected = (line(47.0) - line(27.0)) / 20.0
     np.testing.assert_allclose(slope, expected, atol=0.02 * np.abs(expected).max())
+
+
+FINE = PixelGrid.linear(6500.0, 6560.0, 1.5)
+"""Edges from 6499.25 to 6560.75 Angstrom, which `WHOLE` covers whatever its pixels are."""
+LEVELS = st.integers(-8000, 8000).map(lambda number: number / 8.0)
+WHOLE = st.integers(20, 80).flatmap(
+    lambda n: st.tuples(
+        arrays(float, n, elements=st.floats(0.25, 4.0)),
+        *(arrays(float, n, elements=LEVELS) for _ in range(2)),
+    )
+)
+a_few = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def make_raw(steps, flux, ivar=None):
+    """A spectrum whose pixels have widths of any ratio, from 6490 to 6570 Angstrom."""
+    at = np.cumsum(steps)
+    wave = 6490.0 + 80.0 * (at - at[0]) / (at[-1] - at[0])
+    return RawSpectrum(wave, flux, np.ones(len(flux)) if ivar is None else ivar)
+
+
+@given(WHOLE, st.floats(-300.0, 300.0))
+@a_few
+def test_the_integral_of_any_spectrum_over_the_grid_is_kept(pixels, rv_kms):
+    steps, flux, _ = pixels
+    raw = make_raw(steps, flux)
+    factor = doppler_factor(rv_kms)
+    (out,) = resample([raw], FINE, rv_kms=rv_kms, dtype=np.float64).flux
+    wave = raw.wave_aa / factor
+    middle = (wave[1:] + wave[:-1]) / 2
+    edges = np.concatenate(([2 * wave[0] - middle[0]], middle, [2 * wave[-1] - middle[-1]]))
+    grown = np.concatenate(([0.0], np.cumsum(flux * np.diff(edges))))
+    expected = np.diff(np.interp(FINE.edges_aa[[0, -1]], edges, grown))
+    np.testing.assert_allclose(np.sum(out) * 1.5, expected, rtol=1e-9, atol=1e-6)
+
+
+@given(WHOLE, st.floats(-3.0, 3.0), st.integers(0, 19))
+@a_few
+def test_resampling_is_linear_in_the_flux_of_good_pixels(pixels, weight, bad):
+    steps, one, other = pixels
+    ivar = np.ones(len(one))
+    ivar[bad] = 0.0
+    raws = [
+        make_raw(steps, np.where(ivar > 0, f, 0), ivar) for f in (one, other, one + weight * other)
+    ]
+    out = resample(raws, FINE, max_bad_fraction=0.9, dtype=np.float64)
+    a, b, both = out.flux
+    np.testing.assert_allclose(both, a + weight * b, rtol=1e-9, atol=1e-8)
+    np.testing.assert_allclose(out.ivar, np.broadcast_to(out.ivar[0], out.ivar.shape), rtol=1e-9)
+
+
+@given(
+    arrays(float, FINE.n_pix, elements=LEVELS),
+    arrays(float, FINE.n_pix, elements=st.sampled_from([0.3, 0.0, 1e-6, 4e5])),
+)
+@a_few
+def test_pixels_of_the_grid_itself_stay_what_they_are(flux, ivar):
+    ivar[3] = 2.0
+    flux = np.where(ivar > 0, flux, 0.0)
+    out = resample([RawSpectrum(FINE.wave_aa, flux, ivar)], FINE, dtype=np.float64)
+    np.testing.assert_allclose(out.flux[0], flux, rtol=1e-9, atol=1e-8)
+    np.testing.assert_allclose(out.ivar[0], ivar, rtol=1e-9)
+    np.testing.assert_allclose(out.information[0], ivar, rtol=1e-6)

@@ -1,20 +1,24 @@
 """One run: what is finished survives, only the run that it belongs to finds it, one at a time."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
 from jaxmdwarf.io.provenance import describe_inputs
 from jaxmdwarf.io.rejects import Reject, read_rejects
+from jaxmdwarf.workflows import run as run_module
 from jaxmdwarf.workflows.run import Chunk, open_output, open_run, settle_accounts, was_writing
 
 PATHS = tuple(f"{letter}.fits" for letter in "abcdefg")
@@ -351,3 +355,55 @@ def test_products_beside_an_output_are_its_own_while_its_run_is_unfinished(tmp_p
     with opened(out):
         pass
     assert not was_writing(out)
+
+
+def killing(write, at, before):
+    """`write_atomically` in a process that ends at the call `at`, before or after the new name."""
+    calls = itertools.count()
+
+    @contextmanager
+    def killed(path):
+        last = next(calls) == at
+        with write(path) as temporary:
+            yield temporary
+            if last and before:
+                raise Killed
+        if last:
+            raise Killed
+
+    return killed
+
+
+@given(
+    st.text("abcdefgh", min_size=1, max_size=9),
+    st.integers(1, 3),
+    st.lists(st.tuples(st.integers(0, 8), st.booleans()), max_size=3),
+)
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_a_run_killed_at_any_write_any_number_of_times_ends_the_same(
+    tmp_path_factory, monkeypatch, letters, chunk_size, kills
+):
+    paths = [f"{letter}.fits" for letter in dict.fromkeys(letters)]
+    folder = tmp_path_factory.mktemp("run")
+
+    def attempt(name):
+        with opened(folder / name) as run:
+            options = {"chunk_size": chunk_size, "title": "counting", "processes": 1}
+            run.map_files(paths, read, work_on(), **options)
+            rows, rejects = run.collect(EMPTY)
+            arrays = [chunk.arrays["flux"].tolist() for chunk in run.read_all()]
+            return rows.to_dict("list"), rejects, arrays, run.n_in
+
+    whole = attempt("whole.csv")
+    assert whole[3] == len(paths) == len(whole[0]["path"]) + len(whole[1])
+    for at, before in kills:
+        killed = killing(run_module.write_atomically, at, before)
+        with monkeypatch.context() as patched, suppress(Killed):
+            patched.setattr(run_module, "write_atomically", killed)
+            attempt("killed.csv")
+    assert attempt("killed.csv") == whole

@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 from astropy.io import fits
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.inputs import expand_inputs
@@ -592,3 +594,44 @@ def test_the_sums_of_a_file_are_held_against_its_content(tmp_path, write_spectru
         hdus.append(empty)
         hdus.writeto(path, overwrite=True)
     read_spectrum(path)
+
+
+DAMAGE = {
+    "nan": (np.nan, 0.25, 0, 0),
+    "inf": (np.inf, 0.25, 0, 0),
+    "no ivar": (101.0, 0.0, 0, 0),
+    "negative ivar": (102.0, -1.0, 0, 0),
+    "infinite ivar": (103.0, np.inf, 0, 0),
+    "masked": (104.0, 0.25, 1, 1),
+    "once masked": (105.0, 0.25, 0, 1),
+    "sound": (-7.5, 3.0, 0, 0),
+}
+"""Flux, ivar, and-mask and or-mask (in units of a bit that counts) of a pixel."""
+
+
+@given(st.dictionaries(st.integers(0, 3908), st.sampled_from(sorted(DAMAGE)), max_size=30))
+@settings(
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_good_pixels_keep_their_values_and_bad_ones_have_none(
+    tmp_path_factory, write_spectrum, layout, damage
+):
+    flux, ivar = np.linspace(90.0, 110.0, 3909), np.full(3909, 0.25)
+    masks = np.zeros((2, 3909))
+    good = np.ones(3909, bool)
+    for pixel, kind in damage.items():
+        flux[pixel], ivar[pixel], *masks[:, pixel] = DAMAGE[kind]
+        good[pixel] = kind in ("once masked", "sound")
+    path = tmp_path_factory.mktemp("any") / "a.fits"
+    and_mask, or_mask = masks * (1 << 23 if layout == "sdss-coadd" else 8)
+    write_spectrum(path, layout, flux=flux, ivar=ivar, and_mask=and_mask, or_mask=or_mask)
+    found = read_spectrum(path)
+    np.testing.assert_array_equal(found.ivar > 0, good)
+    np.testing.assert_array_equal(found.flux[good], flux[good].astype(np.float32))
+    np.testing.assert_array_equal(found.ivar[good], ivar[good].astype(np.float32))
+    assert np.isfinite(found.flux).all()
+    np.testing.assert_allclose(found.wave_aa, WAVE, rtol=1e-9)
