@@ -375,12 +375,12 @@ def killing(write, at, before):
 
 
 @given(
-    st.text("abcdefgh", min_size=1, max_size=9),
+    st.text("abcdefgh", min_size=4, max_size=9),
     st.integers(1, 3),
-    st.lists(st.tuples(st.integers(0, 8), st.booleans()), max_size=3),
+    st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=3),
 )
 @settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
