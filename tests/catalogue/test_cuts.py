@@ -92,6 +92,8 @@ def test_limits_are_options_and_none_switches_a_cut_off(table):
     assert warm.steps[1].failing == (table["Teff"] > 3500).sum()
     assert warm.steps[1].words == "Teff above 3500 K"
     assert warm.steps[2].failing == 1
+    narrow = CutConfig(logg_bounds=(4.0, 6.0), logg_margin=2.5)
+    assert apply_cuts(table, narrow).steps[2].failing == len(table)  # near both bounds
     for wrong in ({"logg_bounds": (6.0, 4.0)}, {"logg_margin": -1.0}, {"error_sigma": -5.0}):
         with pytest.raises(UsageError, match="must increase"):
             CutConfig(**wrong)

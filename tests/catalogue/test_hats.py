@@ -5,7 +5,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.time import Time
 
+from jaxmdwarf.catalogue import hats
 from jaxmdwarf.catalogue.crossmatch import StarList, add_variability, find_listed
 from jaxmdwarf.catalogue.hats import find_in_hats, find_properties
 from jaxmdwarf.errors import UsageError
@@ -17,6 +21,31 @@ def stars():
     ra, dec = rng.uniform(0, 360, 400), np.degrees(np.arcsin(rng.uniform(-1, 1, 400)))
     table = pd.DataFrame({"RA": ra, "Dec": dec, "pmRA": 0.0, "pmDE": rng.normal(0, 300, 400)})
     return pd.concat([table, table.iloc[:30]], ignore_index=True)
+
+
+def test_stars_are_taken_to_the_epoch_of_the_list(monkeypatch, tmp_path):
+    """What lsdb would do is done by brute force here."""
+    table = pd.DataFrame({"RA": [10.0, 200.0, 300.0], "Dec": [-20.0, 50.0, 5.0]})
+    table["pmRA"], table["pmDE"] = [900.0, -700.0, 0.0], [-1200.0, 400.0, 0.0]
+    then = SkyCoord(
+        ra=table["RA"].to_numpy() * u.deg,
+        dec=table["Dec"].to_numpy() * u.deg,
+        pm_ra_cosdec=table["pmRA"].to_numpy() * u.mas / u.yr,
+        pm_dec=table["pmDE"].to_numpy() * u.mas / u.yr,
+        obstime=Time(2016.0, format="jyear"),
+        distance=20 * u.pc,
+    ).apply_space_motion(new_obstime=Time(1991.25, format="jyear"))
+
+    def match(lsdb, listed, ra, dec, radius_arcsec):
+        here = SkyCoord(ra * u.deg, dec * u.deg)
+        return np.flatnonzero(here.separation(listed[: len(here)]) < radius_arcsec * u.arcsec)
+
+    monkeypatch.setattr(hats, "_import_lsdb", lambda: None)
+    monkeypatch.setattr(hats, "_open", lambda lsdb, path: hats._Listed(then, 7, 1991.25))
+    monkeypatch.setattr(hats, "_cross_match", match)
+    found, n_list = find_in_hats(table, tmp_path, radius_arcsec=0.1, epoch_yr=2016.0)
+    assert found.tolist() == [True, True, True]
+    assert n_list == 7
 
 
 @pytest.mark.slow

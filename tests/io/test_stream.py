@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +207,14 @@ def test_beside_the_main_thread_work_is_done_without_limits(greedy):
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(lambda: dict(stream_results(greedy.work, ["long"], processes=1)))
         assert asked.result() == {"long": "long"}
+
+
+def test_the_limits_are_those_that_the_page_promises():
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    rate = limits.BYTES_PER_SECOND / 1e6
+    assert f"| {limits.SECONDS:g} s, and 1 s more for every {rate:g} MB |" in page
+    room = limits.MEMORY_BYTES / 2**30
+    assert f"| {room:g} GiB and {limits.MEMORY_RATIO} times its size" in page
 
 
 def test_errors_that_readers_do_not_expect_are_told_from_rejects(tmp_path):

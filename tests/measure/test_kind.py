@@ -122,6 +122,10 @@ def test_surveys_decide_between_k7_and_m0_and_nowhere_else():
         "Non": [True, True, False, False],
     }
     assert classify(flux, subclasses=["K7"] * 4).kind.tolist()[2:] == ["K dwarf", "M dwarf"]
+    # A redshift says what a class says, alone or with it.
+    for name in ("Non", "K7"):
+        found = classify(flux, subclasses=[name] * 4, header_kms=9000.0)
+        assert found.not_m_dwarf.tolist() == told["K7"]
 
 
 def test_noise_alone_flags_no_m_dwarf():

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.errors import MismatchError
-from jaxmdwarf.simulate.instrument import NATIVE_GRID, RESOLUTION, LsfSampler
+from jaxmdwarf.simulate.instrument import (
+    _H4,
+    _WING_FRACTION,
+    _WING_SCALE,
+    NATIVE_GRID,
+    RESOLUTION,
+    LsfSampler,
+    _transfer,
+)
 
 
 def line_moments(wave_aa, sampler, width):
@@ -37,3 +45,20 @@ def test_the_width_follows_its_setting_and_wings_raise_the_kurtosis(wave_aa):
 def test_wavelengths_must_be_logarithmic():
     with pytest.raises(MismatchError, match="equidistant"):
         LsfSampler(np.linspace(5850.0, 9150.0, 16000))
+
+
+def test_the_transform_is_that_of_the_profile_it_stands_for():
+    """A Gauss-Hermite core (van der Marel & Franx 1993) and Gaussian wings, seen by pixels."""
+    width2, strength = 1.44, 0.8
+    sigma = np.sqrt(width2) / (RESOLUTION * np.sqrt(8 * np.log(2)))
+    x = np.linspace(-20, 20, 40_001) * sigma
+    y = x / sigma
+    core = np.exp(-0.5 * y**2) * (1 + strength * _H4 * (4 * y**4 - 12 * y**2 + 3) / np.sqrt(24))
+    wings = np.exp(-0.5 * (y / _WING_SCALE) ** 2)
+    share = strength * _WING_FRACTION
+    profile = (1 - share) * core / core.sum() + share * wings / wings.sum()
+    wavenumber = np.array([0.0, 0.05, 0.3, 1.0, 1.7, 3.0]) / sigma
+    half = wavenumber[1:] * NATIVE_GRID.step / 2
+    expected = np.cos(wavenumber[:, None] * x) @ profile
+    expected[1:] *= np.sin(half) / half
+    np.testing.assert_allclose(_transfer(wavenumber, width2, strength), expected, atol=1e-6)

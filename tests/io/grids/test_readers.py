@@ -113,6 +113,10 @@ def test_svo_text(tmp_path):
     renamed = tmp_path / "model1.dat"
     renamed.write_bytes(svo_bytes(WAVE, FLUX, teff=3100, logg=4.5, meta=0, alpha=0))
     assert read_native(renamed).labels == GridLabels(3100.0, 4.5, 0.0, 0.0)
+    # Neither header nor name tells of alpha elements: those of the Sun.
+    lines = svo_bytes(WAVE, FLUX, teff=3100, logg=4.5, meta=-0.5, alpha=0.2).splitlines(True)
+    renamed.write_bytes(b"".join(line for line in lines if b"alpha" not in line))
+    assert read_native(renamed).labels == GridLabels(3100.0, 4.5, -0.5, 0.0)
 
 
 def test_btsettl_fits(tmp_path):
