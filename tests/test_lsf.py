@@ -1,5 +1,7 @@
 """The line-spread function keeps flux, centroid and width, whatever the sampling."""
 
+from contextlib import nullcontext
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,3 +124,14 @@ def test_bad_calls_say_why():
     weights = lsf_weights(FINE, GRID, resolution=1800.0)
     with pytest.raises(MismatchError, match="samples"):
         apply_lsf(np.ones(5), weights)
+
+
+@pytest.mark.parametrize(("first", "good"), [(6000.04, True), (6000.06, False)])
+def test_samples_define_pixels_whose_centres_they_reach(first, good):
+    """The cell of a sample begins half a step, 0.05 Angstrom, before it."""
+    grid = PixelGrid.linear(6000.0, 6100.0, 1.0)
+    wide = np.arange(5990.0, 6110.0, 0.1)
+    at = np.linspace(first, 12_100.0 - first, 1000)
+    for samples in (np.r_[wide[wide < 5999.9], at], np.r_[at, wide[wide > 6100.1]]):
+        with nullcontext() if good else pytest.raises(MismatchError, match="cover"):
+            lsf_weights(samples, grid, resolution=1800.0)

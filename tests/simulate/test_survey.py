@@ -227,3 +227,24 @@ def test_sixty_per_cent_of_the_spectra_have_a_signal_to_noise_below_twenty():
     assert np.mean(snr_r[good] < 5) < 0.15
     # LAMOST's M0 to M3 dwarfs: 1.5 to 3.
     assert 1.4 < np.median(snr_i[good] / snr_r[good]) < 2.3
+
+
+def test_nature_is_asked_for_stars_and_then_for_their_companions():
+    population = PopulationConfig(binary_fraction=0.6)
+    survey = simulate_survey(SurveyConfig(n_spectra=30, seed=8, population=population))
+    stars, asked = survey.population.stars, []
+
+    def answer(labels):
+        asked.append(np.asarray(labels))
+        return fake_flux(labels)
+
+    next(iter(survey.batches(answer, WAVE_AA)))
+    n, double = stars["teff"].size, stars["is_binary"]
+    (labels,) = asked
+    assert len(labels) == n + double.sum() > n
+    names = ("teff", "logg", "mh", "alpha_m")
+    own = np.stack([stars[name] for name in names], axis=1)
+    np.testing.assert_array_equal(labels[:n], own)
+    fainter = np.stack([stars[name] for name in ("companion_teff", "companion_logg")], axis=1)
+    np.testing.assert_array_equal(labels[n:], np.hstack([fainter, own[:, 2:]])[double])
+    assert (labels[n:, 0] < own[double, 0]).all()
