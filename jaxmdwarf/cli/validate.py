@@ -77,7 +77,8 @@ class Command:
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Compare and write; returns the summary."""
-        from jaxmdwarf.workflows.validating import ValidationConfig, validate_files
+        from jaxmdwarf.workflows.validating import ValidationConfig
+        from jaxmdwarf.workflows.validation_report import validate_files
 
         return validate_files(
             self.catalogue,

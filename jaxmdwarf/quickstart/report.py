@@ -32,12 +32,8 @@ from jaxmdwarf.quickstart.products import (
 from jaxmdwarf.report.page import Bars, Picture, Report, Section, Table, Text, write_report
 from jaxmdwarf.workflows.judging import predict_fitted
 from jaxmdwarf.workflows.methods.cyclestar import LOG_NAME
-from jaxmdwarf.workflows.validating import (
-    Validation,
-    plot_validation,
-    pull_table,
-    recovery_table,
-)
+from jaxmdwarf.workflows.validating import Validation
+from jaxmdwarf.workflows.validation_report import plot_validation, pull_table, recovery_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.gridding import make_grid
-from jaxmdwarf.workflows.validating import validate_files
+from jaxmdwarf.workflows.validation_report import validate_files
 
 PIXELS = PixelGrid.linear(6000.0, 6500.0, 1.0)
 OPTIONS = FitConfig(chunk_size=32, schedule=FitScheduleConfig(batch_size=32))

@@ -14,9 +14,9 @@ from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows.validating import (
     ValidationConfig,
     find_column,
-    validate_files,
     validate_tables,
 )
+from jaxmdwarf.workflows.validation_report import validate_files
 
 N = 400
 
