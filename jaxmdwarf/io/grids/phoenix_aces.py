@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io.compression import read_file_bytes
-from jaxmdwarf.io.fits_files import open_fits
+from jaxmdwarf.io.fits_files import open_fits, read_data, read_numbers
 from jaxmdwarf.io.grids.btsettl_fits import has_no_image, labels_from_header
 from jaxmdwarf.io.grids.native import NativeSpectrum, WaveRange, finish
 
@@ -53,14 +53,15 @@ def read(
         If there is no image, no wavelengths, or their numbers differ.
     """
     with open_fits(data) as hdus:
-        header, image = hdus[0].header, hdus[0].data
+        # astropy leaves a unit whose first card is damaged without data.
+        header, image = hdus[0].header, getattr(hdus[0], "data", None)
         labels = labels_from_header([header], name)
         stated = None
         if "CRVAL1" in header and "CDELT1" in header and image is not None:
             stated = _wave_from_header(header, image.size)
     if image is None or image.ndim != 1:
         raise RejectedInput("the primary image is not one spectrum.", "use the HiRes files.")
-    flux = np.asarray(image, dtype=np.float64)
+    flux = read_numbers(image, "the primary image").astype(np.float64)
     wave, in_air = stated or (_wave_beside(name), False)
     if wave.size != flux.size:
         raise RejectedInput(
@@ -100,7 +101,7 @@ def _wave_beside(name: str) -> np.ndarray:
 def _read_wave(path: str) -> np.ndarray:
     try:
         with open_fits(read_file_bytes(path)) as hdus:
-            wave = np.array(hdus[0].data, dtype=np.float64)
+            wave = read_numbers(read_data(hdus[0]), "the primary image").astype(np.float64)
     except RejectedInput as error:
         raise RejectedInput(f"{path}: {error.message}", "fetch that file again.") from None
     if wave.ndim != 1:

@@ -111,9 +111,11 @@ def _decode_lean(file: SpectrumFile) -> SpectrumRecord:
 def _decode_with_astropy(file: SpectrumFile) -> SpectrumRecord:
     with file.open() as hdus:
         header = hdus[0].header
-        if hdus[0].data is not None:
-            return _decode_image(header, np.asarray(hdus[0].data), file.path)
-        table = hdus[1].data if len(hdus) > 1 else None
+        # astropy leaves a unit whose first card is damaged without data.
+        image = getattr(hdus[0], "data", None)
+        if image is not None:
+            return _decode_image(header, np.asarray(image), file.path)
+        table = getattr(hdus[1], "data", None) if len(hdus) > 1 else None
         if table is None:
             raise RejectedInput("the file holds no pixels.", "download the file again.")
         names = {name.upper(): name for name in table.dtype.names or ()}

@@ -328,3 +328,18 @@ def test_users_register_readers_that_workers_know(tmp_path, mine):
     found = list(stream_results(read_native, paths, processes=2, chunk_size=1))
     assert [native.labels.teff for _, native in found] == [2800, 3000, 3200, 3400, 3600]
     assert {native.layout for _, native in found} == {"mine"}
+
+
+@pytest.mark.parametrize("kind", ["table", "image"])
+def test_a_damaged_first_card_is_a_reason(tmp_path, kind):
+    """astropy makes a unit of it that has no data."""
+    if kind == "image":
+        path = write_aces(tmp_path / "Z-0.0", WAVE, FLUX)
+    else:
+        path = tmp_path / "lte033.0-5.0-0.0a+0.0.BT-Settl.spec.fits"
+        btsettl_fits_hdus(WAVE, FLUX).writeto(path)
+    content = bytearray(path.read_bytes())
+    content[30] = 0xF4  # behind SIMPLE and its value
+    path.write_bytes(content)
+    with pytest.raises(RejectedInput, match=r"primary image|no table"):
+        read_native(path)

@@ -1,5 +1,6 @@
 """Reading survey spectra: layouts by content, masks honoured, and a reason for every bad input."""
 
+import contextlib
 import gzip
 import os
 import shutil
@@ -23,9 +24,10 @@ from jaxmdwarf.io.rejects import (
 )
 from jaxmdwarf.io.spectra import by_specutils, lamost
 from jaxmdwarf.io.spectra.files import SpectrumFile
-from jaxmdwarf.io.spectra.readers import read_record, read_spectrum, stream_spectra
-from jaxmdwarf.io.spectra.records import LogGrid, Requirements
+from jaxmdwarf.io.spectra.readers import read_record, read_records, read_spectrum, stream_spectra
+from jaxmdwarf.io.spectra.records import LogGrid, Requirements, SpectrumRecord
 from jaxmdwarf.wavelengths import air_to_vacuum
+from tests.io.conftest import LAYOUTS, write
 
 WAVE = 10.0 ** (3.5682 + 1e-4 * np.arange(3909))
 NEEDED = Requirements()
@@ -635,3 +637,24 @@ def test_good_pixels_keep_their_values_and_bad_ones_have_none(
     np.testing.assert_array_equal(found.ivar[good], ivar[good].astype(np.float32))
     assert np.isfinite(found.flux).all()
     np.testing.assert_allclose(found.wave_aa, WAVE, rtol=1e-9)
+
+
+HEADS = (b"SIMPLE  ", b"XTENSION")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("unit", [0, 1, 2])
+def test_a_first_card_that_is_damaged_is_a_reason_or_no_matter(tmp_path, layout, unit):
+    """astropy makes a unit of it that has no data."""
+    path = write(tmp_path / "a.fits", layout)
+    content = bytearray(path.read_bytes())
+    places = [k for k in range(0, len(content), 2880) if content[k : k + 8] in HEADS]
+    if unit < len(places):
+        content[places[unit] + 30] = 0xF4
+        path.write_bytes(content)
+    with contextlib.suppress(RejectedInput):  # any other error is a defect
+        for found in read_records(path):
+            assert isinstance(found, SpectrumRecord | Reject)
+    if layout.startswith("lamost") and unit == 0:
+        with pytest.raises(RejectedInput, match="holds no pixels"):
+            lamost._decode_with_astropy(SpectrumFile(str(path)))
