@@ -34,6 +34,7 @@ import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -65,8 +66,8 @@ CORE = (
     "wavelengths",
     "workflows",
 )
-LIMIT_S = 150.0
-"""Of one mutant's tests, together; many times what they take on code that is right."""
+LIMIT_S, LIMIT_WAITING_S = 150, 300.0
+"""Processor time of one mutant's tests, and time on the clock, for those that wait for ever."""
 UNKNOWN_S = 8.0
 """Taken for the time of a test file that has not been run to its end yet."""
 LEAST_CHANGE = 1e-5
@@ -393,14 +394,17 @@ def choose_tests(module: str, durations: dict[str, float], most_s: float) -> lis
 
 
 class Recorder:
-    """Plugin of pytest: which test failed first, and how long each file took to its end."""
+    """Plugin of pytest: which test failed first, and what each file took of the processor."""
 
     def __init__(self) -> None:
         self.failed: list[str] = []
         self.seconds: dict[str, float] = defaultdict(float)
+        self._before = sum(os.times()[:4])
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        self.seconds[report.nodeid.partition("::")[0]] += report.duration
+        now = sum(os.times()[:4])  # that of children as well
+        self.seconds[report.nodeid.partition("::")[0]] += now - self._before
+        self._before = now
         if report.failed:
             self.failed.append(report.nodeid)
 
@@ -446,6 +450,7 @@ def start(tree: Path, arguments: list[str], report: Path) -> int:
         return child
     try:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S + 5))
         with report.with_suffix(".log").open("w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -532,26 +537,27 @@ class Runner:
         """Those that have ended or run too long."""
         ended = []
         for job in list(self.running):
-            done, _ = os.waitpid(job.process, os.WNOHANG)
-            late = time.monotonic() - job.began > LIMIT_S
+            done, status = os.waitpid(job.process, os.WNOHANG)
+            late = time.monotonic() - job.began > LIMIT_WAITING_S
             if not done and not late:
                 continue
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(job.process, signal.SIGKILL)
             if not done:
                 os.waitpid(job.process, 0)
-            self._judge(job, bool(done))
+            spent = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
+            self._judge(job, in_time=bool(done) and not spent)
             self.rewrite(job.tree / job.mutant.module, job.original)
             self.running.remove(job)
             self.trees.append(job.tree)
             ended.append(job.mutant)
         return ended
 
-    def _judge(self, job: Job, ended: bool) -> None:
+    def _judge(self, job: Job, *, in_time: bool) -> None:
         mutant = job.mutant
         mutant.seconds = round(time.monotonic() - job.began, 1)
-        if not ended:
-            mutant.outcome, mutant.by = "timeout", f"more than {LIMIT_S:.0f} s"
+        if not in_time:
+            mutant.outcome, mutant.by = "timeout", f"more than {LIMIT_S} s"
             return
         if not job.report.exists():  # the interpreter itself ended
             mutant.outcome, mutant.by = "killed", "the tests ended without a report"

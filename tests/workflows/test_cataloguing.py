@@ -16,7 +16,7 @@ from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows import cataloguing
-from jaxmdwarf.workflows.cataloguing import catalogue_files
+from jaxmdwarf.workflows.cataloguing import catalogue_files, merge_fits
 
 N_STAR = 700
 TOLD = Provenance(
@@ -253,3 +253,18 @@ def test_a_catalogue_that_was_stopped_among_its_products_is_made_by_the_same_cal
     out.unlink()
     with pytest.raises(UsageError, match="exists"):
         make(folder, out)
+
+
+def test_whole_numbers_stay_whole_and_are_masked_where_a_table_lacks_them():
+    one = pd.DataFrame({"path": ["a", "b"], "flags": [4, 0], "Activity": [1, 0]})
+    other = pd.DataFrame({"path": ["c"], "Activity": [1], "spectrum": [2]})
+    frame, rejects = merge_fits([one, other])
+    assert not rejects
+    assert frame["flags"].tolist() == [4, 0, 0]
+    assert frame["Activity"].tolist() == [1, 0, 1]
+    assert frame["spectrum"].isna().tolist() == [True, True, False]
+    assert {name: str(frame[name].dtype) for name in ("flags", "Activity", "spectrum")} == {
+        "flags": "int32",
+        "Activity": "int32",
+        "spectrum": "Int64",
+    }
