@@ -1,5 +1,7 @@
 """One problem, one answer: whatever is done with it, and whichever labels it holds."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -206,7 +208,16 @@ def test_a_model_gives_a_problem_what_it_learned():
         model, problem.batch, priors="none", noise=NoiseModel(), continuum_sigma_aa=None
     )
     assert (others.priors, others.continuum_sigma_aa, others.noise.nuisance) == ((), None, None)
-    np.testing.assert_allclose(np.asarray(build(others).weight)[:, 50], 400.0)
+    whole = np.asarray(build(others).weight)
+    np.testing.assert_allclose(whole[:, 50], 400.0)
+    # A pixel of which either is 0 has no weight, whatever the other says.
+    lacking = np.full((3, 320), 400.0, np.float32)
+    lacking[:, 60] = 0.0
+    for pair in ((lacking, ivar), (ivar, lacking)):
+        batch = SpectrumBatch(flux, *map(jax.device_put, pair), GRID)
+        weight = np.asarray(build(replace(others, batch=batch)).weight)
+        assert (weight != whole).sum() == 3
+        assert (weight[:, np.flatnonzero(weight[0] != whole[0])] == 0).all()
 
 
 def test_rows_are_taken_in_order_with_all_that_is_theirs(model, stars):
