@@ -99,6 +99,14 @@ def test_limits_are_options_and_none_switches_a_cut_off(table):
             CutConfig(**wrong)
 
 
+def test_errors_are_large_beyond_five_standard_deviations_of_the_sample(table):
+    usual = np.tile([0.09, 0.11], 100)  # mean 0.1, standard deviation 0.01
+    for error, large in ((0.146, 0), (0.158, 1)):
+        usual[10] = error
+        found = apply_cuts(table.assign(e_M_H=usual, e_RV=5.0))
+        assert next(one for one in found.steps if one.name == "large_error").failing == large
+
+
 def test_cuts_that_cannot_be_made_are_told(table):
     found = apply_cuts(table[["Teff"]])
     assert [one.name for one in found.steps] == ["too_hot"]
