@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -112,7 +113,9 @@ def run_quickstart(
     """
     config, progress = config or QuickstartConfig(), progress or Silent()
     products = Products(Path(out))
-    # A run that was killed at once has its lock, and no record.
+    # A run that was killed at once has an empty work folder, or its lock, and no record.
+    with contextlib.suppress(OSError):
+        products.work.rmdir()
     marks = [f"work/{name}" for name in ("run.json", "lock")]
     mark = next((name for name in marks if (products.root / name).is_file()), marks[0])
     require_output(

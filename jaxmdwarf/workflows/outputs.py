@@ -128,8 +128,10 @@ def require_folder(folder: str | os.PathLike[str], *, n_bytes: int = 0) -> None:
 
 
 def _has_entries(path: Path) -> bool:
-    # Empty folders are what a run leaves that was killed with its first step.
-    return any(files for _, _, files in os.walk(path))
+    if not path.is_dir():
+        return False
+    with os.scandir(path) as entries:
+        return next(entries, None) is not None
 
 
 def _in_words(n_bytes: int) -> str:

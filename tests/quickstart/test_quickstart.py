@@ -294,7 +294,7 @@ def test_too_few_spectra_for_a_transfer_are_refused_before_any_work():
     assert QuickstartConfig(n_spectra=100, transfer="none").transfer == "none"
 
 
-@pytest.mark.parametrize("left", ["lock", ".run.tmp-abcdefgh.json"])
+@pytest.mark.parametrize("left", [(), ("lock",), ("lock", ".run.tmp-abcdefgh.json")])
 def test_a_run_that_was_killed_with_its_first_step_is_not_in_the_way(tmp_path, monkeypatch, left):
     class Begun(Exception):
         pass
@@ -305,7 +305,11 @@ def test_a_run_that_was_killed_with_its_first_step_is_not_in_the_way(tmp_path, m
     monkeypatch.setattr(quickstart._Stages, "make_catalogue", begin)
     work = tmp_path / "first" / "work"
     work.mkdir(parents=True)
-    (work / "lock").touch()
-    (work / left).touch()
+    for name in left:
+        (work / name).touch()
     with pytest.raises(Begun):
         run_quickstart(tmp_path / "first", CONFIG)
+    # Folders of somebody else, empty or not, are.
+    (tmp_path / "other" / "mine").mkdir(parents=True)
+    with pytest.raises(UsageError, match="left alone"):
+        run_quickstart(tmp_path / "other", CONFIG)

@@ -83,11 +83,3 @@ def test_a_folder_of_the_kernel_is_told(tmp_path):
 def test_a_full_disk_is_told_with_both_sizes(tmp_path):
     with pytest.raises(UsageError, match=r"about 1000000000\.0 GB are needed and \d+\.\d [GM]B"):
         require_output(tmp_path / "T.fits", n_bytes=10**18)
-
-
-def test_folders_that_a_run_made_before_it_was_killed_are_not_in_the_way(tmp_path):
-    (tmp_path / "first" / "work").mkdir(parents=True)
-    require_output(tmp_path / "first", mark="work/run.json")
-    (tmp_path / "first" / "work" / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="left alone"):
-        require_output(tmp_path / "first", mark="work/run.json", overwrite=True)
