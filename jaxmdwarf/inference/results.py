@@ -34,8 +34,8 @@ HIGH_CHI2 = 5.0
 """Reduced chi-square in units of what stars of that S/N have, above which a fit is flagged."""
 
 MODEL_MISMATCH = 0.01
-"""What models are off by beside their own errors, as a share of the flux: stars of S/N s have
-reduced chi-squares of 1 + (0.01 s)^2."""
+"""What models are off by beside their own errors, as a share of the flux: stars of S/N s, errors of
+the model among the noise, have reduced chi-squares of 1 + (0.01 s)^2."""
 
 
 class FitResult(NamedTuple):
@@ -149,7 +149,7 @@ def summarise_fit(
     flags = raise_flag(flags, ~state.converged, QualityFlag.NOT_CONVERGED)
     flags = raise_flag(flags, solved & ~definite, QualityFlag.BAD_COVARIANCE)
     flags = raise_flag(flags, chi2_red > BAD_CHI2, QualityFlag.BAD_CHI2)
-    expected = 1 + MODEL_MISMATCH**2 * _mean_ivar(problem.batch.ivar)
+    expected = _expect_chi2(objective, equations.pixel_chi2)
     flags = raise_flag(flags, chi2_red > HIGH_CHI2 * expected, QualityFlag.HIGH_CHI2)
     told = [space.names.index("teff")] if "teff" in space.names else range(space.n_label)
     if objective.priors:
@@ -180,9 +180,16 @@ def summarise_fit(
     )
 
 
-def _mean_ivar(ivar):
-    """Mean inverse variance of good pixels: the square of S/N where flux is normalised."""
-    return jnp.sum(ivar, axis=-1) / jnp.maximum(jnp.sum(ivar > 0, axis=-1), 1)
+def _expect_chi2(objective: Objective, pixel_chi2: Float[Array, n_spec]) -> Float[Array, n_spec]:
+    """Reduced chi-square that stars of this S/N have.
+
+    S/N is that of the model's flux, in whatever unit, for outliers of the data must not speak for
+    themselves. As a vector in units of its errors it is at least as long as the data less the
+    residuals (triangle inequality), which are known without another look at the model.
+    """
+    data = jnp.sum(objective.pixel_weight * objective.flux**2, axis=-1)
+    model = jnp.maximum(jnp.sqrt(data) - jnp.sqrt(pixel_chi2), 0)
+    return 1 + MODEL_MISMATCH**2 * model**2 / jnp.maximum(objective.n_good, 1)
 
 
 def share_of_priors(objective: Objective, state: SolverState) -> Float[Array, "n_spec n_label"]:
