@@ -15,6 +15,9 @@ OTHER_QUANTITIES: dict[str, str] = {
     "dec": "Dec",
     "obsid": "obsid",
     "path": "path",
+    "source_id": "source_id",
+    "pmra": "pmRA",
+    "pmdec": "pmDE",
     "snr": "SNRr",
     "snr_i": "SNRi",
 }
@@ -22,7 +25,7 @@ OTHER_QUANTITIES: dict[str, str] = {
 
 
 def list_quantities() -> list[str]:
-    """Names that `find_column` knows: labels, the velocity, positions, identifiers, S/N."""
+    """Names that `find_column` knows: labels, velocity, positions, motions, identifiers, S/N."""
     return [*LABELS, VELOCITY.name, *OTHER_QUANTITIES]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,8 +105,23 @@ def find_epoch(table: pd.DataFrame, source: str = "") -> np.ndarray | float | No
     return GAIA_EPOCH if {"ra", "dec", "pmra", "pmdec", "sourceid"} <= set(names) else None
 
 
+def find_motions(
+    table: pd.DataFrame, given: Mapping[str, str] | None = None
+) -> tuple[str | None, str | None]:
+    """Columns of the proper motions in mas/yr, towards east (times cos(dec)) and north."""
+    given = given or {}
+    return (
+        given.get("pmra") or find_column(table, "pmRA"),
+        given.get("pmdec") or find_column(table, "pmDE"),
+    )
+
+
 def positions_at(
-    table: pd.DataFrame, epoch_yr: float = J2000, *, table_epoch_yr: float | None = None
+    table: pd.DataFrame,
+    epoch_yr: float = J2000,
+    *,
+    table_epoch_yr: np.ndarray | float | None = None,
+    given: Mapping[str, str] | None = None,
 ) -> Positions | None:
     """Positions of the rows of a table, moved to an epoch as far as motions are known.
 
@@ -114,19 +130,22 @@ def positions_at(
     table : DataFrame
     epoch_yr : float
         Julian year to move to.
-    table_epoch_yr : float, optional
+    table_epoch_yr : float or (n,), optional
         Of the positions, where the table does not tell (see `find_epoch`); without it, positions
         of such a table stay.
+    given : mapping, optional
+        Columns by quantity (``ra``, ``dec``, ``pmra``, ``pmdec``) where guesses from names fail.
 
     Returns
     -------
     Positions or None
         None where the table has none.
     """
-    found = find_positions(table)
+    given = given or {}
+    found = find_positions(table, given)
     if found is None:
         return None
-    east, north = find_column(table, "pmRA"), find_column(table, "pmDE")
+    east, north = find_motions(table, given)
     epoch = find_epoch(table, found.source) if table_epoch_yr is None else table_epoch_yr
     if epoch is None or east is None or north is None:
         return found

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxmdwarf.catalogue.names import find_column
+from jaxmdwarf.catalogue.published import columns_of, gravity_of_mass_and_radius
 from jaxmdwarf.catalogue.quantities import find_positions, read_numbers
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LABELS
-from jaxmdwarf.simulate.main_sequence import surface_gravity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 COLUMNS = ("teff", "mh", "logg", "e_teff", "e_mh", "ra_deg", "dec_deg", "source")
 """K, dex, dex, errors of the first two, J2000 degrees (all NaN where unknown), name of the file
 without its extensions."""
-
-_KNOWN_TABLES: tuple[tuple[frozenset[str], dict[str, str]], ...] = (
-    # Birky et al. (2020): their own Teff and [Fe/H], beside those of the APOGEE pipeline.
-    (
-        frozenset({"TEFF", "FE_H", "TEFF_APOGEE", "M_H_APOGEE"}),
-        {"teff": "TEFF", "mh": "FE_H"},
-    ),
-)
-"""Tables whose columns cannot be guessed by name: what they have, and which columns to take."""
 
 _QUANTITIES = ("teff", "mh", "logg")
 _LARGEST_METAL_FRACTION = 0.07
@@ -133,19 +124,17 @@ def extract_reference_labels(
     )
     for quantity in ("teff", "mh"):
         labels[f"e_{quantity}"] = read_numbers(table, f"e_{chosen[quantity]}")
-    positions = find_positions(table)
+    positions = find_positions(table, columns_of(table))
     labels["ra_deg"] = np.nan if positions is None else positions.ra_deg
     labels["dec_deg"] = np.nan if positions is None else positions.dec_deg
     if chosen["logg"] is None and {"M", "R"} <= set(map(str, table.columns)):
         mass, radius = (read_numbers(table, key) for key in "MR")
         given = np.isfinite(mass) & np.isfinite(radius)
-        possible = (mass > 0) & (radius > 0)
-        gravity = np.full(len(table), np.nan)
-        gravity[possible] = surface_gravity(mass[possible], radius[possible])
-        likely = possible & (gravity > _DWARF_LOGG[0]) & (gravity < _DWARF_LOGG[1])
+        gravity = gravity_of_mass_and_radius(table, "M", "R")
+        likely = (gravity > _DWARF_LOGG[0]) & (gravity < _DWARF_LOGG[1])
         # Columns of these names may also be magnitudes.
         if likely.sum() >= _LEAST_LIKELY * given.sum():
-            labels["logg"] = np.where(possible, gravity, np.nan)
+            labels["logg"] = gravity
     return labels
 
 
@@ -167,7 +156,7 @@ def _require_columns(given: Mapping[str, str], there: Collection[str]) -> None:
 
 def _choose_columns(table: pd.DataFrame, given: Mapping[str, str]) -> dict[str, str | None]:
     names = set(map(str, table.columns))
-    known = next((mapping for signs, mapping in _KNOWN_TABLES if signs <= names), {})
+    known = columns_of(table)
     chosen = {}
     for quantity in _QUANTITIES:
         wanted = given.get(quantity)

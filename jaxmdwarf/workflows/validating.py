@@ -11,6 +11,13 @@ import numpy as np
 
 from jaxmdwarf.catalogue.columns import describe_column
 from jaxmdwarf.catalogue.names import find_column, list_quantities
+from jaxmdwarf.catalogue.positions import J2000, find_epoch, find_motions, positions_at
+from jaxmdwarf.catalogue.published import (
+    PreparedTable,
+    find_published,
+    prepare_published,
+    recognise_table,
+)
 from jaxmdwarf.catalogue.quantities import find_positions, read_numbers, read_quantity
 from jaxmdwarf.diagnostics.matching import Matches, match_by_key, match_by_position
 from jaxmdwarf.diagnostics.recovery import Comparison, compare
@@ -34,10 +41,15 @@ class ValidationConfig:
     ----------
     columns : tuple of (quantity, column)
         Columns of the reference, where the guesses from their names fail or are wrong.
-    match : {"auto", "obsid", "path", "position"}
+    kind : str
+        Name of the published table that the reference is (`jaxmdwarf.catalogue.published`);
+        empty to recognise it by its columns, "other" for none of them.
+    match : {"auto", "obsid", "path", "source_id", "position"}
         What tells that two rows are of one star; "auto" takes what matches most rows.
     radius_arcsec : float
         For positions.
+    epoch_yr : float
+        Of the positions of the catalogue, Julian years, where it does not tell.
     keep_flagged : bool
         Keep rows whose flags say not to trust them (`jaxmdwarf.quality.HARMFUL_FLAGS`).
     snr_column : str
@@ -45,12 +57,16 @@ class ValidationConfig:
     """
 
     columns: tuple[tuple[str, str], ...] = ()
-    match: Literal["auto", "obsid", "path", "position"] = "auto"
+    kind: str = ""
+    match: Literal["auto", "obsid", "path", "source_id", "position"] = "auto"
     radius_arcsec: float = 3.0
+    epoch_yr: float = J2000
     keep_flagged: bool = False
     snr_column: str = ""
 
     def __post_init__(self) -> None:
+        if self.kind not in ("", "other"):
+            find_published(self.kind)
         for name, _ in self.columns:
             if name.removeprefix("e_") not in list_quantities():
                 raise UsageError(
@@ -145,17 +161,20 @@ def validate_tables(
         If no row is left.
     """
     options = options or ValidationConfig()
-    given = dict(options.columns)
+    prepared = _prepare(reference, options.kind)
+    n_reference, reference = len(reference), prepared.table
+    given = {**prepared.columns, **dict(options.columns)}
     _require_columns(reference, given)
     pairs = _find_quantities(catalogue, reference, given)
-    matches, how = _match(catalogue, reference, given, options)
-    notes = [how]
+    matches, how = _match(catalogue, prepared, given, options)
+    notes = [*prepared.notes, how]
     notes += [
         f"{name}: {measured} against {known}"
         + (", which is not the same quantity" if name == "mh" and "fe" in known.lower() else "")
         for name, (measured, known) in pairs.items()
     ]
     kept, counts, left_out = _select_matches(catalogue, reference, matches, options)
+    counts["reference"] = n_reference
     notes += left_out
     rows, reference_rows = matches.rows[kept], matches.reference_rows[kept]
     counts["compared"] = int(rows.size)
@@ -206,6 +225,16 @@ def validate_tables(
         notes=tuple(notes),
         snr_name=snr_name,
     )
+
+
+def _prepare(reference: pd.DataFrame, kind: str) -> PreparedTable:
+    """The reference as its authors would have it read, if it is a published one."""
+    published = recognise_table(reference) if kind == "" else None
+    if kind not in ("", "other"):
+        published = find_published(kind)
+    if published is None:
+        return PreparedTable(reference, {}, None, ())
+    return prepare_published(reference, published)
 
 
 def _select_matches(
@@ -299,29 +328,29 @@ def _further_labels(catalogue: pd.DataFrame) -> list[str]:
 
 def _match(
     catalogue: pd.DataFrame,
-    reference: pd.DataFrame,
+    prepared: PreparedTable,
     given: Mapping[str, str],
     options: ValidationConfig,
 ) -> tuple[Matches, str]:
+    reference = prepared.table
+
     def columns(name: str) -> tuple[str, str] | None:
         ours = find_column(catalogue, name)
         theirs = given.get(name) or find_column(reference, name)
         return None if ours is None or theirs is None else (ours, theirs)
 
     found: list[tuple[Matches, str]] = []
-    for name in ("obsid", "path"):
+    for name in ("obsid", "path", "source_id"):
         pair = columns(name)
         if options.match in ("auto", name) and pair is not None:
             ours, theirs = catalogue[pair[0]], reference[pair[1]]
             if name == "path":
                 ours, theirs = ours.map(_base_name), theirs.map(_base_name)
+            if name == "source_id":
+                ours, theirs = _gaia_numbers(ours), _gaia_numbers(theirs)
             found.append((match_by_key(ours, theirs), f"matched by {name}"))
-    ours_at, theirs_at = find_positions(catalogue), find_positions(reference, given)
-    if options.match in ("auto", "position") and ours_at is not None and theirs_at is not None:
-        matches = match_by_position(
-            *ours_at[:2], *theirs_at[:2], radius_arcsec=options.radius_arcsec
-        )
-        found.append((matches, f"matched by position within {options.radius_arcsec:g} arcsec"))
+    if options.match in ("auto", "position"):
+        found += _match_places(catalogue, prepared, given, options)
     if not found:
         raise UsageError(
             "nothing tells which rows of catalogue and reference belong together"
@@ -341,6 +370,45 @@ def _match(
     if matches.n_repeated:
         how += f"; {matches.n_repeated} repeated rows of the reference were left out"
     return matches, how
+
+
+def _match_places(
+    catalogue: pd.DataFrame,
+    prepared: PreparedTable,
+    given: Mapping[str, str],
+    options: ValidationConfig,
+) -> list[tuple[Matches, str]]:
+    """Matches by position at one epoch, and how; empty if one of the tables has no positions.
+
+    Whichever table knows proper motions is moved to the epoch of the other.
+    """
+    reference = prepared.table
+    here, there = find_positions(catalogue), find_positions(reference, given)
+    if here is None or there is None:
+        return []
+    own_epoch, their_epoch = find_epoch(catalogue, here.source), prepared.epoch_yr
+    if own_epoch is None:
+        own_epoch = options.epoch_yr
+    if their_epoch is None:
+        their_epoch = find_epoch(reference, there.source)
+    we_move = None not in find_motions(catalogue)
+    they_move = None not in find_motions(reference, given) and their_epoch is not None
+    epoch = own_epoch if isinstance(own_epoch, float) else options.epoch_yr
+    if we_move and not they_move and isinstance(their_epoch, float):
+        epoch = their_epoch
+    here = positions_at(catalogue, epoch, table_epoch_yr=own_epoch) or here
+    there = positions_at(reference, epoch, table_epoch_yr=their_epoch, given=given) or there
+    matches = match_by_position(*here[:2], *there[:2], radius_arcsec=options.radius_arcsec)
+    movers = [name for name, moves in (("catalogue", we_move), ("reference", they_move)) if moves]
+    how = f"matched by position within {options.radius_arcsec:g} arcsec"
+    if movers:
+        how += f" at epoch {epoch:g}, with the proper motions of the {' and the '.join(movers)}"
+    elif isinstance(their_epoch, float) and their_epoch != epoch:
+        how += (
+            f", though the catalogue's positions are of {epoch:g}, the reference's of "
+            f"{their_epoch:g}, and neither has proper motions"
+        )
+    return [(matches, how)]
 
 
 def _single_stars(reference: pd.DataFrame) -> np.ndarray | None:
@@ -387,6 +455,18 @@ def _errors(
             values = read_numbers(table, lower[guess])
             return np.where(values > 0, values, np.nan)
     return np.full(len(table), np.nan)
+
+
+def _gaia_numbers(column: pd.Series) -> pd.Series:
+    """Identifiers of Gaia, also those written as ``Gaia DR3 123``; empty where there is none.
+
+    Floats have lost the last digits, and match nothing.
+    """
+    if column.dtype.kind in "iu":
+        return column
+    if column.dtype.kind == "f":
+        return column.astype(str).where(column.isna(), "").fillna("")
+    return column.astype(str).str.extract(r"(?:^|\s)(\d{6,})\s*$")[0].fillna("")
 
 
 def _base_name(path: object) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from astropy.table import Table
 
+from jaxmdwarf.catalogue.positions import move_positions
 from jaxmdwarf.catalogue.quantities import find_positions
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.tables import read_table, write_table
@@ -285,3 +286,83 @@ def test_a_comparison_that_was_stopped_leaves_nothing_in_the_way(
     validate_files(*paths, out, overwrite=True)
     assert {path.name for path in out.iterdir()} == {*names, "notes.txt"}
     assert json.loads((out / "metrics.json").read_text())["counts"]["compared"] > 0
+
+
+@pytest.fixture
+def nearby():
+    """Stars that move by 1 to 3 arcsec a year: positions of 2000 and of 2016."""
+    rng = np.random.default_rng(5)
+    n = 40
+    stars = pd.DataFrame(
+        {
+            "RA": np.linspace(5, 350, n),
+            "Dec": np.linspace(-60, 80, n),
+            "pmRA": rng.uniform(1000, 2000, n) * rng.choice([-1, 1], n),
+            "pmDE": rng.uniform(1000, 2000, n) * rng.choice([-1, 1], n),
+            "Teff": rng.uniform(3000, 4000, n),
+        }
+    )
+    ra, dec = move_positions(
+        *(stars[key].to_numpy() for key in ("RA", "Dec", "pmRA", "pmDE")), 16.0
+    )
+    return stars, stars.assign(RA_ICRS=ra, DE_ICRS=dec).drop(columns=["RA", "Dec"])
+
+
+@pytest.mark.parametrize("mover", ["catalogue", "reference", "neither"])
+def test_whichever_table_knows_motions_is_moved_to_the_epoch_of_the_other(nearby, mover):
+    ours, theirs = nearby
+    if mover != "catalogue":
+        ours = ours.drop(columns=["pmRA", "pmDE"])
+    if mover != "reference":
+        theirs = theirs.drop(columns=["pmRA", "pmDE"])
+    if mover == "neither":
+        with pytest.raises(WorkFailed, match=r"2000, the reference's of 2016, and neither has"):
+            validate_tables(ours, theirs)
+        return
+    result = validate_tables(ours, theirs, ValidationConfig(radius_arcsec=0.1))
+    assert (result.rows == result.reference_rows).all()
+    assert result.counts["compared"] == len(ours)
+    assert any(f"with the proper motions of the {mover}" in note for note in result.notes)
+
+
+def test_the_epoch_of_the_catalogue_can_be_told(nearby):
+    ours, theirs = nearby
+    moved = theirs.rename(columns={"RA_ICRS": "RA", "DE_ICRS": "Dec"})
+    reference = ours.rename(columns={"RA": "RAJ2000", "Dec": "DEJ2000"})
+    options = ValidationConfig(radius_arcsec=0.1, epoch_yr=2016.0)
+    assert validate_tables(moved, reference, options).counts["compared"] == len(ours)
+    with pytest.raises(WorkFailed, match="none of 40"):
+        validate_tables(moved, reference, ValidationConfig(radius_arcsec=0.1))
+
+
+def test_stars_are_matched_by_gaia_identifiers_however_they_are_written(nearby):
+    numbers = 4_000_000_000_000_000_001 + 2 * np.arange(40)
+    ours, theirs = nearby[0].assign(source_id=numbers), nearby[1][::-1].reset_index(drop=True)
+    theirs = theirs[["Teff"]].assign(GaiaDR3=[f"Gaia DR3 {number}" for number in numbers[::-1]])
+    result = validate_tables(ours, theirs)
+    assert (result.reference_rows == 39 - result.rows).all()
+    assert result.counts["compared"] == 40
+    # As floats they would be 512 apart, and all of a field one star.
+    with pytest.raises(WorkFailed, match="none of 40"):
+        validate_tables(ours, theirs.assign(GaiaDR3=numbers.astype(float)))
+
+
+def test_published_tables_are_recognised_named_or_left_alone(nearby):
+    ours, _ = nearby
+    reference = ours.rename(columns={"RA": "RAJ2000", "Dec": "DEJ2000"})
+    reference = reference.assign(Teff=ours["Teff"] - 30, TEFF_APOGEE=0, M_H_APOGEE=0.0)
+    reference = reference.assign(TEFF=ours["Teff"] - 10.0, FE_H=0.1)
+    seen = validate_tables(ours, reference)
+    assert seen.comparisons["teff"].recovery.bias == pytest.approx(10.0)
+    assert seen.notes[0].startswith("the reference is Birky et al. (2020)")
+    other = validate_tables(ours, reference, ValidationConfig(kind="other"))
+    assert other.comparisons["teff"].recovery.bias == pytest.approx(30.0)
+    named = validate_tables(ours, reference, ValidationConfig(kind="mann2015"))
+    assert named.comparisons["teff"].recovery.bias == pytest.approx(30.0)
+    # What a user names goes before what is known of a table.
+    told = ValidationConfig(columns=(("teff", "Teff"),))
+    assert validate_tables(ours, reference, told).comparisons["teff"].recovery.bias == (
+        pytest.approx(30.0)
+    )
+    with pytest.raises(UsageError, match="no published table is called 'mann'"):
+        ValidationConfig(kind="mann")
