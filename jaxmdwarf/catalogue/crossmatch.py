@@ -219,14 +219,14 @@ def _match_list(
             # Another survey, or another mode of this one, may count its spectra alike.
             continue
         keys, others = (
-            _read_identifiers(catalogue[ours]),
-            [_read_identifiers(table[one]) for one in theirs],
+            read_identifiers(catalogue[ours]),
+            [read_identifiers(table[one]) for one in theirs],
         )
         found = np.unique(np.concatenate([match_by_key(keys, one).rows for one in others]))
         if found.size:
             # What has no identifier, on either side, has perhaps a place.
-            nameless = np.flatnonzero(_is_missing(keys))
-            unnamed = np.all([_is_missing(one) for one in others], axis=0)
+            nameless = np.flatnonzero(find_missing(keys))
+            unnamed = np.all([find_missing(one) for one in others], axis=0)
             near = [
                 nameless[_match_places(catalogue.iloc[nameless], table, radius_arcsec, epoch_yr)],
                 _match_places(catalogue, table[unnamed], radius_arcsec, epoch_yr),
@@ -254,10 +254,22 @@ def _match_places(
     ).rows
 
 
-def _is_missing(keys: pd.Series) -> np.ndarray:
+def find_missing(keys: pd.Series) -> np.ndarray:
+    """Which rows have no identifier: empty, 0, or a survey's word for that; (n,) bool.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> find_missing(pd.Series([7, 0, -9999])).tolist()
+    [False, True, True]
+    >>> find_missing(pd.Series(["7", " ", "-9999"])).tolist()
+    [False, True, True]
+    """
     if keys.dtype.kind in "iuf":
-        return (keys.isna() | (keys == 0)).fillna(True).to_numpy(bool)
-    return (keys.isna() | keys.astype(str).str.strip().isin(("", "nan", "--"))).to_numpy(bool)
+        return (keys.isna() | (keys <= 0)).fillna(True).to_numpy(bool)
+    return (keys.isna() | keys.astype(str).str.strip().isin(("", "nan", "--", "-9999"))).to_numpy(
+        bool
+    )
 
 
 def _list_identifiers(table: pd.DataFrame, name: str) -> list[str]:
@@ -276,8 +288,8 @@ def _list_identifiers(table: pd.DataFrame, name: str) -> list[str]:
 _SPELLINGS = {name: COLUMNS[name].spellings for name in ("source_id", "obsid")}
 
 
-def _read_identifiers(column: pd.Series) -> pd.Series:
-    """Identifiers of which ``Gaia DR3 `` in front is taken off."""
+def read_identifiers(column: pd.Series) -> pd.Series:
+    """A column of identifiers, of which ``Gaia DR3 `` in front is taken off."""
     if column.dtype.kind in "iuf" or not len(column):
         return column
     if not _GAIA_NAME.fullmatch(str(column.iloc[0])):
