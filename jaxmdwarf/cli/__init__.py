@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "catalogue": "from fits to a catalogue: total errors, cuts, variables, binaries, ages",
     "fetch": "lists of variable stars and of binaries from VizieR, as local copies",
     "validate": "bias, scatter and honesty of the errors of a catalogue against a reference",
+    "crosscheck": "[M/H] against FGK primaries of wide pairs, velocities against Gaia",
     "simulate": "a simulated survey of M dwarfs with known truth, as survey files",
     "grid": "model-grid files of any supported format to one table",
     "train-emulator": "train the emulator on a grid table",
