@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxmdwarf.diagnostics.recovery import compute_pulls
+from jaxmdwarf.diagnostics.recovery import SNR_EDGES, compute_pulls
 from jaxmdwarf.errors import UsageError, require_one_shape
 
 N_BOOTSTRAP = 200
 """Resamples: their scatter is known to 5 per cent, enough for an error."""
 
+HIGH_SNR = 50.0
+"""The bright spectra of the paper's comparisons."""
+
 _CENTRAL = 68.27
 """Per cent of a Gaussian within one sigma."""
+
+_LEAST_IN_BIN = 10
+_MOST_BINS = 5
 
 
 class Agreement(NamedTuple):
@@ -55,6 +62,15 @@ class Agreement(NamedTuple):
     pull_width: float
     excess: float
     e_excess: float
+
+
+class AgreementRow(NamedTuple):
+    """The agreement of some of the rows: ``by`` is "all", "snr" or "reference"."""
+
+    by: str
+    low: float
+    high: float
+    agreement: Agreement
 
 
 def measure_agreement(
@@ -113,8 +129,8 @@ def measure_agreement(
     for row in draws:
         chosen = rng.integers(0, n, n)
         row[:] = _summarise(values[chosen], stated[chosen])
-    # One difference has no scatter, and its resamples pretend that it has no error.
-    spread = draws.std(axis=0, ddof=1) if n > 1 else np.full(found.size, np.nan)
+    # Resamples of one or two differences pretend that these have next to no errors.
+    spread = draws.std(axis=0, ddof=1) if n > 2 else np.full(found.size, np.nan)
     told = stated[np.isfinite(stated)]
     pulls = compute_pulls(values, stated)
     pulls = pulls[np.isfinite(pulls)]
@@ -124,6 +140,57 @@ def measure_agreement(
         _half_width(pulls) if pulls.size else math.nan,
     ]
     return Agreement._make([n, *numbers[:8], *told_by_errors, *numbers[8:]])
+
+
+def list_agreement(
+    measured: Float[np.ndarray, " n"],
+    reference: Float[np.ndarray, " n"],
+    snr: Float[np.ndarray, " n"],
+    *,
+    n_bootstrap: int = N_BOOTSTRAP,
+    seed: int = 0,
+) -> list[AgreementRow]:
+    """Agreement of all rows, of bright ones, in bins of S/N, and in bins of the reference.
+
+    Parameters
+    ----------
+    measured, reference : (n,)
+        In one unit.
+    snr : (n,)
+    n_bootstrap, seed : int
+        See `measure_agreement`.
+
+    Returns
+    -------
+    list of AgreementRow
+        Bins of the reference hold equal numbers, at least ten; bins of S/N that are empty are
+        left out.
+
+    Notes
+    -----
+    Errors of the reference lift its highest and lower its lowest values: along the reference even
+    two unbiased measurements differ with a slope, which grows with those errors.
+    """
+    difference = measured - reference
+
+    def row(by: str, low: float, high: float, inside: np.ndarray) -> AgreementRow:
+        found = measure_agreement(difference[inside], n_bootstrap=n_bootstrap, seed=seed)
+        return AgreementRow(by, float(low), float(high), found)
+
+    rows = [row("all", -math.inf, math.inf, np.ones(difference.shape, bool))]
+    spans = [(HIGH_SNR, math.inf), *itertools.pairwise(SNR_EDGES)]
+    rows += [row("snr", low, high, (snr >= low) & (snr < high)) for low, high in spans]
+    both = np.isfinite(difference)
+    n_bin = min(_MOST_BINS, int(both.sum()) // _LEAST_IN_BIN)
+    if n_bin > 1:
+        edges = np.unique(np.quantile(reference[both], np.linspace(0, 1, n_bin + 1)))
+        last = edges[-1]
+        for low, high in itertools.pairwise(edges):
+            inside = (reference >= low) & (
+                (reference < high) | (high == last) & (reference == high)
+            )
+            rows.append(row("reference", low, high, both & inside))
+    return [one for one in rows if one.by == "all" or one.agreement.n]
 
 
 def _summarise(values: np.ndarray, stated: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from jaxmdwarf.catalogue.names import find_column, list_quantities
 from jaxmdwarf.catalogue.positions import J2000, find_epoch, find_motions, positions_at
 from jaxmdwarf.catalogue.published import (
     PreparedTable,
+    PublishedTable,
     find_published,
     prepare_published,
     recognise_table,
@@ -227,11 +228,16 @@ def validate_tables(
     )
 
 
+def choose_published(reference: pd.DataFrame, kind: str) -> PublishedTable | None:
+    """The published table that a reference is, by its kind (see `ValidationConfig`) or columns."""
+    if kind == "":
+        return recognise_table(reference)
+    return None if kind == "other" else find_published(kind)
+
+
 def _prepare(reference: pd.DataFrame, kind: str) -> PreparedTable:
     """The reference as its authors would have it read, if it is a published one."""
-    published = recognise_table(reference) if kind == "" else None
-    if kind not in ("", "other"):
-        published = find_published(kind)
+    published = choose_published(reference, kind)
     if published is None:
         return PreparedTable(reference, {}, None, ())
     return prepare_published(reference, published)

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxmdwarf.diagnostics.recovery import compute_pulls
+from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.atomic import move_files, write_atomically
 from jaxmdwarf.io.json_files import write_json
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.workflows.agreement_tables import (
+    agreement_csv,
+    agreement_markdown,
+    agreement_metrics,
+    agreement_table,
+    list_all_agreement,
+)
 from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.run import open_output
-from jaxmdwarf.workflows.validating import Validation, ValidationConfig, validate_tables
+from jaxmdwarf.workflows.validating import (
+    Validation,
+    ValidationConfig,
+    choose_published,
+    validate_tables,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxmdwarf.diagnostics.agreement import AgreementRow
+    from jaxmdwarf.report.page import Picture, Section
     from jaxmdwarf.workflows.progress import Progress
 
 REPORT_BYTES = 2_000_000
@@ -26,23 +44,30 @@ REPORT_BYTES = 2_000_000
 
 def validate_files(
     catalogue: str | os.PathLike[str],
-    reference: str | os.PathLike[str],
+    reference: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
     options: ValidationConfig | None = None,
+    kinds: Sequence[str] = (),
     command: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compare a catalogue on disk with a reference table and write what came of it.
+    """Compare a catalogue on disk with one or several references and write what came of it.
 
     Parameters
     ----------
-    catalogue, reference : path
-        Tables of any format that `jaxmdwarf.io.tables` reads, and ``.csv.gz``.
+    catalogue : path
+        Table of any format that `jaxmdwarf.io.tables` reads, and ``.csv.gz``.
+    reference : path or sequence of path
+        Such tables. One that has no star in common with the catalogue is noted and left out, if
+        others have some.
     out : path
-        Folder; gets ``metrics.json``, ``by_snr.csv``, ``report.html`` and figures.
+        Folder; gets ``metrics.json``, ``by_snr.csv``, ``agreement.csv``, ``agreement.md``,
+        ``report.html`` and figures.
     options : ValidationConfig, optional
+    kinds : sequence of str, optional
+        What published tables the references are, one each; see `ValidationConfig.kind`.
     command : sequence of str, optional
         Command line for the provenance.
     overwrite : bool
@@ -62,8 +87,11 @@ def validate_files(
         If no row is left to compare.
     """
     from jaxmdwarf.plots.style import render_png
-    from jaxmdwarf.report.page import Picture, Report, Section, Table, Text, write_report
+    from jaxmdwarf.report.page import Picture, Report, write_report
 
+    options = options or ValidationConfig()
+    references = [reference] if isinstance(reference, str | os.PathLike) else list(reference)
+    each = _options_of_each(references, options, kinds)
     progress, target = progress or Silent(), Path(out)
     with open_output(
         target,
@@ -73,21 +101,27 @@ def validate_files(
         n_bytes=REPORT_BYTES,
         mark="by_snr.csv",
     ) as run:
-        measured, known = read_table(catalogue), read_table(reference)
-        result = validate_tables(measured, known, options)
-        for note in result.notes:
+        measured = read_table(catalogue)
+        results, notes = _validate_each(measured, references, each)
+        for note in notes:
             progress.say(note)
         # Complete before it takes its place: half of it would be in the way of the same command.
         made = run.folder / ".made"
         shutil.rmtree(made, ignore_errors=True)
-        _write_text(made / "by_snr.csv", _by_snr_text(result))
+        agreement = list_all_agreement(results)
+        _write_text(made / "by_snr.csv", _by_snr_text(results))
+        _write_text(made / "agreement.csv", agreement_csv(agreement))
+        _write_text(made / "agreement.md", agreement_markdown(agreement))
         told = gather_provenance(command=command)
         made_by = told.as_text()
-        metrics = {**result.metrics(), "notes": list(result.notes), "made_by": made_by}
-        write_json(made / "metrics.json", metrics)
+        metrics = {title: one.metrics() for title, one in results.items()}
+        only = next(iter(metrics.values())) if len(references) == 1 else {"references": metrics}
+        about_all = {"agreement": agreement_metrics(agreement), "notes": notes, "made_by": made_by}
+        write_json(made / "metrics.json", {**only, **about_all})
         pictures = []
-        with progress.stage("figures", 3.0, unit="figures") as task:
-            for name, (figure, caption) in plot_validation(result).items():
+        figures = plot_results(results)
+        with progress.stage("figures", float(len(figures)), unit="figures") as task:
+            for name, (figure, caption) in figures.items():
                 png = render_png(figure)
                 with write_atomically(made / f"{name}.png") as temporary:
                     temporary.write_bytes(png)
@@ -97,24 +131,120 @@ def validate_files(
         simulated = about.get("model_trained_on") == "a simulation"
         report = Report(
             title="Catalogue against reference",
-            lead=f"{Path(catalogue).name} against {Path(reference).name}: "
-            f"{result.counts['compared']} rows compared.",
+            lead=f"{Path(catalogue).name} against "
+            f"{', '.join(Path(one).name for one in references)}: "
+            f"{sum(one.counts['compared'] for one in results.values())} rows compared.",
             warning="The model behind this catalogue was trained on a simulation." * simulated,
-            sections=[
-                Section("What was compared", [Text(f"{note}.") for note in result.notes]),
-                Section("Bias and scatter", [Table(*recovery_table(result)), *pictures[:2]]),
-                Section("Are the errors honest?", [Table(*pull_table(result)), *pictures[2:]]),
-            ],
+            sections=_list_sections(results, notes, agreement, pictures),
             footer=f"{made_by['creator']}, {told.created}: {told.command}",
         )
         write_report(report, made / "report.html")
         move_files(made, target)
-    summary: dict[str, Any] = {"out": os.fspath(out), **result.counts}
+    summaries = {title: _summarise(one) for title, one in results.items()}
+    found = next(iter(summaries.values())) if len(references) == 1 else summaries
+    return {"out": os.fspath(out), **found}
+
+
+def _options_of_each(
+    references: Sequence[str | os.PathLike[str]], options: ValidationConfig, kinds: Sequence[str]
+) -> list[ValidationConfig]:
+    if not references:
+        raise UsageError("no reference was given.", "name a table: --reference mann15.csv.")
+    if kinds and len(kinds) != len(references):
+        raise UsageError(
+            f"{len(references)} references and {len(kinds)} kinds were given.",
+            "name a kind for each, in their order, or none and let them be recognised.",
+        )
+    return [replace(options, kind=kind) for kind in kinds] or [options] * len(references)
+
+
+def _validate_each(
+    catalogue: pd.DataFrame,
+    references: Sequence[str | os.PathLike[str]],
+    options: Sequence[ValidationConfig],
+) -> tuple[dict[str, Validation], list[str]]:
+    """Results by title, and notes; those of one among several references begin with its title."""
+    results: dict[str, Validation] = {}
+    notes: list[str] = []
+    failures: list[WorkFailed] = []
+    for path, one in zip(references, options, strict=True):
+        table = read_table(path)
+        published = choose_published(table, one.kind)
+        title = Path(path).name if published is None else published.title
+        if title in results:
+            title = f"{title}, {Path(path).name}"
+        try:
+            result = validate_tables(catalogue, table, one)
+        except WorkFailed as failure:
+            failures.append(failure)
+            notes.append(f"{title}: left out, for {str(failure).rstrip('.')}")
+            continue
+        results[title] = result
+        before = f"{title}: " if len(references) > 1 else ""
+        notes += [before + note for note in result.notes]
+    if not results:
+        raise failures[0]
+    return results, notes
+
+
+def _summarise(result: Validation) -> dict[str, Any]:
+    summary: dict[str, Any] = dict(result.counts)
     for name, one in result.comparisons.items():
         summary[f"{name}_bias"] = round(one.recovery.bias, 4)
         summary[f"{name}_scatter"] = round(one.recovery.scatter, 4)
         summary[f"{name}_pull_width"] = round(one.pulls.width, 3)
     return summary
+
+
+def _list_sections(
+    results: Mapping[str, Validation],
+    notes: Sequence[str],
+    agreement: list[tuple[str, str, AgreementRow]],
+    pictures: Sequence[Picture],
+) -> list[Section]:
+    from jaxmdwarf.report.page import Section, Table, Text
+
+    table = Table(
+        *agreement_table(agreement),
+        caption="Bias is the median of the differences, scatter half their central 68 per cent, "
+        "std their standard deviation, which outliers enter; errors are those of a bootstrap.",
+        text_columns=(1, 2),
+    )
+    sections = [
+        Section("What was compared", [Text(f"{note}.") for note in notes]),
+        Section("Bias and scatter", [table, pictures[0]]),
+    ]
+    if len(results) == 1:
+        result = next(iter(results.values()))
+        sections += [
+            Section("By S/N", [Table(*recovery_table(result)), *pictures[1:3]]),
+            Section("Are the errors honest?", [Table(*pull_table(result)), *pictures[3:]]),
+        ]
+    return sections
+
+
+def plot_results(results: Mapping[str, Validation]) -> dict[str, tuple[Any, str]]:
+    """Figures by name, each with its caption; of several references, one figure for all."""
+    from jaxmdwarf.plots.comparison import plot_agreement
+    from jaxmdwarf.plots.labels import LabelPair
+
+    pairs = {
+        title: {
+            name: LabelPair(name, one.measured, one.reference)
+            for name, one in result.samples.items()
+        }
+        for title, result in results.items()
+    }
+    figures = {
+        "agreement": (
+            plot_agreement(pairs),
+            "Measured against reference, with equal axes; the dashed line is one to one. Where "
+            "points would overlap, colour is their number.",
+        )
+    }
+    if len(results) == 1:
+        figures |= plot_validation(next(iter(results.values())))
+    return figures
 
 
 def plot_validation(result: Validation) -> dict[str, tuple[Any, str]]:
@@ -193,13 +323,15 @@ def pull_table(result: Validation) -> tuple[list[str], list[list[str]]]:
     return ["", "n", "mean", "width", "beyond ±5"], rows
 
 
-def _by_snr_text(result: Validation) -> str:
-    lines = ["quantity,low,high,snr,n,bias,scatter,stated_error,pull_mean,pull_width"]
-    for name, comparison in result.comparisons.items():
-        for row in comparison.by_snr:
-            values = [row.low, row.high, row.snr, row.recovery.n, row.recovery.bias]
-            values += [row.recovery.scatter, row.error, row.pulls.mean, row.pulls.width]
-            lines.append(",".join([name, *(f"{value:.6g}" for value in values)]))
+def _by_snr_text(results: Mapping[str, Validation]) -> str:
+    lines = ["quantity,low,high,snr,n,bias,scatter,stated_error,pull_mean,pull_width,reference"]
+    for title, result in results.items():
+        quoted = '"' + title.replace('"', '""') + '"'
+        for name, comparison in result.comparisons.items():
+            for row in comparison.by_snr:
+                values = [row.low, row.high, row.snr, row.recovery.n, row.recovery.bias]
+                values += [row.recovery.scatter, row.error, row.pulls.mean, row.pulls.width]
+                lines.append(",".join([name, *(f"{value:.6g}" for value in values), quoted]))
     return "\n".join(lines) + "\n"
 
 

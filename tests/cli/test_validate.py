@@ -63,3 +63,17 @@ def test_quickstart_refuses_a_folder_that_is_not_its_own(tmp_path, capsys):
     assert "holds no quickstart; it was left alone" in capsys.readouterr().err
     assert main(["quickstart", "--out", str(tmp_path / "q"), "--n", "1"]) == 2
     assert main(["quickstart", "--out", str(tmp_path / "q"), "--gap", "weather"]) == 2
+
+
+def test_several_references_of_named_kinds(tables, capsys):
+    truth = pd.read_csv(tables / "truth.csv")
+    renamed = truth.rename(columns={"teff": "Teff"}).drop(columns="cooler")
+    renamed.assign(logg=0.0).to_csv(tables / "lepine.csv", index=False)
+    words = ["validate", str(tables / "catalogue.csv"), "--out", str(tables / "s"), "--json"]
+    words += ["--reference", str(tables / "truth.csv"), str(tables / "lepine.csv")]
+    assert main([*words, "--reference-kind", "other", "lepine2013"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["truth.csv"]["teff_bias"] == pytest.approx(12.0)
+    assert summary["Lépine et al. (2013)"]["teff_bias"] == pytest.approx(12.0)
+    assert main([*words, "--overwrite", "--reference-kind", "other", "lepin"]) == 2
+    assert "no published table is called 'lepin'" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxmdwarf.diagnostics.agreement import measure_agreement
+from jaxmdwarf.diagnostics.agreement import list_agreement, measure_agreement
 from jaxmdwarf.errors import UsageError
 
 
@@ -62,3 +62,48 @@ def test_no_difference_one_and_too_few_resamples():
     assert np.isnan([one.scatter, one.e_bias]).all()
     with pytest.raises(UsageError, match="some hundred"):
         measure_agreement(np.zeros(3), n_bootstrap=1)
+
+
+def test_errors_of_the_bootstrap_are_those_of_gaussian_samples():
+    n = 900
+    found = measure_agreement(7.0 + 3.0 * np.random.default_rng(2).standard_normal(n))
+    assert found.n == n
+    assert found.bias == pytest.approx(7.0, abs=0.4)
+    assert found.robust_scatter == pytest.approx(3.0, rel=0.1)
+    # Standard errors of mean, median and standard deviation of n Gaussian numbers.
+    assert found.e_mean == pytest.approx(3.0 / np.sqrt(n), rel=0.15)
+    assert found.e_bias == pytest.approx(1.2533 * 3.0 / np.sqrt(n), rel=0.3)
+    assert found.e_scatter == pytest.approx(3.0 / np.sqrt(2 * n), rel=0.2)
+
+
+def test_the_seed_fixes_the_errors_and_nothing_else():
+    difference = np.random.default_rng(4).standard_normal(50)
+    one, same, other = (measure_agreement(difference, seed=seed) for seed in (1, 1, 2))
+    assert one == same
+    assert one.e_bias != other.e_bias
+    assert one.bias == other.bias
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_too_few_differences_have_no_errors(n):
+    found = measure_agreement(np.arange(n, dtype=float))
+    assert found.n == n
+    assert np.isnan(found.e_bias)
+    assert np.isfinite(found.bias) == (n > 0)
+
+
+def test_bins_hold_every_row_once_and_show_a_trend():
+    rng = np.random.default_rng(6)
+    n = 103
+    teff, snr = rng.uniform(3000, 4000, n), rng.uniform(5, 200, n)
+    measured = teff + 0.1 * (teff - 3500)
+    measured[:3] = np.nan
+    rows = list_agreement(measured, teff, snr, n_bootstrap=10)
+    by = {name: [row for row in rows if row.by == name] for name in ("all", "snr", "reference")}
+    assert by["all"][0].agreement.n == 100
+    assert (by["snr"][0].low, by["snr"][0].high) == (50.0, np.inf)
+    assert sum(row.agreement.n for row in by["snr"][1:]) == 100
+    assert [row.agreement.n for row in by["reference"]] == [20] * 5
+    biases = [row.agreement.bias for row in by["reference"]]
+    assert biases == sorted(biases)
+    assert biases[0] < -20 < 20 < biases[-1]

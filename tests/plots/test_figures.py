@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.diagnostics.recovery import compare, measure_pulls
+from jaxmdwarf.plots.comparison import plot_agreement
 from jaxmdwarf.plots.kiel import KielSample, plot_kiel
 from jaxmdwarf.plots.labels import LabelPair, plot_by_snr, plot_recovery
 from jaxmdwarf.plots.pulls import plot_pulls
@@ -113,6 +114,8 @@ def plot_everything(n):
     yield plot_pulls({"teff": (np.full(n, 0.1), comparison.pulls)})
     yield plot_kiel({"a": KielSample(teff, teff / 800, teff * 0)})
     yield plot_snr(snr, snr)
+    pair = {"teff": LabelPair("teff", teff + 1, teff)}
+    yield plot_agreement({"a": pair, "b": {**pair, "odd": LabelPair("odd", teff, teff * np.nan)}})
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 40])
@@ -151,3 +154,25 @@ def test_drawing_leaves_pyplot_alone():
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_comparisons_have_equal_axes_and_a_panel_for_each_reference():
+    rng = np.random.default_rng(1)
+    few, many = rng.uniform(3000, 4000, 40), rng.uniform(3000, 4000, 700)
+    shown = {
+        "few": {"teff": LabelPair("teff", few + 50, few), "mh": LabelPair("mh", few * 0, few * 0)},
+        "many": {"teff": LabelPair("teff", many - 30, many)},
+    }
+    figure = plot_agreement(shown)
+    assert len(figure.axes) == 3 * 2
+    together, _, one, _, dense, missing = figure.axes
+    for axis in figure.axes:
+        assert axis.get_xlim() == axis.get_ylim()
+        assert axis.get_aspect() == 1.0
+    assert "n = 740" in together.texts[0].get_text()
+    assert "bias +50.0 K" in one.texts[0].get_text()
+    # Seven hundred points overlap: their number is drawn, but for the few beyond the edge.
+    assert 690 <= dense.collections[0].get_array().sum() <= 700
+    assert "bias -30.0 K" in dense.texts[0].get_text()
+    assert missing.texts[0].get_text() == "not given"
+    assert len(plot_agreement({"few": shown["few"]}).axes) == 2

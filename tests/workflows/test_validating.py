@@ -280,6 +280,7 @@ def test_a_comparison_that_was_stopped_leaves_nothing_in_the_way(
     assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in paths]
     validate_files(*paths, out)
     names = {"by_snr.csv", "metrics.json", "report.html", "recovery.png", "by_snr.png", "pulls.png"}
+    names |= {"agreement.csv", "agreement.md", "agreement.png"}
     assert {path.name for path in out.iterdir()} == names
     (out / "notes.txt").write_text("mine")
     (out / "metrics.json").write_text("old")
@@ -366,3 +367,32 @@ def test_published_tables_are_recognised_named_or_left_alone(nearby):
     )
     with pytest.raises(UsageError, match="no published table is called 'mann'"):
         ValidationConfig(kind="mann")
+
+
+def test_several_references_give_one_table_and_one_figure(nearby, tmp_path):
+    ours, theirs = nearby
+    ours.assign(SNRr=60.0).to_csv(tmp_path / "c.csv", index=False)
+    theirs.assign(Teff=theirs["Teff"] - 20.0).to_csv(tmp_path / "warm.csv", index=False)
+    theirs.assign(Teff=theirs["Teff"] + 50.0).to_csv(tmp_path / "cool.csv", index=False)
+    far = theirs.assign(DE_ICRS=-theirs["DE_ICRS"] - 7.0)
+    far.to_csv(tmp_path / "far.csv", index=False)
+    paths = [tmp_path / name for name in ("warm.csv", "cool.csv", "far.csv")]
+    out = tmp_path / "out"
+    summary = validate_files(tmp_path / "c.csv", paths, out)
+    assert [one["teff_bias"] for one in (summary["warm.csv"], summary["cool.csv"])] == (
+        pytest.approx([20.0, -50.0])
+    )
+    rows = pd.read_csv(out / "agreement.csv")
+    every = rows[rows["by"] == "all"].set_index("reference")
+    assert every["bias"].to_dict() == pytest.approx({"warm.csv": 20.0, "cool.csv": -50.0})
+    assert rows[rows["by"] == "reference"].groupby("reference")["n"].sum().tolist() == [40, 40]
+    lines = (out / "agreement.md").read_text().splitlines()
+    assert sum(line.startswith("| warm.csv | Teff (K) |") for line in lines) == 2
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["references"]) == {"warm.csv", "cool.csv"}
+    assert any(note.startswith("far.csv: left out, for none of 40") for note in metrics["notes"])
+    assert {path.name for path in out.glob("*.png")} == {"agreement.png"}
+    with pytest.raises(UsageError, match="3 references and 1 kinds"):
+        validate_files(tmp_path / "c.csv", paths, tmp_path / "no", kinds=["mann2015"])
+    with pytest.raises(WorkFailed, match="none of 40"):
+        validate_files(tmp_path / "c.csv", paths[2:], tmp_path / "no")
