@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.collections import PathCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -62,27 +63,29 @@ def plot_agreement(references: Mapping[str, Mapping[str, LabelPair]]) -> Figure:
                 _draw_points(axis, pairs[title], limits[name])
                 _write_numbers(axis, name, [pairs[title]])
             else:
-                axis.text(0.5, 0.5, "not given", transform=axis.transAxes, ha="center", color=GREY)
+                axis.text(0.7, 0.25, "not given", transform=axis.transAxes, ha="center", color=GREY)
         column[0].set_title(describe_quantity(name).axis, fontsize=10)
         column[-1].set_xlabel(f"reference {describe_quantity(name).axis}", fontsize=9)
     rows = ["all references"] * several + list(references)
     for axis, title in zip(grid[:, 0], rows, strict=True):
         axis.set_ylabel(f"{title}\nmeasured", fontsize=9)
     if several and names:
-        handles = {}
+        handles: dict[str, Any] = {}
         for axis in grid[0]:
             handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+        handles = {title: handles[title] for title in references if title in handles}
         legend = figure.legend(
-            handles.values(),
-            handles.keys(),
+            list(handles.values()),
+            list(handles),
             loc="outside upper center",
             ncols=min(len(handles), 3) or 1,
             fontsize=8.5,
             frameon=False,
         )
         for handle in legend.legend_handles:
-            # As large as each other, however small the points of a rich reference are.
-            handle.set_sizes([18.0])
+            if isinstance(handle, PathCollection):
+                # As large as each other, however small the points of a rich reference are.
+                handle.set_sizes([18.0])
     return figure
 
 

@@ -392,9 +392,10 @@ def _match_places(
     here, there = find_positions(catalogue), find_positions(reference, given)
     if here is None or there is None:
         return []
-    own_epoch, their_epoch = find_epoch(catalogue, here.source), prepared.epoch_yr
+    own_epoch = find_epoch(catalogue, here.source)
     if own_epoch is None:
         own_epoch = options.epoch_yr
+    their_epoch: np.ndarray | float | None = prepared.epoch_yr
     if their_epoch is None:
         their_epoch = find_epoch(reference, there.source)
     we_move = None not in find_motions(catalogue)
