@@ -84,7 +84,10 @@ def plot_velocities(
         f"scatter {agreement.scatter:.2f} ± {agreement.e_scatter:.2f} km/s",
     ]
     lines += [f"{beyond} outside of a panel"] if beyond else []
-    top.text(0.04, 0.97, "\n".join(lines), transform=top.transAxes, va="top", fontsize=8)
+    # Readable where wrong velocities lie behind it.
+    ground = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
+    place = {"transform": top.transAxes, "va": "top", "fontsize": 8}
+    top.text(0.04, 0.97, "\n".join(lines), bbox=ground, **place)
     bar = figure.colorbar(mesh, ax=[top, bottom], label="stars in a cell", aspect=40)
     bar.ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     return figure
