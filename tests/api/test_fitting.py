@@ -46,6 +46,11 @@ def test_the_table_has_units_and_descriptions_and_says_what_flags_mean(fits, sta
     assert np.array_equal(table["flags"], fits.flags)
     assert np.array_equal(table["good"], fits.good)
     assert "AT_BOUND" in table.meta["FLAG1"]
+    # As many digits are printed as errors leave sense in: 10 m/s, 0.1 K.
+    digits = {
+        name: table[name].pformat(show_name=False, show_unit=False)[1] for name in ("RV", "Teff")
+    }
+    assert [len(text.strip().partition(".")[2]) for text in digits.values()] == [2, 1]
 
 
 def test_a_table_is_written_as_the_command_writes_it_and_never_replaced_silently(

@@ -109,3 +109,15 @@ def test_columns_are_joined_by_identifier_with_their_types():
         join_columns(stars, other, {"VBFlag": "flag"})
     with pytest.raises(UsageError, match="none of Gmag"):
         join_gaia(stars, other)
+
+
+def test_three_arcseconds_are_near_unless_another_radius_is_given():
+    dec = np.array([10.0, 20.0])
+    stars = pd.DataFrame({"RA": 50.0, "Dec": dec})
+    other = pd.DataFrame({"ra": 50.0, "dec": dec + np.array([2.95, 3.05]) / 3600, "x": [4.0, 5.0]})
+    np.testing.assert_array_equal(join_columns(stars, other, {"x": "x"})["x"], [4.0, np.nan])
+    wide = join_columns(stars, other, {"x": "x"}, radius_arcsec=3.1)
+    assert wide["x"].tolist() == [4.0, 5.0]
+    gaia = other.rename(columns={"x": "phot_g_mean_mag"})
+    np.testing.assert_array_equal(join_gaia(stars, gaia)["Gmag"], [4.0, np.nan])
+    assert join_gaia(stars, gaia, radius_arcsec=3.1)["Gmag"].tolist() == [4.0, 5.0]

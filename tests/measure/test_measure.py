@@ -186,6 +186,21 @@ def test_header_snr_is_kept_and_a_missing_one_measured():
     assert np.isnan(estimate_snr(WAVE, flux, few, "r"))
 
 
+@pytest.mark.parametrize(("band", "low", "high"), [("r", 5500.0, 7000.0), ("i", 6900.0, 8200.0)])
+def test_snr_is_that_of_the_pixels_of_its_band_alone(band, low, high):
+    wave = np.arange(low - 30.0, high + 30.0, 0.5)
+    outside = (wave < low) | (wave >= high)
+    ivar = np.zeros(wave.size)
+    ivar[outside], ivar[(wave >= low) & (wave < low + 25)] = 1e8, 16.0
+    ivar[(wave >= high - 25) & (wave < high)] = 16.0
+    np.testing.assert_allclose(estimate_snr(wave, np.full(wave.size, 0.5), ivar, band), 2.0)
+    # Fifty pixels are enough, and none of them may lie outside.
+    ivar[np.flatnonzero(~outside)[:-50]] = 0.0
+    assert estimate_snr(wave, np.full(wave.size, 0.5), ivar, band) == pytest.approx(2.0)
+    ivar[np.flatnonzero(~outside)[-1]] = 0.0
+    assert np.isnan(estimate_snr(wave, np.full(wave.size, 0.5), ivar, band))
+
+
 def test_few_good_pixels_are_flagged():
     ivar = np.where(WAVE < 7200, 1e4, 0.0)
     flags = measure_spectrum(WAVE, np.ones(WAVE.size), ivar).flags

@@ -442,7 +442,7 @@ def prepare_process() -> None:
     import sklearn.neighbors  # noqa: F401
 
 
-def start(tree: Path, arguments: list[str], report: Path) -> int:
+def start(tree: Path, arguments: list[str], report: Path, *, limit_s: int = LIMIT_S) -> int:
     """Fork a process that runs pytest in a copy of the tree; its number."""
     sys.stdout.flush()
     child = os.fork()
@@ -450,7 +450,7 @@ def start(tree: Path, arguments: list[str], report: Path) -> int:
         return child
     try:
         os.setsid()
-        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S + 5))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 5))
         with report.with_suffix(".log").open("w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -583,26 +583,24 @@ def take_back_false_kills(mutants: list[Mutant], work: Path, checked: set[str]) 
     failing: list[str] = []
     tree = work / "unchanged"
     copy_tree(tree)
-    todo = suspects
-    while todo:
+    for first in range(0, len(suspects), _TOGETHER):
+        some = suspects[first : first + _TOGETHER]
         report = tree.with_suffix(".json")
         report.unlink(missing_ok=True)
-        process = start(tree, ["-o", "addopts=", *_ADDOPTS, "--maxfail=1000", *todo], report)
-        os.waitpid(process, 0)
-        told = json.loads(report.read_text())
-        failing += told["failed"]
-        todo = []
+        limit_s = LIMIT_S * len(some)
+        os.waitpid(start(tree, ["--maxfail=1000", *some], report, limit_s=limit_s), 0)
+        if not report.exists():
+            raise SystemExit(f"no report: {report.with_suffix('.log').read_text()}")
+        failing += json.loads(report.read_text())["failed"]
+        checked |= set(some) - set(failing)
     for mutant in mutants:
         if mutant.by in failing:
             mutant.outcome, mutant.by = "pending", ""
-    checked |= set(suspects) - set(failing)
     return failing
 
 
-_ADDOPTS = (
-    "--import-mode=importlib",
-    "--jaxtyping-packages=jaxmdwarf,lazy_beartype.check_types",
-)
+_TOGETHER = 8
+"""Tests in one process."""
 
 
 # What came out ---------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from jaxmdwarf.io.rejects import (
 from jaxmdwarf.io.spectra import by_specutils, lamost
 from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.readers import read_record, read_records, read_spectrum, stream_spectra
-from jaxmdwarf.io.spectra.records import LogGrid, Requirements, SpectrumRecord
+from jaxmdwarf.io.spectra.records import LogGrid, Requirements, SpectrumRecord, check_record
 from jaxmdwarf.wavelengths import air_to_vacuum
 from tests.io.conftest import LAYOUTS, write
 
@@ -596,6 +596,14 @@ def test_the_sums_of_a_file_are_held_against_its_content(tmp_path, write_spectru
         hdus.append(empty)
         hdus.writeto(path, overwrite=True)
     read_spectrum(path)
+
+
+def test_a_window_between_two_pixels_has_no_good_one(tmp_path, write_spectrum):
+    record = read_record(write_spectrum(tmp_path / "a.fits"))
+    low, high = WAVE[2000] + 0.3, WAVE[2001] - 0.3
+    check_record(record, Requirements(window_aa=(low - 0.5, high)))
+    with pytest.raises(RejectedInput, match="only 0 % of the pixels"):
+        check_record(record, Requirements(window_aa=(low, high)))
 
 
 DAMAGE = {
