@@ -450,6 +450,7 @@ def start(tree: Path, arguments: list[str], report: Path, *, limit_s: int = LIMI
         return child
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 5))
         with report.with_suffix(".log").open("w") as log:
             os.dup2(log.fileno(), 1)
@@ -552,6 +553,12 @@ class Runner:
             self.trees.append(job.tree)
             ended.append(job.mutant)
         return ended
+
+    def stop(self) -> None:
+        """End what runs, so that nothing outlives an interrupted command."""
+        for job in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.process, signal.SIGKILL)
 
     def _judge(self, job: Job, *, in_time: bool) -> None:
         mutant = job.mutant
@@ -699,9 +706,13 @@ def _run_all(options: argparse.Namespace, about: dict[str, Any], mutants: list[M
 
     save()
     prepare_process()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="jaxmdwarf-mutants-") as folder:
         runner = Runner(durations, options.test_seconds, Path(folder), options.jobs)
-        run(mutants, runner, options.minutes, save)
+        try:
+            run(mutants, runner, options.minutes, save)
+        finally:
+            runner.stop()
         if all(mutant.outcome != "pending" for mutant in mutants):
             checked = set(about.get("tests_that_pass", ()))
             failing = take_back_false_kills(mutants, Path(folder), checked)
