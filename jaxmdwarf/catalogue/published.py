@@ -351,8 +351,8 @@ def prepare_published(table: pd.DataFrame, published: PublishedTable) -> Prepare
     >>> import pandas as pd
     >>> star = pd.DataFrame({"Teff": [3500], "logg": [0.0], "pmRA": [0.25]})
     >>> ready = prepare_published(star, PUBLISHED["lepine2013"])
-    >>> ready.table.loc[0, "pmRA"], ready.columns["teff"], ready.table["logg"].isna().all()
-    (250.0, 'Teff', True)
+    >>> float(ready.table.loc[0, "pmRA"]), ready.columns["teff"], list(ready.table["logg"].isna())
+    (250.0, 'Teff', [True])
     """
     names = set(map(str, table.columns))
     columns = {quantity: name for quantity, name in published.columns if name in names}

@@ -269,6 +269,8 @@ def test_a_comparison_that_was_stopped_leaves_nothing_in_the_way(
     for table, path in zip((catalogue, truth), paths, strict=True):
         write_table(table, path)
     out = tmp_path / "judged"
+    # Figures are drawn in other tests.
+    monkeypatch.setattr("jaxmdwarf.plots.style.render_png", lambda figure: b"a picture")
 
     def stop(*arguments, **options):
         raise KeyboardInterrupt
