@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxmdwarf.catalogue.crossmatch import find_missing, read_identifiers
-from jaxmdwarf.catalogue.names import find_column
+from jaxmdwarf.catalogue.names import find_column, index_columns
 from jaxmdwarf.catalogue.positions import J2000, positions_at
-from jaxmdwarf.catalogue.quantities import read_numbers, read_quantity
+from jaxmdwarf.catalogue.quantities import read_errors, read_quantity
 from jaxmdwarf.diagnostics.matching import match_by_key, match_by_position
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.labels import describe_label, normalise_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +31,10 @@ class Step(NamedTuple):
     name: str
     removed: int
     left: int
+
+    def then(self, name: str, left: int) -> Step:
+        """The next line, after which `left` rows go on."""
+        return Step(name, self.left - left, left)
 
 
 def match_stars(
@@ -142,7 +145,7 @@ def require_column(table: pd.DataFrame, wanted: str, *guesses: str, what: str, r
         If it is not there, or none of them is.
     """
     column = wanted if wanted in table.columns else ""
-    names = {normalise_column(str(name)): str(name) for name in reversed(list(table.columns))}
+    names = index_columns(table)
     if not wanted:
         column = next((names[guess] for guess in guesses if guess in names), "")
     if not column:
@@ -165,12 +168,7 @@ def read_with_error(table: pd.DataFrame, quantity: str) -> tuple[np.ndarray, np.
     if column is None:
         return np.full(len(table), np.nan), np.full(len(table), np.nan)
     values = read_quantity(table, column, quantity).values
-    base = normalise_column(column)
-    names = {normalise_column(str(name)): str(name) for name in table.columns}
-    own = normalise_column(describe_label(quantity).error_column)
-    guesses = [f"e{base}", f"{base}err", f"{base}error", f"err{base}", f"sigma{base}", own]
-    errors = read_numbers(table, next((names[one] for one in guesses if one in names), None))
-    return values, np.where((errors > 0) & np.isfinite(values), errors, np.nan)
+    return values, np.where(np.isfinite(values), read_errors(table, column, quantity), np.nan)
 
 
 def read_snr(table: pd.DataFrame, wanted: str = "") -> tuple[np.ndarray, str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxmdwarf.catalogue.columns import COLUMNS, order_columns
 from jaxmdwarf.catalogue.hats import VARIABLE_FLAGS, find_in_hats
-from jaxmdwarf.catalogue.names import find_column
+from jaxmdwarf.catalogue.names import find_column, index_columns
 from jaxmdwarf.catalogue.positions import J2000, positions_at
 from jaxmdwarf.catalogue.quantities import POSITION_PARTS, find_positions
 from jaxmdwarf.diagnostics.matching import match_by_key, match_by_position
@@ -298,7 +298,7 @@ def read_identifiers(column: pd.Series) -> pd.Series:
 
 
 def _keep_variables(table: pd.DataFrame) -> pd.DataFrame:
-    names = {normalise_column(str(name)): name for name in table.columns}
+    names = index_columns(table)
     for name in VARIABLE_FLAGS:
         if name in names:
             return table[table[names[name]].astype(str).str.strip() == "VARIABLE"]

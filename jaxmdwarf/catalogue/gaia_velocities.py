@@ -16,11 +16,10 @@ from jaxmdwarf.catalogue.counterparts import (
     read_with_error,
     require_column,
 )
-from jaxmdwarf.catalogue.names import find_column
+from jaxmdwarf.catalogue.names import find_column, index_columns
 from jaxmdwarf.catalogue.positions import J2000
 from jaxmdwarf.catalogue.quantities import read_numbers, read_quantity
 from jaxmdwarf.errors import UsageError, WorkFailed
-from jaxmdwarf.labels import normalise_column
 from jaxmdwarf.quality import QualityFlag, find_good
 
 if TYPE_CHECKING:
@@ -119,12 +118,12 @@ def match_gaia_velocities(
         radius_arcsec=config.radius_arcsec,
         epoch_yr=config.epoch_yr,
     )
-    steps.append(_step("a star of Gaia's table", steps, int((star >= 0).sum())))
+    steps.append(steps[-1].then("a star of Gaia's table", int((star >= 0).sum())))
     chosen = choose_rows(star, len(gaia), snr[rows])
     there = np.flatnonzero(chosen >= 0)
-    steps.append(_step("best spectrum of its star", steps, there.size))
+    steps.append(steps[-1].then("best spectrum of its star", there.size))
     there = there[np.isfinite(known[there])]
-    steps.append(_step("a velocity of Gaia", steps, there.size))
+    steps.append(steps[-1].then("a velocity of Gaia", there.size))
     there = _apply_cuts(gaia, there, steps, config)
     if not there.size:
         raise WorkFailed(
@@ -142,15 +141,15 @@ def _select_spectra(
     velocity, _ = read_with_error(catalogue, "rv")
     usable = np.isfinite(velocity)
     steps = [Step("spectra of the catalogue", 0, len(catalogue))]
-    steps.append(_step("a velocity", steps, int(usable.sum())))
+    steps.append(steps[-1].then("a velocity", int(usable.sum())))
     if "flags" in catalogue:
         flags = catalogue["flags"].to_numpy().astype(np.int64)
         usable &= (flags & int(QualityFlag.FALLBACK_VELOCITY)) == 0
         usable &= find_good(flags) | config.keep_flagged
-        steps.append(_step("no flag against it", steps, int(usable.sum())))
+        steps.append(steps[-1].then("no flag against it", int(usable.sum())))
     if config.min_snr > 0:
         usable &= snr > config.min_snr
-        steps.append(_step(f"{snr_name} > {config.min_snr:g}", steps, int(usable.sum())))
+        steps.append(steps[-1].then(f"{snr_name} > {config.min_snr:g}", int(usable.sum())))
     return usable, steps
 
 
@@ -162,11 +161,11 @@ def _apply_cuts(
         stated = read_numbers(gaia, _gaia_column(gaia, _GAIA_ERROR, "errors of Gaia's velocities"))
         there = there[stated[there] <= config.max_error_kms]
         name = f"Gaia's error <= {config.max_error_kms:g} km/s"
-        steps.append(_step(name, steps, there.size))
+        steps.append(steps[-1].then(name, there.size))
     if config.min_transits > 0:
         transits = read_numbers(gaia, _gaia_column(gaia, _GAIA_TRANSITS, "transits of Gaia"))
         there = there[transits[there] >= config.min_transits]
-        steps.append(_step(f"transits >= {config.min_transits}", steps, there.size))
+        steps.append(steps[-1].then(f"transits >= {config.min_transits}", there.size))
     return there
 
 
@@ -181,20 +180,13 @@ def _tabulate(catalogue: pd.DataFrame, gaia: pd.DataFrame) -> pd.DataFrame:
     table["RV"], table["e_RV"] = read_with_error(catalogue, "rv")
     column = _gaia_column(gaia, _GAIA_RV, "velocities of Gaia")
     table["gaia_RV"] = read_quantity(gaia, column, "rv").values
-    table["gaia_e_RV"] = np.full(len(gaia), np.nan)
-    for name in _GAIA_ERROR:
-        if name in _names(gaia):
-            errors = read_numbers(gaia, _names(gaia)[name])
-            table["gaia_e_RV"] = np.where(errors > 0, errors, np.nan)
-            break
+    names = index_columns(gaia)
+    errors = read_numbers(gaia, next((names[one] for one in _GAIA_ERROR if one in names), None))
+    table["gaia_e_RV"] = np.where(errors > 0, errors, np.nan)
     table["delta_RV"] = table["RV"] - table["gaia_RV"]
     # Gaia without a stated error adds none.
     table["e_delta_RV"] = np.hypot(table["e_RV"], np.nan_to_num(table["gaia_e_RV"], nan=0.0))
     return pd.DataFrame(table)
-
-
-def _names(gaia: pd.DataFrame) -> dict[str, str]:
-    return {normalise_column(str(name)): str(name) for name in gaia.columns}
 
 
 def _gaia_column(gaia: pd.DataFrame, guesses: tuple[str, ...], what: str) -> str:
@@ -206,7 +198,3 @@ def _gaia_column(gaia: pd.DataFrame, guesses: tuple[str, ...], what: str) -> str
         remedy="select radial_velocity, radial_velocity_error and rv_nb_transits from "
         "gaiadr3.gaia_source.",
     )
-
-
-def _step(name: str, before: list[Step], left: int) -> Step:
-    return Step(name, before[-1].left - left, left)

@@ -46,11 +46,24 @@ def find_column(table: pd.DataFrame, quantity: str) -> str | None:
     >>> find_column(table, "mh"), find_column(table, "ra"), find_column(table, "rv")
     ('[Fe/H]', 'RAJ2000', None)
     """
-    names: dict[str, str] = {}
-    for name in map(str, table.columns):
-        names.setdefault(normalise_column(name), name)
+    names = index_columns(table)
     column = COLUMNS.get(OTHER_QUANTITIES.get(quantity, quantity))
     for guess in (column or describe_label(quantity)).spellings:
         if guess in names:
             return names[guess]
     return None
+
+
+def index_columns(table: pd.DataFrame) -> dict[str, str]:
+    """Columns by how `jaxmdwarf.labels.normalise_column` writes them; of two alike, the first.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> index_columns(pd.DataFrame(columns=["T_eff", "Teff", "ref_epoch"]))
+    {'teff': 'T_eff', 'refepoch': 'ref_epoch'}
+    """
+    names: dict[str, str] = {}
+    for name in map(str, table.columns):
+        names.setdefault(normalise_column(name), name)
+    return names

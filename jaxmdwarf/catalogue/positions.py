@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from jaxmdwarf.catalogue.names import find_column
+from jaxmdwarf.catalogue.names import find_column, index_columns
 from jaxmdwarf.catalogue.quantities import Positions, find_positions, read_numbers
 from jaxmdwarf.labels import normalise_column
 
@@ -91,7 +91,7 @@ def find_epoch(table: pd.DataFrame, source: str = "") -> np.ndarray | float | No
     >>> find_epoch(pd.DataFrame({"RA_ICRS": [1.0], "pmRA": [3.0]}), "RA_ICRS, DE_ICRS")
     2016.0
     """
-    names = {normalise_column(str(name)): str(name) for name in table.columns}
+    names = index_columns(table)
     for name in ("refepoch", "epoch"):
         if name in names:
             years = read_numbers(table, names[name])

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from jaxmdwarf.catalogue.names import find_column
+from jaxmdwarf.catalogue.names import find_column, index_columns
 from jaxmdwarf.labels import describe_label, normalise_column
 
 if TYPE_CHECKING:
@@ -94,6 +95,37 @@ def read_quantity(table: pd.DataFrame, column: str, quantity: str) -> Numbers:
     )
 
 
+def read_errors(
+    table: pd.DataFrame, column: str, quantity: str, wanted: str = ""
+) -> Float[np.ndarray, " n"]:
+    """One-sigma errors of a column of labels or velocities; NaN where none above 0 is stated.
+
+    Parameters
+    ----------
+    table : DataFrame
+    column : str
+        Whose errors are asked for.
+    quantity : str
+        What it holds.
+    wanted : str
+        Column of the errors, where it is known. Else it is the one that is called as `column` is,
+        with ``e_``, ``err_``, ``sigma_`` before or ``_err``, ``_error`` behind it, or as our own.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"feh": [0.1, 0.2], "feh_err": [0.05, -9999.0]})
+    >>> read_errors(table, "feh", "mh").tolist()
+    [0.05, nan]
+    """
+    names, base = index_columns(table), normalise_column(column)
+    guesses = [f"e{base}", describe_label(quantity).error_column, f"{base}err", f"err{base}"]
+    guesses = [wanted, *guesses, f"{base}error", f"sigma{base}"]
+    found = (names[one] for one in map(normalise_column, guesses) if one in names)
+    errors = read_numbers(table, next(found, None))
+    return np.where(errors > 0, errors, np.nan)
+
+
 def find_positions(table: pd.DataFrame, given: Mapping[str, str] | None = None) -> Positions | None:
     """Positions of the rows of a table; None where nothing looks like one.
 
@@ -119,7 +151,7 @@ def find_positions(table: pd.DataFrame, given: Mapping[str, str] | None = None) 
     if right is not None and north is not None:
         ra, dec = _read_angle(table, right, hours=True), _read_angle(table, north, hours=False)
         return _within_the_sky(ra, dec, f"{right}, {north}")
-    names = {normalise_column(str(name)): str(name) for name in table.columns}
+    names = index_columns(table)
     if not set(POSITION_PARTS) <= set(names):
         return None
     hour, minute, second, degree, arcmin, arcsec = (

@@ -22,7 +22,7 @@ from jaxmdwarf.catalogue.counterparts import (
     read_with_error,
     require_column,
 )
-from jaxmdwarf.catalogue.names import find_column
+from jaxmdwarf.catalogue.names import find_column, index_columns
 from jaxmdwarf.catalogue.positions import J2000
 from jaxmdwarf.catalogue.quantities import find_positions, read_numbers
 from jaxmdwarf.errors import UsageError, WorkFailed
@@ -171,11 +171,10 @@ def match_pairs(
     table["separation"] = _read_separation(pairs, first, second, config)[both]
     table["R_chance_align"] = _read_chance(pairs, config)[both]
     table[snr_name] = snr[rows]
-    waterfall = [
-        Step("pairs of the table", 0, len(pairs)),
-        _step("secondary in the catalogue", len(pairs), int((secondary >= 0).sum())),
-    ]
-    waterfall.append(_step("labels of the primary", waterfall[-1].left, both.size))
+    waterfall = [Step("pairs of the table", 0, len(pairs))]
+    n_secondary = int((secondary >= 0).sum())
+    waterfall.append(waterfall[-1].then("secondary in the catalogue", n_secondary))
+    waterfall.append(waterfall[-1].then("labels of the primary", both.size))
     offset = float(np.nanmedian(table["delta_RV"])) if table["delta_RV"].notna().any() else math.nan
     if math.isfinite(config.max_delta_rv_kms) and abs(offset) > config.max_delta_rv_kms / 3:
         notes.append(
@@ -183,7 +182,7 @@ def match_pairs(
             f"median: the limit of {config.max_delta_rv_kms:g} km/s cuts one side more than the "
             "other"
         )
-    waterfall += _apply_criteria(table, good[rows], snr_name, config)
+    _apply_criteria(table, good[rows], snr_name, config, waterfall)
     if not (table["failed"] == "").any():
         told = ", ".join(f"{one.left} {one.name}" for one in waterfall)
         raise WorkFailed(
@@ -194,9 +193,13 @@ def match_pairs(
 
 
 def _apply_criteria(
-    table: pd.DataFrame, good: np.ndarray, snr_name: str, config: PairConfig
-) -> list[Step]:
-    """Add the column ``failed``, and tell what each criterion removes."""
+    table: pd.DataFrame,
+    good: np.ndarray,
+    snr_name: str,
+    config: PairConfig,
+    waterfall: list[Step],
+) -> None:
+    """Add the column ``failed``, and to the waterfall what each criterion removes."""
     threshold = config.snr_thresholds[0]
     criteria = [
         ("both metallicities known", np.isfinite(table["delta_M_H"].to_numpy())),
@@ -216,17 +219,10 @@ def _apply_criteria(
         criteria.append((f"S/N of the primary > {limit:g}", table["primary_SNR"] > limit))
     criteria.append((f"{snr_name} > {threshold:g}", table[snr_name] > threshold))
     failed = np.full(len(table), "", object)
-    steps, left = [], len(table)
     for name, holds in criteria:
         failed[(failed == "") & ~np.asarray(holds, bool)] = name
-        steps.append(_step(name, left, int((failed == "").sum())))
-        left = steps[-1].left
+        waterfall.append(waterfall[-1].then(name, int((failed == "").sum())))
     table["failed"] = failed
-    return steps
-
-
-def _step(name: str, before: int, left: int) -> Step:
-    return Step(name, before - left, left)
 
 
 def _tabulate(secondaries: pd.DataFrame, primaries: pd.DataFrame) -> pd.DataFrame:
@@ -296,7 +292,7 @@ def _take_component(pairs: pd.DataFrame, number: int) -> pd.DataFrame:
 
 def _read_primary_snr(primaries: pd.DataFrame, config: PairConfig) -> tuple[np.ndarray, str]:
     """S/N of the primaries, NaN where nothing tells it, and the column."""
-    names = {normalise_column(str(name)): str(name) for name in primaries.columns}
+    names = index_columns(primaries)
     guess = next((names[one] for one in ("snrg", "snrr", "snr") if one in names), "")
     if not (guess or config.primary_snr_column or config.min_primary_snr > 0):
         return np.full(len(primaries), np.nan), ""
@@ -313,7 +309,7 @@ def _read_separation(
     pairs: pd.DataFrame, first: pd.DataFrame, second: pd.DataFrame, config: PairConfig
 ) -> np.ndarray:
     """Distance of the components on the sky in arcseconds, (n,)."""
-    names = {normalise_column(str(name)): str(name) for name in pairs.columns}
+    names = index_columns(pairs)
     for name, factor in _SEPARATIONS.items():
         if name in names:
             unit = str(pairs.attrs.get("units", {}).get(names[name], "")).lower()
@@ -337,7 +333,7 @@ def _read_separation(
 
 def _read_chance(pairs: pd.DataFrame, config: PairConfig) -> np.ndarray:
     if not math.isfinite(config.max_r_chance_align):
-        names = {normalise_column(str(name)): str(name) for name in pairs.columns}
+        names = index_columns(pairs)
         return read_numbers(pairs, names.get("rchancealign"))
     column = require_column(
         pairs,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +21,7 @@ from jaxmdwarf.catalogue.wide_pairs import PairConfig, WidePairs, choose_pair_co
 from jaxmdwarf.diagnostics.agreement import Agreement, measure_agreement
 from jaxmdwarf.diagnostics.recovery import SnrBin, compare
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.io.atomic import move_files, write_atomically
+from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.provenance import Provenance, gather_provenance, hash_files
 from jaxmdwarf.io.tables import read_table, read_tables, write_table
@@ -186,9 +185,13 @@ def crosscheck_files(
         raise UsageError("primaries are of no use without pairs.", "give --pairs, too.")
     progress, target = progress or Silent(), Path(out)
     with open_output(
-        target, kind="a cross-check", about={}, overwrite=overwrite, n_bytes=REPORT_BYTES,
+        target,
+        kind="a cross-check",
+        about={},
+        overwrite=overwrite,
+        n_bytes=REPORT_BYTES,
         mark=_MARK,
-    ) as run:  # fmt: skip
+    ) as run:
         measured = read_table(catalogue)
         pair_check = velocity_check = None
         if pairs is not None:
@@ -203,12 +206,8 @@ def crosscheck_files(
         checks = [one for one in (pair_check, velocity_check) if one is not None]
         for note in (note for one in checks for note in one.found.notes):
             progress.say(note)
-        # Complete before it takes its place: half of it would be in the way of the same command.
-        made = run.folder / ".made"
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
-        _write_products(made, pair_check, velocity_check, told, Path(catalogue).name)
-        move_files(made, target)
+        with run.make_folder(target) as made:
+            _write_products(made, pair_check, velocity_check, told, Path(catalogue).name)
     return {"out": os.fspath(out), **_summarise(pair_check, velocity_check)}
 
 
@@ -257,10 +256,8 @@ def _write_products(
         lines.writerow(["comparison", *Step._fields])
         lines.writerows([key, *step] for key, one in made.items() for step in one.found.waterfall)
     for key, one in made.items():
-        write_table(
-            one.found.table, folder / f"{key}.csv", columns=_describe(one.found.table),
-            provenance=told,
-        )  # fmt: skip
+        columns = _describe(one.found.table)
+        write_table(one.found.table, folder / f"{key}.csv", columns=columns, provenance=told)
     pictures = {key: render_png(one) for key, one in plot_checks(pairs, velocities).items()}
     for key, png in pictures.items():
         with write_atomically(folder / f"{key}.png") as temporary:
@@ -302,11 +299,10 @@ def _describe(table: pd.DataFrame) -> dict[str, Column]:
                 error = name.startswith("e_") or what.startswith("e_")
                 what = what.removeprefix("e_")
                 text = f"{'Error of ' if error else ''}{what} {words}"
-                kind = "text" if what in ("source_id", "obsid", "ID") else "float"
-                if kind == "float":
-                    known[name] = Column(name, text, units.get(what, ""))
-                else:
+                if what in ("source_id", "obsid", "ID"):
                     known[name] = Column(name, text, kind="identifier")
+                else:
+                    known[name] = Column(name, text, units.get(what, ""))
     return known
 
 

@@ -36,7 +36,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxmdwarf.errors import UsageError, WorkFailed
-from jaxmdwarf.io.atomic import is_unfinished, remove_remains, set_aside, write_atomically
+from jaxmdwarf.io.atomic import (
+    is_unfinished,
+    move_files,
+    remove_remains,
+    set_aside,
+    write_atomically,
+)
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.locks import hold_lock
 from jaxmdwarf.io.rejects import Reject, UnexpectedReject, check_accounts, write_rejects
@@ -152,6 +158,18 @@ class Run:
     def begin_writing(self) -> None:
         """Note that from now on products stand beside the output before it is there itself."""
         self.step(_WRITING, dict)
+
+    @contextmanager
+    def make_folder(self, target: Path) -> Iterator[Path]:
+        """A folder for the files of `target`, which take their places once all of them are there.
+
+        Half of them would be in the way of the same command.
+        """
+        made = self.folder / ".made"
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+        yield made
+        move_files(made, target)
 
     # Chunks
 
@@ -390,8 +408,9 @@ def open_run(
         else:
             _empty(folder)
             write_json(folder / _RECORD, record)
-        for name in filter(is_unfinished, os.listdir(folder)):
-            (folder / name).unlink()  # of a process that was killed
+        for name in filter(is_unfinished, os.listdir(folder)):  # of a process that was killed
+            remove = shutil.rmtree if (folder / name).is_dir() else os.unlink
+            remove(folder / name)
         yield Run(folder, record)
 
 

@@ -19,19 +19,17 @@ from jaxmdwarf.catalogue.published import (
     prepare_published,
     recognise_table,
 )
-from jaxmdwarf.catalogue.quantities import find_positions, read_numbers, read_quantity
+from jaxmdwarf.catalogue.quantities import find_positions, read_errors, read_quantity
+from jaxmdwarf.diagnostics.agreement import HIGH_SNR
 from jaxmdwarf.diagnostics.matching import Matches, match_by_key, match_by_position
 from jaxmdwarf.diagnostics.recovery import Comparison, compare
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.json_files import plain_json
-from jaxmdwarf.labels import LABELS, VELOCITY, describe_label
+from jaxmdwarf.labels import LABELS, VELOCITY
 from jaxmdwarf.quality import HARMFUL_FLAGS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-_HIGH_SNR = 50.0
 
 
 @dataclass(frozen=True)
@@ -194,20 +192,16 @@ def validate_tables(
             for table, column in ((catalogue, measured), (reference, known))
         )
         notes += _note_sentinels(ours, theirs, measured, known)
-        sample = Sample(
-            ours.values[rows],
-            theirs.values[reference_rows],
-            np.hypot(
-                _errors(catalogue, measured, name, {})[rows],
-                np.nan_to_num(_errors(reference, known, name, given)[reference_rows], nan=0.0),
-            ),
-        )
+        own = read_errors(catalogue, measured, name)[rows]
+        stated = read_errors(reference, known, name, given.get(f"e_{name}", ""))[reference_rows]
+        error = np.hypot(own, np.nan_to_num(stated, nan=0.0))
+        sample = Sample(ours.values[rows], theirs.values[reference_rows], error)
         if not np.isfinite(sample.measured - sample.reference).any():
             notes.append(f"{name}: no row has both values")
             continue
         samples[name] = sample
         comparisons[name] = compare(sample.measured, sample.reference, sample.error, snr)
-        bright = snr > _HIGH_SNR
+        bright = snr > HIGH_SNR
         measured_bright, known_bright, error_bright = (column[bright] for column in sample)
         high[name] = compare(measured_bright, known_bright, error_bright, snr[bright])
     if not samples:
@@ -440,28 +434,6 @@ def _find_snr(catalogue: pd.DataFrame, wanted: str) -> tuple[np.ndarray, str]:
         return np.full(len(catalogue), np.nan), "S/N (unknown)"
     name = {"SNRr": "S/N in r", "SNRi": "S/N in i"}.get(column, column)
     return read_quantity(catalogue, column, "snr").values, name
-
-
-def _errors(
-    table: pd.DataFrame, column: str, quantity: str, given: Mapping[str, str]
-) -> np.ndarray:
-    """One-sigma errors beside `column`, NaN if there are none."""
-    lower = {str(name).lower(): str(name) for name in table.columns}
-    base = column.lower()
-    own = describe_label(quantity).error_column.lower()
-    guesses = [
-        given.get(f"e_{quantity}", "").lower(),
-        f"e_{base}",
-        own,
-        f"{base}_err",
-        f"{base}err",
-    ]
-    guesses += [f"err_{base}", f"{base}_error", f"sigma_{base}", f"e{base}"]
-    for guess in guesses:
-        if guess in lower:
-            values = read_numbers(table, lower[guess])
-            return np.where(values > 0, values, np.nan)
-    return np.full(len(table), np.nan)
 
 
 def _gaia_numbers(column: pd.Series) -> pd.Series:

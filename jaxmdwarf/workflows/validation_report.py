@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from jaxmdwarf.diagnostics.recovery import compute_pulls
 from jaxmdwarf.errors import UsageError, WorkFailed
-from jaxmdwarf.io.atomic import move_files, write_atomically
+from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.json_files import write_json
-from jaxmdwarf.io.provenance import gather_provenance
+from jaxmdwarf.io.provenance import Provenance, gather_provenance
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.workflows.agreement_tables import (
     agreement_csv,
@@ -86,9 +85,6 @@ def validate_files(
     WorkFailed
         If no row is left to compare.
     """
-    from jaxmdwarf.plots.style import render_png
-    from jaxmdwarf.report.page import Picture, Report, write_report
-
     options = options or ValidationConfig()
     references = [reference] if isinstance(reference, str | os.PathLike) else list(reference)
     each = _options_of_each(references, options, kinds)
@@ -105,44 +101,73 @@ def validate_files(
         results, notes = _validate_each(measured, references, each)
         for note in notes:
             progress.say(note)
-        # Complete before it takes its place: half of it would be in the way of the same command.
-        made = run.folder / ".made"
-        shutil.rmtree(made, ignore_errors=True)
-        agreement = list_all_agreement(results)
-        _write_text(made / "by_snr.csv", _by_snr_text(results))
-        _write_text(made / "agreement.csv", agreement_csv(agreement))
-        _write_text(made / "agreement.md", agreement_markdown(agreement))
-        told = gather_provenance(command=command)
-        made_by = told.as_text()
-        metrics = {title: one.metrics() for title, one in results.items()}
-        only = next(iter(metrics.values())) if len(references) == 1 else {"references": metrics}
-        about_all = {"agreement": agreement_metrics(agreement), "notes": notes, "made_by": made_by}
-        write_json(made / "metrics.json", {**only, **about_all})
-        pictures = []
-        figures = plot_results(results)
-        with progress.stage("figures", float(len(figures)), unit="figures") as task:
-            for name, (figure, caption) in figures.items():
-                png = render_png(figure)
-                with write_atomically(made / f"{name}.png") as temporary:
-                    temporary.write_bytes(png)
-                pictures.append(Picture(png, caption, name))
-                task.advance()
-        about = measured.attrs.get("provenance", {})
-        simulated = about.get("model_trained_on") == "a simulation"
-        report = Report(
-            title="Catalogue against reference",
-            lead=f"{Path(catalogue).name} against "
-            f"{', '.join(Path(one).name for one in references)}: "
-            f"{sum(one.counts['compared'] for one in results.values())} rows compared.",
-            warning="The model behind this catalogue was trained on a simulation." * simulated,
-            sections=_list_sections(results, notes, agreement, pictures),
-            footer=f"{made_by['creator']}, {told.created}: {told.command}",
-        )
-        write_report(report, made / "report.html")
-        move_files(made, target)
+        with run.make_folder(target) as made:
+            _write_products(
+                made,
+                results,
+                notes,
+                told=gather_provenance(command=command),
+                names=[Path(one).name for one in (catalogue, *references)],
+                simulated=_is_simulated(measured),
+                progress=progress,
+            )
     summaries = {title: _summarise(one) for title, one in results.items()}
     found = next(iter(summaries.values())) if len(references) == 1 else summaries
     return {"out": os.fspath(out), **found}
+
+
+def _write_products(
+    folder: Path,
+    results: Mapping[str, Validation],
+    notes: list[str],
+    *,
+    told: Provenance,
+    names: Sequence[str],
+    simulated: bool,
+    progress: Progress,
+) -> None:
+    """Texts, figures and the page; `names` are those of the catalogue and of its references."""
+    from jaxmdwarf.plots.style import render_png
+    from jaxmdwarf.report.page import Picture, Report, write_report
+
+    agreement = list_all_agreement(results)
+    _write_text(folder / "by_snr.csv", _by_snr_text(results))
+    _write_text(folder / "agreement.csv", agreement_csv(agreement))
+    _write_text(folder / "agreement.md", agreement_markdown(agreement))
+    made_by = told.as_text()
+    metrics = {title: one.metrics() for title, one in results.items()}
+    alone = len(names) == 2
+    write_json(
+        folder / "metrics.json",
+        {
+            **(next(iter(metrics.values())) if alone else {"references": metrics}),
+            "agreement": agreement_metrics(agreement),
+            "notes": notes,
+            "made_by": made_by,
+        },
+    )
+    pictures = []
+    figures = plot_results(results)
+    with progress.stage("figures", float(len(figures)), unit="figures") as task:
+        for name, (figure, caption) in figures.items():
+            png = render_png(figure)
+            with write_atomically(folder / f"{name}.png") as temporary:
+                temporary.write_bytes(png)
+            pictures.append(Picture(png, caption, name))
+            task.advance()
+    report = Report(
+        title="Catalogue against reference",
+        lead=f"{names[0]} against {', '.join(names[1:])}: "
+        f"{sum(one.counts['compared'] for one in results.values())} rows compared.",
+        warning="The model behind this catalogue was trained on a simulation." * simulated,
+        sections=_list_sections(results, notes, agreement, pictures),
+        footer=f"{made_by['creator']}, {told.created}: {told.command}",
+    )
+    write_report(report, folder / "report.html")
+
+
+def _is_simulated(catalogue: pd.DataFrame) -> bool:
+    return catalogue.attrs.get("provenance", {}).get("model_trained_on") == "a simulation"
 
 
 def _options_of_each(

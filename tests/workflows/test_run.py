@@ -317,8 +317,12 @@ def test_what_a_killed_run_left_half_written_is_gone_when_the_next_one_ends(tmp_
     half = [".T.tmp-abcdefgh.csv", ".T_rejects.tmp-abcdefgh.csv", "T.csv.partial/.run.tmp-a.json"]
     for name in (*half, ".U.tmp-abcdefgh.csv"):
         (tmp_path / name).write_text("half")
+    folder = tmp_path / "T.csv.partial" / ".model.tmp-a"
+    folder.mkdir()
+    (folder / "model.json").write_text("half")
     with opened(out, beside=[rejects]) as run:
         assert not (tmp_path / half[2]).exists()
+        assert not folder.exists()
         assert run.n_done == 3
     assert [path.name for path in tmp_path.iterdir()] == [".U.tmp-abcdefgh.csv"]
 
