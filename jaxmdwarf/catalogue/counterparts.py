@@ -192,4 +192,6 @@ def read_snr(table: pd.DataFrame, wanted: str = "") -> tuple[np.ndarray, str]:
 def list_columns(table: pd.DataFrame) -> str:
     """The first names of columns, for messages."""
     names = list(map(str, table.columns))
+    if not names:
+        return "none that tells a star"
     return ", ".join(names[:25]) + (f" and {len(names) - 25} more" if len(names) > 25 else "")

@@ -165,3 +165,5 @@ def test_tables_without_anything_in_common_are_refused(tables):
         match_pairs(catalogue.drop(columns="source_id"), pairs, primaries)
     with pytest.raises(UsageError, match="--snr-column"):
         match_pairs(catalogue.drop(columns="SNRr"), pairs, primaries)
+    with pytest.raises(UsageError, match=r"; and none that tells a star\. Remedy"):
+        match_pairs(catalogue, pairs[[]], primaries)
