@@ -1,16 +1,18 @@
 """Fixtures that every room's tests share."""
 
+import gc
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lazy_beartype import spare_functions_without_arrays
 from shared_mlir import share_mlir_contexts
 
-_MOST_MEMORY_MAPS = 15_000
+_MOST_MEMORY_MAPS = 40_000
 """Compiled programs take some maps each, and Linux gives a process 65,530: beyond, it crashes."""
 
 _QUICK_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false"
@@ -33,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     spare_functions_without_arrays()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and hasattr(config, "cache"):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("compiled"))
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        # Writing one takes 40 ms.
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     for library in ("OPENBLAS", "OMP", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -67,13 +70,47 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: garbage collection need not look at it again and again."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _bounded_programs() -> Iterator[None]:
-    """Forget compiled programs after a module that left a process with very many of them."""
+    """Forget compiled programs after a module that left a process with very many of them.
+
+    Else they stay, millions of objects that each garbage collection would look through.
+    """
     yield
     maps = Path("/proc/self/maps")
     if "jax" in sys.modules and maps.exists():
         with maps.open("rb") as lines:
             count = sum(1 for _ in lines)
         if count > _MOST_MEMORY_MAPS:
+            gc.unfreeze()
             sys.modules["jax"].clear_caches()
+            gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw small, without arranging, what a stage writes beside its table.
+
+    Arranging takes half the time of a figure. Tests of `plots` and reports draw what users see.
+    """
+    looks = {"plots", "report"} & set(request.path.parts)
+    if looks or request.path.is_relative_to(request.config.rootpath / "jaxmdwarf"):
+        yield
+        return
+    from matplotlib.figure import Figure
+
+    savefig = Figure.savefig
+
+    def draw_quickly(figure: Figure, *args: Any, **options: Any) -> None:
+        figure.set_layout_engine("none")
+        savefig(figure, *args, **{**options, "dpi": 40})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", draw_quickly)
+        yield

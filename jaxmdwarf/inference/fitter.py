@@ -139,7 +139,7 @@ class FittedSpectra:
                 "the spectra of this fit were not kept.", "fit with keep_spectra=True."
             )
         kept = self.problems if rows is None else self.problems.take(rows)
-        return jax.tree.map(jnp.asarray, kept)
+        return kept.to_device()
 
     def spectra(self) -> FittedFlux:
         """Spectra and model flux, pixel by pixel; see `problem` for what is raised."""

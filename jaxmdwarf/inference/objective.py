@@ -89,7 +89,7 @@ class Objective(eqx.Module):
     label_error : (n_label, n_label) or None
         Covariance of what scaled labels are off by beside all that pixels tell.
     priors : tuple of Prior
-        Each is one more residual, in units of its sigma (static).
+        Each is one more residual, in units of its sigma.
     layout : ParameterLayout
         Static.
     grid : PixelGrid
@@ -108,7 +108,7 @@ class Objective(eqx.Module):
     fixed: Float[Array, "n_spec n_label"] | None
     scatter: StarScatter | None
     label_error: Float[Array, "n_label n_label"] | None
-    priors: tuple[Prior, ...] = eqx.field(static=True)
+    priors: tuple[Prior, ...]
     grid: PixelGrid = eqx.field(static=True)
     layout: ParameterLayout = eqx.field(static=True)
     margins: tuple[int, int] = eqx.field(static=True)

@@ -53,9 +53,8 @@ class FitProblem(eqx.Module):
     noise : NoiseModel
         By how much stated errors fall short, and along which directions stars scatter.
     priors : tuple of Prior
-        Static, as is all below.
     fixed_names : tuple of str
-        Labels that are held.
+        Labels that are held (static, as is all below).
     fit_velocity : bool
         Whether a residual velocity, within one pixel's shift, is a parameter beside the labels.
     poly_order : int or None
@@ -92,7 +91,7 @@ class FitProblem(eqx.Module):
     context: PyTree[Any] | None
     fixed: Float[Array, "n_spec n_label"] | None
     noise: NoiseModel
-    priors: tuple[Prior, ...] = eqx.field(static=True, default=())
+    priors: tuple[Prior, ...] = ()
     fixed_names: tuple[str, ...] = eqx.field(static=True, default=())
     fit_velocity: bool = eqx.field(static=True, default=True)
     poly_order: int | None = eqx.field(static=True, default=None)
@@ -254,6 +253,10 @@ class FitProblem(eqx.Module):
     def to_host(self) -> FitProblem:
         """With what differs from star to star as numpy arrays, which take no room on a device."""
         return self._map_stars(np.asarray)
+
+    def to_device(self) -> FitProblem:
+        """With all of that as arrays of JAX."""
+        return self._map_stars(jnp.asarray)
 
     @staticmethod
     def join(problems: Sequence[FitProblem]) -> FitProblem:

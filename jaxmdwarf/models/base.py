@@ -208,7 +208,7 @@ class ForwardModel(eqx.Module):
     def priors(self) -> tuple[Prior, ...]:
         """What is known of the observed stars' labels before a spectrum is seen; nothing here.
 
-        Priors are static under `jax.jit` and known by their `key`.
+        Priors are known by their `key`.
         """
         return ()
 

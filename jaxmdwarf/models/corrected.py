@@ -1,6 +1,5 @@
 """A synthetic model with a low-rank correction: labels to flux as the observed domain has it."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -19,8 +18,7 @@ FEATURE_LIMIT = 3.0
 """Features saturate smoothly this many standard deviations from the centre of the training set."""
 
 
-@dataclass(frozen=True)
-class LabelFeatures:
+class LabelFeatures(eqx.Module):
     """Smooth functions of the labels that a correction is linear in: 1, x, y, x2 - 1, xy, y2 - 1.
 
     Parameters
@@ -38,10 +36,11 @@ class LabelFeatures:
         If the tuples differ in length, or the order or a scale makes no sense.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = eqx.field(static=True)
+    # Each sample that is learned from has its own; a static field would be a program for each.
     centre: tuple[float, ...]
     scale: tuple[float, ...]
-    order: int
+    order: int = eqx.field(static=True)
 
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.centre) == len(self.scale):
@@ -106,9 +105,8 @@ class CorrectedModel(LayeredModel):
     model_error : (n_pix,)
         One-sigma fractional error that is left.
     features : LabelFeatures
-        Static.
     label_priors : tuple of Prior
-        What the training labels say of the stars (static).
+        What the training labels say of the stars.
     noise_scale : float
         By how much stated one-sigma errors of the observed spectra fall short of what they should
         be: 1 where they are right.
@@ -132,8 +130,8 @@ class CorrectedModel(LayeredModel):
     correction: Float[Array, "n_feature n_pix"]
     nuisance: Float[Array, "n_nuisance n_pix"]
     model_error: Float[Array, "n_pix"]
-    features: LabelFeatures = eqx.field(static=True)
-    label_priors: tuple[Prior, ...] = eqx.field(static=True, default=())
+    features: LabelFeatures
+    label_priors: tuple[Prior, ...] = ()
     # No static field: a training changes it at every pass, and would compile anew.
     noise_scale: Float[Array, ""] = eqx.field(converter=_as_scalar, default=1.0)  # type: ignore[assignment]
     population: TrainingPopulation | None = None  # type: ignore[assignment]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -23,9 +23,10 @@ _KEYS: dict[tuple[str, tuple[str, ...]], str] = {
 """Names of relations, by the label and the first of those that it depends on."""
 
 
-@dataclass(frozen=True)
-class LabelPrior:
+class LabelPrior(eqx.Module):
     """A Gaussian prior on one label.
+
+    Its numbers are data of a compiled program, so that priors that differ in them alone share one.
 
     Parameters
     ----------
@@ -37,13 +38,13 @@ class LabelPrior:
         Name by which it is chosen; that of the label by default.
     """
 
-    name: str
+    name: str = eqx.field(static=True)
     mean: float
     sigma: float
-    key: str = ""
+    key: str = eqx.field(static=True, default="")
 
     def __post_init__(self) -> None:
-        _set_key(self, self.name)
+        self.key = _choose_key(self.key, self.name)
         if not self.sigma > 0:
             raise UsageError(f"the prior on {self.name} has sigma {self.sigma}: give one above 0.")
         if not (math.isfinite(self.mean) and math.isfinite(self.sigma)):
@@ -53,8 +54,7 @@ class LabelPrior:
             )
 
 
-@dataclass(frozen=True)
-class RelationPrior:
+class RelationPrior(eqx.Module):
     """A Gaussian prior on the distance of one label from a polynomial of others.
 
     ``name = sum_t coefficients[t] * prod_j x_j ** powers[t][j]``, give or take `sigma`, where
@@ -96,17 +96,17 @@ class RelationPrior:
     [0.0, -2.0]
     """
 
-    name: str
-    given: tuple[str, ...]
-    powers: tuple[tuple[int, ...], ...]
+    name: str = eqx.field(static=True)
+    given: tuple[str, ...] = eqx.field(static=True)
+    powers: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     coefficients: tuple[float, ...]
     sigma: float
     centre: tuple[float, ...]
     scale: tuple[float, ...]
-    key: str = ""
+    key: str = eqx.field(static=True, default="")
 
     def __post_init__(self) -> None:
-        _set_key(self, _KEYS.get((self.name, self.given[:1]), self.name))
+        self.key = _choose_key(self.key, _KEYS.get((self.name, self.given[:1]), self.name))
         if not (self.sigma > 0 and math.isfinite(self.sigma)):
             raise UsageError(f"the prior on {self.name} has sigma {self.sigma}: give one above 0.")
         n_given = len(self.given)
@@ -162,7 +162,7 @@ def whiten_priors(
     UsageError
         If a prior names a label that the space does not have.
     """
-    return _whiten(scaled, priors=tuple(priors), space=space)
+    return _whiten(scaled, tuple(priors), space=space)
 
 
 def linearise_priors(
@@ -174,7 +174,7 @@ def linearise_priors(
     ``slopes @ d`` off the residuals.
     """
 
-    return _linearise(scaled, priors=tuple(priors), space=space)
+    return _linearise(scaled, tuple(priors), space=space)
 
 
 def lacking_labels(prior: Prior, space: LabelSpace) -> tuple[str, ...]:
@@ -275,27 +275,28 @@ def _look_up(wanted: str | Prior, known: Sequence[Prior]) -> tuple[Prior, ...]:
     return found
 
 
-def _set_key(prior: Prior, key: str) -> None:
-    """Fill in the key of a prior that was given none; "model" and "none" have meanings already."""
-    object.__setattr__(prior, "key", prior.key or key)
-    if prior.key in ("model", "none"):
-        raise UsageError(f"a prior cannot be called {prior.key!r}.", "give it another key.")
+def _choose_key(given: str, otherwise: str) -> str:
+    """The key of a prior, which may have been given none; "model" and "none" mean others."""
+    key = given or otherwise
+    if key in ("model", "none"):
+        raise UsageError(f"a prior cannot be called {key!r}.", "give it another key.")
+    return key
 
 
 # Programs of their own, which are traced once for the many places of a fit that hold them.
-@partial(jax.jit, static_argnames=("priors", "space"))
-def _whiten(scaled, *, priors: tuple[Prior, ...], space: LabelSpace):
+@partial(jax.jit, static_argnames="space")
+def _whiten(scaled, priors: tuple[Prior, ...], *, space: LabelSpace):
     columns = [_one_residual(prior, space, scaled) for prior in priors]
     if not columns:
         return jnp.zeros((scaled.shape[0], 0), scaled.dtype)
     return jnp.stack(columns, axis=-1)
 
 
-@partial(jax.jit, static_argnames=("priors", "space"))
-def _linearise(scaled, *, priors: tuple[Prior, ...], space: LabelSpace):
+@partial(jax.jit, static_argnames="space")
+def _linearise(scaled, priors: tuple[Prior, ...], *, space: LabelSpace):
     def pushed(direction):
         return jax.jvp(
-            lambda at: _whiten(at, priors=priors, space=space),
+            lambda at: _whiten(at, priors, space=space),
             (scaled,),
             (jnp.broadcast_to(direction, scaled.shape),),
         )
@@ -307,7 +308,7 @@ def _linearise(scaled, *, priors: tuple[Prior, ...], space: LabelSpace):
 
 
 def _one_residual(prior: Prior, space: LabelSpace, scaled):
-    """(relation - label) / sigma; constants are collected in double precision on the host."""
+    """(relation - label) / sigma; what does not depend on the labels is collected first."""
     index = space.index(prior.name)
     low, high = space.lower[index], space.upper[index]
     middle, width = 0.5 * (low + high), high - low

@@ -110,3 +110,15 @@ def test_velocities_are_no_better_than_the_zero_point_of_their_scale():
     )
     assert (one < 7).all()
     np.testing.assert_allclose(other**2 - one**2, 49.0, rtol=1e-2)
+
+
+def test_what_another_sample_teaches_asks_for_no_other_program():
+    model, scaled = make_model(np.zeros((0, 200))), np.zeros((2, 1), np.float32)
+    features = LabelFeatures(("teff",), (3400.0,), (150.0,), 0)
+    learned = replace(model, features=features, label_priors=(LabelPrior("teff", 3500.0, 150.0),))
+    again = replace(learned, label_priors=(LabelPrior("teff", 3400.0, 90.0),))
+    again = replace(again, features=replace(features, centre=(3450.0,)))
+    predict = jax.jit(lambda model, scaled: model.predict_scaled_batch(scaled))
+    for one in (learned, again):
+        predict(one, scaled)
+    assert predict._cache_size() == 1

@@ -42,6 +42,18 @@ def test_residuals_are_those_of_the_polynomial_written_out():
     np.testing.assert_allclose(found[:, 1], (expected - logg) / 0.06, atol=1e-4)
 
 
+def test_other_numbers_ask_for_no_other_program():
+    whiten_any = jax.jit(lambda priors, scaled: whiten_priors(priors, SPACE, scaled))
+    scaled = np.full((3, 4), 0.1, np.float32)
+    others = (LabelPrior("teff", 3300.0, 40.0), replace(RELATION, sigma=0.12, centre=(3300.0, 0.0)))
+    first, second = (np.asarray(whiten_any(priors, scaled)) for priors in (PRIORS, others))
+    assert whiten_any._cache_size() == 1
+    np.testing.assert_allclose(second[:, 0] - first[:, 0], 2.5, rtol=1e-4)
+    assert (np.abs(second[:, 1]) < np.abs(first[:, 1])).all()
+    assert others != PRIORS
+    assert others[0] == LabelPrior("teff", 3300.0, 40.0)
+
+
 def test_slopes_agree_with_finite_differences():
     linearise = jax.jit(partial(linearise_priors, PRIORS, SPACE))
     at = np.random.default_rng(1).uniform(-0.4, 0.4, (7, 4))

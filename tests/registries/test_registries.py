@@ -52,7 +52,8 @@ def assert_same_tree(one, other):
     """Bit for bit, static parts included."""
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        assert ours.dtype == theirs.dtype
+        assert type(ours) is type(theirs)
+        assert np.asarray(ours).dtype == np.asarray(theirs).dtype
         np.testing.assert_array_equal(ours, theirs)
 
 

@@ -127,7 +127,7 @@ def _solve_pixels(full, vector, basis, degrees, strength: float, outside: float)
     return np.einsum("pij,pj->pi", inverse, vector + np.einsum("pij,pj->pi", prior, spanned))
 
 
-@partial(jax.jit, static_argnames=("features", "space"))
+@partial(jax.jit, static_argnames="space")
 def _features_at(base, features: LabelFeatures, space: LabelSpace, scaled):
     """Base flux, features, their slopes and those of the base's coefficients, by scaled labels."""
     slope = jax.vmap(jax.jacfwd(lambda one: features.evaluate(space, one)))(scaled)
