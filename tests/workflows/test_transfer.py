@@ -38,6 +38,7 @@ from jaxmdwarf.workflows import transfer as stages
 from jaxmdwarf.workflows.methods import registry
 from jaxmdwarf.workflows.methods.base import TransferMethod
 from jaxmdwarf.workflows.methods.cyclestar import CycleStar, MetricsLog, NotedCheckpoints
+from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.methods.registry import (
     build_transfer_method,
     find_transfer_method,
@@ -359,6 +360,10 @@ def test_what_cannot_work_is_told_before_training(train, survey, model_dir, tmp_
     few = with_networks(batch_size=64)
     with pytest.raises(MismatchError, match="60 usable spectra are too few"):
         train(tmp_path / "few", few)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_sample_labels", lambda *a: pytest.fail("sampled labels"))
+        with pytest.raises(MismatchError, match="60 usable spectra are too few"):
+            train(tmp_path / "few", replace(few, method=Matched()))
     apart = tmp_path / "apart.csv"
     pd.DataFrame({"teff": np.linspace(3000, 3050, 99), "mh": np.linspace(-0.9, -0.8, 99)}).to_csv(
         apart

@@ -17,13 +17,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
-from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
+from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_errors import (
     learn_label_errors,
     learn_velocity_error,
@@ -153,9 +153,7 @@ def train_matched(
     config = config or MatchedConfig()
     _require_inputs(emulator, observed, labels)
     space = emulator.label_space
-    split = split_domain(
-        observed.n_spec, seed=config.seed, least=(_LEAST_STARS, 20, 1), star=observed.star
-    )
+    split = split_for_matching(observed.n_spec, config, observed.star)
     rows = _choose_rows(observed, split.train, config, _LEAST_STARS)
     held = _choose_rows(observed, split.validation, replace(config, max_spectra=2000), 10)
     reference, common = _find_common(reference, rows, config.least_common)
@@ -220,6 +218,19 @@ def train_matched(
         "passes": chosen["passes"],
     }
     return TrainedTransfer(best, report)
+
+
+def split_for_matching(
+    n_spec: int, config: MatchedConfig, star: Int[np.ndarray, n_spec] | None = None
+) -> DomainSplit:
+    """Spectra to learn from, to validate with and to test, see `split_domain`.
+
+    Raises
+    ------
+    MismatchError
+        If they are too few for matching distributions.
+    """
+    return split_domain(n_spec, seed=config.seed, least=(_LEAST_STARS, 20, 1), star=star)
 
 
 def _find_common(

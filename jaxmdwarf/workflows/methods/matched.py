@@ -10,7 +10,11 @@ from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
-from jaxmdwarf.training.transfer.matched import MatchedConfig, train_matched
+from jaxmdwarf.training.transfer.matched import (
+    MatchedConfig,
+    split_for_matching,
+    train_matched,
+)
 from jaxmdwarf.workflows.methods.base import MethodOptions, TransferMethod
 from jaxmdwarf.workflows.progress import Progress, Silent
 
@@ -44,6 +48,10 @@ class Matched(TransferMethod):
     def least_common(self) -> int:
         """As the settings have it."""
         return self.settings.least_common
+
+    def require(self, n_spec: int) -> None:
+        """Raise `MismatchError` if there are too few spectra to match their distribution."""
+        split_for_matching(n_spec, self.settings)
 
     def train(
         self,
