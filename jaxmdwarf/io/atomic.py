@@ -41,7 +41,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        with _told_if_full(target):
+        with told_if_full(target):
             yield temporary
         # mkstemp makes files that only their owner can read; products follow the umask.
         umask = os.umask(0)
@@ -74,7 +74,7 @@ def write_folder_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             f"cannot write {target}: {error.strerror}.", "give an output path you may write to."
         ) from None
     try:
-        with _told_if_full(target):
+        with told_if_full(target):
             yield folder
         umask = os.umask(0)
         os.umask(umask)
@@ -85,8 +85,11 @@ def write_folder_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def _told_if_full(target: Path) -> Iterator[None]:
-    """Name the product that did not fit where a library says that the disk is full, or nothing."""
+def told_if_full(target: Path) -> Iterator[None]:
+    """Raise `WorkFailed` that names `target` where the system or a library says: the disk is full.
+
+    Other errors pass as they are.
+    """
     try:
         yield
     except OSError as error:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from jaxmdwarf.errors import UsageError
+from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.io.atomic import told_if_full
 
 try:
     import fcntl
@@ -34,6 +35,8 @@ def hold_lock(path: str | os.PathLike[str], *, work: str) -> Iterator[None]:
     ------
     UsageError
         If another process holds it, or this one already does; with its number, host and start.
+    WorkFailed
+        If the disk is full.
 
     Notes
     -----
@@ -69,16 +72,19 @@ def _acquire(path: Path, work: str) -> TextIO:
         if _is_at(file, path):
             break
         file.close()
-    file.truncate(0)
-    json.dump(
-        {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        },
-        file,
-    )
-    file.flush()
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    try:
+        with told_if_full(path):
+            file.truncate(0)
+            # Not through the buffer, which would be written again when the file is closed.
+            os.write(file.fileno(), json.dumps(holder).encode())
+    except (OSError, WorkFailed):
+        file.close()
+        raise
     return file
 
 

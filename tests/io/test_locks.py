@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from jaxmdwarf.errors import UsageError
+from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io import locks
 from jaxmdwarf.io.locks import hold_lock
 
@@ -29,6 +29,18 @@ def test_a_folder_may_be_removed_while_it_is_held(tmp_path):
         # Whoever comes now makes a file of its own.
         with hold_lock(tmp_path / "lock", work="writing T"):
             pass
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_lock_and_leaves_it_free(tmp_path, monkeypatch):
+    def write(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks.os, "write", write)
+        with pytest.raises(WorkFailed, match=rf"no room for {tmp_path / 'lock'}"):
+            hold_lock(tmp_path / "lock", work="writing T").__enter__()
+    with hold_lock(tmp_path / "lock", work="writing T"):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
 @pytest.fixture

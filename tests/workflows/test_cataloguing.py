@@ -204,7 +204,7 @@ def test_bad_usage_is_told_before_anything_is_written(folder, tmp_path):
 
 def test_a_full_disk_is_told_before_the_catalogue_is_made(folder, tmp_path, monkeypatch, full_disk):
     monkeypatch.setattr(cataloguing, "catalogue_tables", lambda *a, **k: pytest.fail("at work"))
-    with pytest.raises(UsageError, match=r"about \d\.\d MB are needed and 0\.0 MB are free"):
+    with pytest.raises(UsageError, match=r"about \d\.\d MB are needed and 1\.0 kB are free"):
         make(folder, tmp_path / "CAT.fits")
     assert not list(tmp_path.iterdir())
 

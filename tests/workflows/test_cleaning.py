@@ -178,7 +178,7 @@ def test_what_is_in_the_way_is_told_before_any_file_is_read(night, tmp_path, mon
 
 def test_a_full_disk_is_told_before_any_file_is_read(night, tmp_path, monkeypatch, full_disk):
     monkeypatch.setattr(stage.Run, "map_files", lambda *a, **k: pytest.fail("began to work"))
-    with pytest.raises(UsageError, match=r"are needed and 0\.0 MB are free"):
+    with pytest.raises(UsageError, match=r"are needed and 1\.0 kB are free"):
         clean_files([night], tmp_path / "a.txt")
 
 

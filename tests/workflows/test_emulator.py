@@ -229,5 +229,5 @@ def test_an_output_that_is_not_a_model_is_left_alone_before_any_work(tmp_path, m
 
 def test_a_full_disk_is_told_before_any_work(tmp_path, model_grid, monkeypatch, full_disk):
     monkeypatch.setattr(pipeline, "_learn", lambda *a, **k: pytest.fail("began to learn"))
-    with pytest.raises(UsageError, match=r"are needed and 0\.0 MB are free"):
+    with pytest.raises(UsageError, match=r"are needed and 1\.0 kB are free"):
         train_grid_emulator(model_grid, tmp_path / "m", config=TINY)

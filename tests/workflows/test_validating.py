@@ -235,7 +235,7 @@ def test_tables_that_are_missing_or_broken(tmp_path):
 
 
 def test_a_full_disk_is_told_before_tables_are_read(tmp_path, full_disk):
-    with pytest.raises(UsageError, match=r"are needed and 0\.0 MB are free"):
+    with pytest.raises(UsageError, match=r"are needed and 1\.0 kB are free"):
         validate_files("a.fits", "b.csv", tmp_path / "check")
 
 
