@@ -222,6 +222,11 @@ class FitProblem(eqx.Module):
         """Whether neither velocity nor polynomial is a parameter."""
         return not self.fit_velocity and self.poly_order is None
 
+    @property
+    def stars(self) -> tuple[SpectrumBatch, Any, Any, Any]:
+        """What differs from star to star: spectra, frames, contexts, fixed labels."""
+        return (self.batch, self.frame_kms, self.context, self.fixed)
+
     def __len__(self) -> int:
         return self.n_spec
 
@@ -246,9 +251,9 @@ class FitProblem(eqx.Module):
         """
         if not isinstance(rows, jax.core.Tracer):
             rows = choose_rows(rows, self.n_spec)
-        stars = _stars(self)
+        stars = self.stars
         on_host = any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(stars))
-        return self._with_stars((_choose_on_host if on_host else _choose)(stars, rows))
+        return self.with_stars((_take_on_host if on_host else take_stars)(stars, rows))
 
     def to_host(self) -> FitProblem:
         """With what differs from star to star as numpy arrays, which take no room on a device."""
@@ -263,9 +268,9 @@ class FitProblem(eqx.Module):
         """One problem of several that differ in their stars alone, on the host."""
         stars = jax.tree.map(
             lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]),
-            *(_stars(problem) for problem in problems),
+            *(problem.stars for problem in problems),
         )
-        return problems[0]._with_stars(stars)
+        return problems[0].with_stars(stars)
 
     def under(self, model: ForwardModel) -> FitProblem:
         """The same problem for another model of the same labels, pixels and context."""
@@ -291,10 +296,13 @@ class FitProblem(eqx.Module):
         return replace(padded, batch=batch)
 
     def _map_stars(self, change: Callable[[Any], Any]) -> FitProblem:
-        return self._with_stars(jax.tree.map(change, _stars(self)))
+        return self.with_stars(jax.tree.map(change, self.stars))
 
-    def _with_stars(self, stars: Any) -> FitProblem:
-        return eqx.tree_at(_stars, self, stars, is_leaf=lambda leaf: leaf is None)
+    def with_stars(self, stars: Any) -> FitProblem:
+        """The same of other stars, as `stars` gives them."""
+        return eqx.tree_at(
+            lambda problem: problem.stars, self, stars, is_leaf=lambda leaf: leaf is None
+        )
 
     def to_synthetic(self) -> FitProblem | None:
         """The problem in the domain of theory; None under models that transfer nothing.
@@ -350,17 +358,14 @@ class FitProblem(eqx.Module):
             )
 
 
-def _stars(problem: FitProblem):
-    """What differs from star to star."""
-    return (problem.batch, problem.frame_kms, problem.context, problem.fixed)
-
-
-def _choose_on_host(stars, rows):
+def _take_on_host(stars, rows):
     return jax.tree.map(lambda leaf: leaf[rows], stars)
 
 
-# One program; array by array, five would be compiled for each.
-_choose = jax.jit(_choose_on_host)
+@jax.jit
+def take_stars(stars: PyTree[Any], rows: Int[Array | np.ndarray, n]) -> PyTree[Any]:
+    """Rows of `FitProblem.stars`: one program, where array by array there would be five."""
+    return _take_on_host(stars, rows)
 
 
 def _as_type(values: Any, dtype: Any) -> Array:

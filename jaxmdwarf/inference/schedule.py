@@ -14,7 +14,7 @@ from jaxmdwarf.inference.devices import divide_stars, replicate, star_mesh
 from jaxmdwarf.inference.nodes import choose_by_pixels, predict_nodes
 from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.parameters import Start
-from jaxmdwarf.inference.problem import FitProblem, padded_rows
+from jaxmdwarf.inference.problem import FitProblem, padded_rows, take_stars
 from jaxmdwarf.inference.results import (
     FitResult,
     blank_result,
@@ -295,7 +295,9 @@ class _Passes:
             shapes = multiply_shapes(model, problem.batch.grid, problem.noise.nuisance)
             nodes = place_nodes(model, problem.fixed)
         self.can_search = nodes is not None
-        self._held = replicate((problem, shapes, nodes), self._mesh)
+        self._stars, self._fixed = replicate((problem.stars, problem.fixed), self._mesh)
+        # One star stands for all: how many there are is no part of what is compiled.
+        self._held = replicate((problem.take([0]), shapes, nodes), self._mesh)
         self._surrogate = replicate(surrogate, self._mesh)
 
     def descend(
@@ -331,7 +333,7 @@ class _Passes:
     def choose_nodes(self, rows: np.ndarray) -> np.ndarray:
         """Scaled labels at which each spectrum fits best, of the nodes of the label space."""
         problem, _, _ = self._held
-        nodes = predict_nodes(problem.model, problem.fixed)
+        nodes = predict_nodes(problem.model, self._fixed)
         choose = partial(_choose_rows, (problem, nodes), mesh=self._mesh)
         return self._in_parts(choose, rows, self._sizes[False])
 
@@ -360,7 +362,8 @@ class _Passes:
             chosen = np.arange(first, min(first + size, len(rows)))
             padded = np.resize(chosen, size)
             real = np.arange(size) < chosen.size
-            part = work((rows[padded], *(column[padded] for column in columns), real))
+            stars = take_stars(self._stars, rows[padded])
+            part = work((stars, *(column[padded] for column in columns), real))
             return jax.tree.map(lambda leaf: np.asarray(leaf)[: chosen.size], part)
 
         parts = [do_part(first) for first in range(0, len(rows), size)]
@@ -396,12 +399,12 @@ def _fit(problem, parameters, damping, max_iter, *, solver):
 
 @partial(jax.jit, static_argnames=("solver", "mesh"))
 def _fit_rows(shared, stars, *, solver, mesh):
-    """Fit some rows of a problem; gathering inside keeps one compiled shape whatever they are."""
+    """Fit some stars; the problem that all share comes with one of them."""
 
     def fit_here(shared, stars):
         problem, reduction, max_iter = shared
-        rows, parameters, damping, real = stars
-        chosen = problem.take(rows)
+        own, parameters, damping, real = stars
+        chosen = problem.with_stars(own)
         return _fit_traced(chosen, parameters, damping, reduction, max_iter, real, solver)
 
     return divide_stars(fit_here, mesh)(shared, stars)
@@ -409,12 +412,12 @@ def _fit_rows(shared, stars, *, solver, mesh):
 
 @partial(jax.jit, static_argnames="mesh")
 def _check_rows(shared, stars, *, mesh):
-    """One step of some rows under the model, with slopes and weights of its surrogate."""
+    """One step of some stars under the model, with slopes and weights of its surrogate."""
 
     def check_here(shared, stars):
         problem, surrogate, trusted_sigma = shared
-        rows, parameters, real = stars
-        chosen = problem.take(rows)
+        own, parameters, real = stars
+        chosen = problem.with_stars(own)
         objective = build_objective(chosen.under(surrogate))
         active = (objective.n_good > objective.layout.n_free) & real
         slopes, _ = objective.linearise(parameters)
@@ -441,11 +444,11 @@ def _check_rows(shared, stars, *, mesh):
 
 @partial(jax.jit, static_argnames="mesh")
 def _choose_rows(shared, stars, *, mesh):
-    """The best node of some rows; weights are those of a star without a context."""
+    """The best node of some stars; weights are those of a star without a context."""
 
     def choose_here(shared, stars):
         problem, nodes = shared
-        chosen = replace(problem.take(stars[0]), context=None)
+        chosen = replace(problem.with_stars(stars[0]), context=None)
         return choose_by_pixels(build_objective(chosen), *nodes)
 
     return divide_stars(choose_here, mesh)(shared, stars)

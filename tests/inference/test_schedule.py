@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import curve_fit
 
 from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.inference import schedule
 from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.parameters import Start
@@ -332,6 +333,14 @@ def test_any_start_leads_to_the_same_minimum(band_model, survey, fitted):
         result = fit_stars(band_model, take(batch, rows), start=start)
         distance = np.abs(result.labels - fitted.labels[rows]) / fitted.errors[rows]
         assert np.mean(distance.max(axis=1) < 0.05) >= 0.98
+
+
+def test_how_many_stars_there_are_asks_for_no_other_program(band_model, survey, fitted):
+    known = schedule._fit_rows._cache_size()
+    some = fit_stars(band_model, take(survey[0], range(150)))
+    assert schedule._fit_rows._cache_size() == known > 0
+    # Batches hold other neighbours, padding among them.
+    np.testing.assert_allclose(some.labels, fitted.labels[:150], rtol=1e-4, atol=1e-4)
 
 
 def test_the_frame_is_part_of_the_velocity(band_model, survey):
