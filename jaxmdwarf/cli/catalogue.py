@@ -25,7 +25,8 @@ class Command:
     the star of each spectrum, VBFlag, ages, and a bit of flags for each cut of section 4 of the
     paper. With --paper-cuts, rows that fail one are in <CAT stem>_rejects.csv instead. <CAT
     stem>_waterfall.csv says how many rows each cut removes or would remove, <CAT
-    stem>_metrics.json and _precision.png how precise repeats are.
+    stem>_metrics.json and _precision.png how precise repeats are. Further figures, where CAT has
+    the columns: _sky, _kiel, _hr, _hr_active and _types.png.
 
     Example: jaxmdwarf catalogue fits.parquet --gaia gaia.fits --binaries sb9.vot --out CAT.fits
     """
@@ -96,6 +97,16 @@ class Command:
         ),
     ] = None
 
+    isochrones: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="TABLE [TABLE ...]",
+            help="Isochrones for the Kiel diagram, of PARSEC, MIST or CSV; those of 5 Gyr are "
+            "drawn.",
+            help_behavior_hint="(default: an empirical main sequence)",
+        ),
+    ] = ()
+
     paper_cuts: Annotated[
         bool,
         tyro.conf.FlagCreatePairsOff,
@@ -154,6 +165,7 @@ class Command:
             binaries=self.binaries,
             ages=self.ages,
             age_spline=self.zoomies,
+            isochrones=self.isochrones,
             overwrite=self.overwrite,
             progress=terminal,
         )

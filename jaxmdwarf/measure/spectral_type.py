@@ -6,7 +6,11 @@ of the SDSS, and surveys that are classified by them, call 0.83 to 0.88 M0: -0.7
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import numpy as np
+from jaxtyping import Float
 
 from jaxmdwarf.measure.indices import Measurement
 
@@ -96,3 +100,37 @@ def estimate_spectral_type(tio5: Measurement) -> Measurement:
     valid = (value >= VALID[0]) & (value <= VALID[1])
     error = np.hypot(SCATTER, SLOPE * np.asarray(tio5.error))
     return Measurement(np.where(valid, value, np.nan)[()], np.where(valid, error, np.nan)[()])
+
+
+def read_subtypes(subclasses: Iterable[str]) -> Float[np.ndarray, " n"]:
+    """Subtypes as numbers from what pipelines of surveys write, on the scale of `SpT`.
+
+    Parameters
+    ----------
+    subclasses : iterable of str
+        Such as ``dM3``, ``M3``, ``sdM1.5`` or ``K7V``.
+
+    Returns
+    -------
+    (n,)
+        -2 is K5, -1 is K7, 0 to 9 are M0 to M9. NaN for giants, for all others, and for blanks.
+
+    Examples
+    --------
+    >>> read_subtypes(["dM3", "M0.5V", "K7", "K5", "K3", "gM1", "F9", ""]).tolist()
+    [3.0, 0.5, -1.0, -2.0, nan, nan, nan, nan]
+    """
+    known: dict[str, float] = {}
+    values = []
+    for text in map(str, subclasses):
+        # A catalogue has some ten of them, and up to millions of rows.
+        if text not in known:
+            found = _SUBTYPE.match(text.strip())
+            named = found["k"] or found["m"] if found else ""
+            known[text] = _K_TYPES[named] if named in _K_TYPES else float(named[1:] or "nan")
+        values.append(known[text])
+    return np.array(values, np.float64)
+
+
+_K_TYPES = {"K5": -2.0, "K7": -1.0}
+_SUBTYPE = re.compile(r"(u?e?sd|d)?((?P<k>K[57])(?![\d.])|(?P<m>M\d(\.\d)?))(?!\d)(?!I)")

@@ -13,12 +13,15 @@ from jaxmdwarf.io.atomic import write_atomically
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance
 from jaxmdwarf.io.rejects import read_rejects
+from jaxmdwarf.io.spectra.readers import read_rows
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.plots.domains import plot_domains
 from jaxmdwarf.plots.kiel import KielSample, plot_kiel
+from jaxmdwarf.plots.processing import plot_processing
 from jaxmdwarf.plots.snr import plot_snr
 from jaxmdwarf.plots.style import describe_quantity, render_png
 from jaxmdwarf.plots.transfer import plot_residuals, plot_training, plot_transferred_fit
+from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA
 from jaxmdwarf.preprocess.masks import mask_for
 from jaxmdwarf.quality import FLAG_TABLE, HARMFUL_FLAGS, find_good
 from jaxmdwarf.quickstart.products import (
@@ -30,6 +33,8 @@ from jaxmdwarf.quickstart.products import (
     list_variants,
 )
 from jaxmdwarf.report.page import Bars, Picture, Report, Section, Table, Text, write_report
+from jaxmdwarf.workflows.catalogue_figures import CAPTIONS
+from jaxmdwarf.workflows.cataloguing import Beside
 from jaxmdwarf.workflows.judging import predict_fitted
 from jaxmdwarf.workflows.methods.cyclestar import LOG_NAME
 from jaxmdwarf.workflows.validating import Validation
@@ -88,7 +93,7 @@ def write_quickstart_report(outcome: Outcome) -> None:
         sections=[
             _run_section(config, metrics, gap),
             _emulator_section(emulator, pictures),
-            Section("A spectrum and its fit", [pictures["spectrum"]]),
+            Section("A spectrum and its fit", [pictures["processing"], pictures["spectrum"]]),
             _recovery_section(outcome, pictures),
             _gap_section(metrics["transfer"], pictures),
             Section(
@@ -103,7 +108,10 @@ def write_quickstart_report(outcome: Outcome) -> None:
                     pictures["pulls"],
                 ],
             ),
-            Section("The stars", [pictures["kiel"], pictures["snr"]]),
+            Section(
+                "The stars",
+                [pictures[name] for name in ("snr", *CAPTIONS) if name in pictures],
+            ),
             _rejects_section(products, counts),
             _flags_section(catalogue),
             _products_section(products),
@@ -121,8 +129,12 @@ def _draw(outcome: Outcome, catalogue: pd.DataFrame) -> dict[str, Picture]:
         for name, variant in list_variants(products, outcome.config).items()
     }
     compared = variants[outcome.final][1]
+    chosen = _choose_example(compared, shown)
     drawn: dict[str, tuple[Figure, str]] = {
-        "spectrum": _plot_example(variants, outcome.final, truth, shown),
+        "processing": _plot_processing(
+            variants[outcome.final][0], compared.iloc[int(shown.rows[chosen])]
+        ),
+        "spectrum": _plot_example(variants, outcome.final, truth, shown, chosen),
         "kiel": (
             _plot_kiel(compared, truth, shown),
             "Gravity against temperature, as measured and as simulated, for the compared spectra "
@@ -140,10 +152,12 @@ def _draw(outcome: Outcome, catalogue: pd.DataFrame) -> dict[str, Picture]:
         name: Picture(render_png(figure), caption, name)
         for name, (figure, caption) in drawn.items()
     }
-    for name in ("reconstruction", "pixel_error"):
-        file = products.emulator / f"{name}.png"
-        if file.is_file():
-            pictures[name] = Picture(file.read_bytes(), _EMULATOR_CAPTIONS[name], name)
+    files = {name: products.emulator / f"{name}.png" for name in _EMULATOR_CAPTIONS}
+    captions = {**CAPTIONS, **_EMULATOR_CAPTIONS}
+    for name, file in {**Beside.name(products.value_added).figures, **files}.items():
+        # That of the catalogue holds more stars, and no truth beside them.
+        if name not in pictures and file.is_file():
+            pictures[name] = Picture(file.read_bytes(), captions[name], name)
     for name, picture in pictures.items():
         with write_atomically(products.figures / f"{name}.png") as temporary:
             temporary.write_bytes(picture.png)
@@ -196,17 +210,37 @@ _EMULATOR_CAPTIONS = {
 }
 
 
-def _plot_example(
-    variants: Variants, final: str, truth: pd.DataFrame, shown: Validation
-) -> tuple[Figure, str]:
-    """The spectrum nearest to what one wants to see, with the models that were fitted to it."""
-    compared = variants[final][1]
+def _choose_example(compared: pd.DataFrame, shown: Validation) -> int:
+    """Which of the compared rows is nearest to what one wants to see."""
     teff = compared["Teff"].to_numpy(float)[shown.rows]
     distance = np.abs(np.log(np.maximum(shown.snr, 1e-3) / WANTED_SNR)) + np.abs(
         (teff - WANTED_TEFF) / 300.0
     )
-    chosen = int(np.nanargmin(distance))
-    row = compared.iloc[int(shown.rows[chosen])]
+    return int(np.nanargmin(distance))
+
+
+def _plot_processing(folder: Path, row: pd.Series) -> tuple[Figure, str]:
+    """A spectrum on its way to its fit, as the model of the folder has it."""
+    preprocessing = load_model(folder).preprocessing
+    figure = plot_processing(
+        read_rows([row["path"]], [row["spectrum"]])[0],
+        rv_kms=float(row["RV"]),
+        masks=preprocessing.masks_aa,
+        sigma_aa=preprocessing.sigma_aa or PAPER_SIGMA_AA,
+        title=f"obsid {row['obsid']}, S/N {row['SNRr']:.0f} in r, RV {row['RV']:.0f} km/s",
+    )
+    return figure, (
+        "How a spectrum comes to be fitted (figure 5 of the paper): flux in the rest frame with "
+        "its pseudo-continuum, the error, and both divided by the pseudo-continuum. Windows in "
+        "grey are left out of it."
+    )
+
+
+def _plot_example(
+    variants: Variants, final: str, truth: pd.DataFrame, shown: Validation, chosen: int
+) -> tuple[Figure, str]:
+    """A spectrum with the models that were fitted to it, by its number among the compared ones."""
+    row = variants[final][1].iloc[int(shown.rows[chosen])]
     known = truth.iloc[int(shown.reference_rows[chosen])]
     fits = {}
     for name, (folder, table) in variants.items():

@@ -25,6 +25,7 @@ from jaxmdwarf.io.json_files import plain_json, to_json, write_json
 from jaxmdwarf.io.provenance import gather_provenance, hash_files
 from jaxmdwarf.io.rejects import Reject, check_accounts, name_rejects_file, write_rejects
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, read_tables, write_table
+from jaxmdwarf.workflows.catalogue_figures import CAPTIONS, tabulated_lines, write_figures
 from jaxmdwarf.workflows.outputs import require_folder, require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
 from jaxmdwarf.workflows.run import open_output, was_writing
@@ -50,6 +51,7 @@ def catalogue_files(
     binaries: Sequence[str | os.PathLike[str]] = (),
     ages: str | os.PathLike[str] | None = None,
     age_spline: str | os.PathLike[str] | None = None,
+    isochrones: Sequence[str | os.PathLike[str]] = (),
     command: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -63,8 +65,8 @@ def catalogue_files(
         is met first.
     out : path
         The catalogue; its extension chooses the format. ``<stem>_rejects.csv``,
-        ``<stem>_waterfall.csv``, ``<stem>_metrics.json`` and ``<stem>_precision.png`` are written
-        beside it.
+        ``<stem>_waterfall.csv`` and ``<stem>_metrics.json`` are written beside it, and those
+        figures of `jaxmdwarf.workflows.catalogue_figures.CAPTIONS` for which it has the columns.
     config : CatalogueConfig, optional
         Bounds of log g, where it has none, are those that the tables tell.
     gaia, ages, age_spline : path, optional
@@ -72,6 +74,9 @@ def catalogue_files(
     variables, binaries : sequence of path
         Lists of stars, each under the name of its file; all tables of a VOTable count. A folder is
         a HATS catalogue.
+    isochrones : sequence of path
+        Tables for the Kiel diagram; see `jaxmdwarf.io.isochrones.read_isochrones`. Without one it
+        has the empirical relation.
     command : sequence of str, optional
         Command line for the provenance.
     overwrite : bool
@@ -101,6 +106,7 @@ def catalogue_files(
     with open_output(
         out, kind="a catalogue", about={}, overwrite=overwrite, beside=products
     ) as run:
+        lines = tabulated_lines(isochrones)
         read = _read_fits(tables, progress)
         require_folder(Path(out).parent, n_bytes=ROW_BYTES * sum(map(len, read)))
         made, rejects, config = catalogue_tables(
@@ -117,7 +123,7 @@ def catalogue_files(
         n_once = len(made.table) + len(made.removed)
         check_accounts(n_in, len(made.table), len(rejects))
         waterfall = _list_waterfall(made, n_in, n_once)
-        used = [*tables, *variables, *binaries]
+        used = [*tables, *variables, *binaries, *isochrones]
         used += [one for one in (gaia, ages, age_spline) if one is not None]
         metrics = made.metrics()
         metrics["counts"] |= {"input": n_in, "rejected": len(rejects), "repeated": n_in - n_once}
@@ -138,13 +144,29 @@ def catalogue_files(
             beside.metrics,
             {**metrics, "configuration": plain_json(config), "made_by": provenance.as_text()},
         )
-        _write_figure(beside.figure, made)
+        drawn = write_figures(beside.figures, made, isochrones=lines, progress=progress)
         write_table(made.table, out, columns=describe_others(read), provenance=provenance)
+    places = {
+        "table": out,
+        "rejects": beside.rejects,
+        "waterfall table": beside.waterfall,
+        "metrics": beside.metrics,
+    }
     return {
-        "inputs": n_in,
+        **_summarise(made, metrics["counts"], waterfall),
+        **{name: os.fspath(path) for name, path in places.items()},
+        "figures": ", ".join(path.name for path in drawn),
+    }
+
+
+def _summarise(
+    made: ValueAdded, counts: Mapping[str, int], waterfall: Sequence[Sequence[Any]]
+) -> dict[str, Any]:
+    return {
+        "inputs": counts["input"],
         "catalogue": len(made.table),
-        "rejected": len(rejects),
-        "stars": metrics["counts"]["stars"],
+        "rejected": counts["rejected"],
+        "stars": counts["stars"],
         "good": int(made.table["good"].sum()),
         "waterfall": {row[1]: row[3] for row in waterfall[1:]},
         "repeats": {
@@ -152,10 +174,6 @@ def catalogue_files(
             for name, one in made.precisions.items()
         },
         "matched": {name: int(one.rows.sum()) for name, one in made.found.items()},
-        "table": os.fspath(out),
-        "rejects": os.fspath(beside.rejects),
-        "waterfall table": os.fspath(beside.waterfall),
-        "metrics": os.fspath(beside.metrics),
     }
 
 
@@ -220,7 +238,17 @@ class Beside(NamedTuple):
     rejects: Path
     waterfall: Path
     metrics: Path
-    figure: Path
+    precision: Path
+    sky: Path
+    kiel: Path
+    hr: Path
+    hr_active: Path
+    types: Path
+
+    @property
+    def figures(self) -> dict[str, Path]:
+        """By name, as `jaxmdwarf.workflows.catalogue_figures.CAPTIONS` has them."""
+        return {name: getattr(self, name) for name in self._fields if name in CAPTIONS}
 
     @classmethod
     def name(cls, out: str | os.PathLike[str]) -> Beside:
@@ -228,7 +256,7 @@ class Beside(NamedTuple):
 
         Examples
         --------
-        >>> [path.name for path in Beside.name("CAT.fits")]
+        >>> [path.name for path in Beside.name("CAT.fits")][:4]
         ['CAT_rejects.csv', 'CAT_waterfall.csv', 'CAT_metrics.json', 'CAT_precision.png']
         """
         rejects = name_rejects_file(out)
@@ -237,7 +265,7 @@ class Beside(NamedTuple):
             rejects,
             rejects.with_name(f"{stem}_waterfall.csv"),
             rejects.with_name(f"{stem}_metrics.json"),
-            rejects.with_name(f"{stem}_precision.png"),
+            *(rejects.with_name(f"{stem}_{name}.png") for name in CAPTIONS),
         )
 
 
@@ -412,18 +440,6 @@ def _write_waterfall(path: Path, rows: Sequence[Sequence[Any]]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(WATERFALL_COLUMNS)
         writer.writerows(rows)
-
-
-def _write_figure(path: Path, made: ValueAdded) -> None:
-    """Precision of repeats; without any, no figure of an earlier catalogue stays."""
-    from jaxmdwarf.plots.precision import plot_precision
-    from jaxmdwarf.plots.style import render_png
-
-    if not made.precisions:
-        path.unlink(missing_ok=True)
-        return
-    with write_atomically(path) as temporary:
-        temporary.write_bytes(render_png(plot_precision(made.precisions)))
 
 
 def _gather_values(tables: Sequence[pd.DataFrame], key: str) -> str:

@@ -8,6 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from jaxmdwarf.catalogue.names import find_column
+from jaxmdwarf.catalogue.quantities import read_quantity
 from jaxmdwarf.diagnostics.recovery import compute_pulls
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.atomic import write_atomically
@@ -21,6 +25,7 @@ from jaxmdwarf.workflows.agreement_tables import (
     agreement_table,
     list_all_agreement,
 )
+from jaxmdwarf.workflows.catalogue_figures import read_gaia
 from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.run import open_output
 from jaxmdwarf.workflows.validating import (
@@ -108,7 +113,7 @@ def validate_files(
                 notes,
                 told=gather_provenance(command=command),
                 names=[Path(one).name for one in (catalogue, *references)],
-                simulated=_is_simulated(measured),
+                measured=measured,
                 progress=progress,
             )
     summaries = {title: _summarise(one) for title, one in results.items()}
@@ -123,7 +128,7 @@ def _write_products(
     *,
     told: Provenance,
     names: Sequence[str],
-    simulated: bool,
+    measured: pd.DataFrame,
     progress: Progress,
 ) -> None:
     """Texts, figures and the page; `names` are those of the catalogue and of its references."""
@@ -146,15 +151,16 @@ def _write_products(
             "made_by": made_by,
         },
     )
-    pictures = []
-    figures = plot_results(results)
+    pictures: dict[str, Picture] = {}
+    figures = plot_results(results, measured)
     with progress.stage("figures", float(len(figures)), unit="figures") as task:
         for name, (figure, caption) in figures.items():
             png = render_png(figure)
             with write_atomically(folder / f"{name}.png") as temporary:
                 temporary.write_bytes(png)
-            pictures.append(Picture(png, caption, name))
+            pictures[name] = Picture(png, caption, name)
             task.advance()
+    simulated = _is_simulated(measured)
     report = Report(
         title="Catalogue against reference",
         lead=f"{names[0]} against {', '.join(names[1:])}: "
@@ -225,7 +231,7 @@ def _list_sections(
     results: Mapping[str, Validation],
     notes: Sequence[str],
     agreement: list[tuple[str, str, AgreementRow]],
-    pictures: Sequence[Picture],
+    pictures: Mapping[str, Picture],
 ) -> list[Section]:
     from jaxmdwarf.report.page import Section, Table, Text
 
@@ -235,22 +241,36 @@ def _list_sections(
         "std their standard deviation, which outliers enter; errors are those of a bootstrap.",
         text_columns=(1, 2),
     )
+    shown = [pictures[name] for name in ("agreement", "densities") if name in pictures]
     sections = [
         Section("What was compared", [Text(f"{note}.") for note in notes]),
-        Section("Bias and scatter", [table, pictures[0]]),
+        Section("Bias and scatter", [table, *shown]),
     ]
+    if "catalogues" in pictures:
+        sections.append(Section("The stars in each catalogue", [pictures["catalogues"]]))
     if len(results) == 1:
         result = next(iter(results.values()))
+        by_snr = [pictures["recovery"], pictures["by_snr"]]
         sections += [
-            Section("By S/N", [Table(*recovery_table(result)), *pictures[1:3]]),
-            Section("Are the errors honest?", [Table(*pull_table(result)), *pictures[3:]]),
+            Section("By S/N", [Table(*recovery_table(result)), *by_snr]),
+            Section("Are the errors honest?", [Table(*pull_table(result)), pictures["pulls"]]),
         ]
     return sections
 
 
-def plot_results(results: Mapping[str, Validation]) -> dict[str, tuple[Any, str]]:
-    """Figures by name, each with its caption; of several references, one figure for all."""
+def plot_results(
+    results: Mapping[str, Validation], catalogue: pd.DataFrame | None = None
+) -> dict[str, tuple[Any, str]]:
+    """Figures by name, each with its caption; of several references, one figure for all.
+
+    Parameters
+    ----------
+    results : mapping of title to Validation
+    catalogue : DataFrame, optional
+        The one that was compared: with it, H-R and Kiel diagrams of all tables.
+    """
     from jaxmdwarf.plots.comparison import plot_agreement
+    from jaxmdwarf.plots.densities import plot_densities
     from jaxmdwarf.plots.labels import LabelPair
 
     pairs = {
@@ -267,9 +287,73 @@ def plot_results(results: Mapping[str, Validation]) -> dict[str, tuple[Any, str]
             "points would overlap, colour is their number.",
         )
     }
+    large = {
+        title: {name: pairs[title][name] for name in _DENSITY_LABELS if name in pairs[title]}
+        for title, result in results.items()
+        if result.rows.size > LARGE
+    }
+    if any(large.values()):
+        figures["densities"] = (
+            plot_densities(large),
+            f"References with more than {LARGE} stars in common: measured against reference as "
+            "number of stars, and the differences below (figures 15 and 17 of the paper).",
+        )
+    if catalogue is not None:
+        figures |= _plot_catalogues(results, catalogue)
     if len(results) == 1:
         figures |= plot_validation(next(iter(results.values())))
     return figures
+
+
+LARGE = 500
+"""Common stars from which on a reference is drawn as density, with differences."""
+
+_DENSITY_LABELS = ("teff", "logg", "mh")
+_MOST_CATALOGUES = 4
+"""References beside the catalogue in one figure: more would be too small to read."""
+
+
+def _plot_catalogues(
+    results: Mapping[str, Validation], catalogue: pd.DataFrame
+) -> dict[str, tuple[Any, str]]:
+    """Diagrams of the compared rows, and of the references with most of them; none without [M/H].
+
+    Photometry and parallaxes are those of the catalogue, labels those of each table.
+    """
+    from jaxmdwarf.plots.catalogues import CatalogueSample, plot_catalogues
+    from jaxmdwarf.plots.kiel import KielSample
+
+    def gather(rows: np.ndarray, labels: Mapping[str, np.ndarray]) -> CatalogueSample:
+        unknown = np.full(rows.size, np.nan)
+        kiel = KielSample(*(labels.get(name, unknown) for name in _DENSITY_LABELS))
+        return CatalogueSample(read_gaia(catalogue.iloc[rows], kiel.mh)[0], kiel)
+
+    order = sorted(results, key=lambda title: -results[title].rows.size)
+    shown = [title for title in order if "mh" in results[title].samples][:_MOST_CATALOGUES]
+    if not shown:
+        return {}
+    rows = np.unique(np.concatenate([results[title].rows for title in shown]))
+    columns = {name: find_column(catalogue, name) for name in _DENSITY_LABELS}
+    own = {
+        name: read_quantity(catalogue, column, name).values[rows]
+        for name, column in columns.items()
+        if column is not None
+    }
+    samples = {"this catalogue": gather(rows, own)}
+    for title in shown:
+        labels = {name: one.reference for name, one in results[title].samples.items()}
+        samples[title] = gather(results[title].rows, labels)
+    left_out = len([one for one in results.values() if "mh" in one.samples]) - len(shown)
+    return {
+        "catalogues": (
+            plot_catalogues(samples),
+            "Compared stars in H-R and Kiel diagrams, with the labels of each table and the "
+            "photometry and parallaxes of the catalogue (figure 16 of the paper); lines are "
+            "main sequences of one metallicity each."
+            + f" {left_out} references with fewer stars are not shown."
+            * bool(left_out),
+        )
+    }
 
 
 def plot_validation(result: Validation) -> dict[str, tuple[Any, str]]:

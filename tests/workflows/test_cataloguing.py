@@ -16,6 +16,7 @@ from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows import cataloguing
+from jaxmdwarf.workflows.catalogue_figures import plan_figures
 from jaxmdwarf.workflows.cataloguing import catalogue_files, merge_fits
 
 N_STAR = 700
@@ -73,6 +74,13 @@ def folder(tmp_path_factory):
     write_table(gaia[["ra", "dec"]].iloc[[9, 11]], folder / "sb9.vot")
     pd.DataFrame({"obsid": [110, 111], "Age": [0.5, 2.0]}).to_csv(folder / "ages.csv", index=False)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request, monkeypatch):
+    """Figures are drawn in tests that look at them alone."""
+    if "figures" not in request.node.name:
+        monkeypatch.setattr(cataloguing, "write_figures", lambda *arguments, **options: [])
 
 
 def make(folder, out, **options):
@@ -149,7 +157,44 @@ def test_the_catalogue_has_table_1_with_total_errors_and_flags(folder, tmp_path)
         np.testing.assert_allclose(total, repeat, rtol=0.15)
     assert metrics["counts"]["stars"] == N_STAR
     assert table.attrs["units"]["e_fit_Teff"] == table.attrs["units"]["e_repeat_Teff"] == "K"
-    assert (tmp_path / "CAT_precision.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_are_drawn_of_what_a_catalogue_has_and_others_do_not_stay(folder, tmp_path):
+    out = tmp_path / "CAT.parquet"
+    names = {"precision", "sky", "kiel", "hr", "hr_active", "types"}
+    told = make(folder, out)["figures"]
+    # No star of these tables shows emission.
+    drawn = names - {"hr_active"}
+    assert set(told.split(", ")) == {f"CAT_{name}.png" for name in drawn}
+    assert {path.name for path in tmp_path.glob("*.png")} == set(told.split(", "))
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
+    table = read_table(folder / "one.parquet").drop(columns=["SpT", "M_H", "e_M_H"])
+    write_table(table.iloc[:20].assign(RA=np.nan), tmp_path / "few.parquet")
+    assert catalogue_files([tmp_path / "few.parquet"], out, overwrite=True)["figures"] == ""
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_each_star_counts_once_with_its_best_good_spectrum():
+    """Variables and stars of uncertain distance are in no H-R diagram."""
+    fits = make_fits().iloc[:6].assign(star=[0, 0, 0, 1, 1, 2], VBFlag=[0, 0, 0, 0, 0, 1])
+    fits = fits.assign(SNRr=[5, 9, 99, 20, 30, 40], good=[True, True, False, True, True, True])
+    fits = fits.assign(Activity=[0, 0, 0, 0, 1, 0], Gmag=15.0, BPmag=16.0, RPmag=14.0, Plx=10.0)
+    fits["e_Plx"] = [1.0, 1.0, 1.0, 2.5, 1.9, 1.0]
+    figures = {name: draw() for name, draw in plan_figures(fits, {}).items()}
+    assert set(figures) == {"sky", "kiel", "hr", "hr_active", "types"}
+    shown = {
+        name: figure.axes[0].collections[0].get_offsets()
+        for name, figure in figures.items()
+        if name != "types"
+    }
+    assert {name: len(points) for name, points in shown.items()} == {
+        "sky": 3,
+        "kiel": 3,
+        "hr": 2,
+        "hr_active": 1,
+    }
+    np.testing.assert_allclose(shown["kiel"][:, 0], fits["Teff"].iloc[[1, 4, 5]])
+    np.testing.assert_allclose(shown["hr"], [[2.0, 10.0]] * 2)
 
 
 def test_the_catalogue_tells_where_it_came_from(folder, tmp_path):

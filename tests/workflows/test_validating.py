@@ -17,7 +17,7 @@ from jaxmdwarf.workflows.validating import (
     find_column,
     validate_tables,
 )
-from jaxmdwarf.workflows.validation_report import validate_files
+from jaxmdwarf.workflows.validation_report import plot_results, validate_files
 
 N = 400
 
@@ -282,13 +282,40 @@ def test_a_comparison_that_was_stopped_leaves_nothing_in_the_way(
     assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in paths]
     validate_files(*paths, out)
     names = {"by_snr.csv", "metrics.json", "report.html", "recovery.png", "by_snr.png", "pulls.png"}
-    names |= {"agreement.csv", "agreement.md", "agreement.png"}
+    names |= {"agreement.csv", "agreement.md", "agreement.png", "catalogues.png"}
     assert {path.name for path in out.iterdir()} == names
     (out / "notes.txt").write_text("mine")
     (out / "metrics.json").write_text("old")
     validate_files(*paths, out, overwrite=True)
     assert {path.name for path in out.iterdir()} == {*names, "notes.txt"}
     assert json.loads((out / "metrics.json").read_text())["counts"]["compared"] > 0
+
+
+def test_large_references_are_drawn_as_density_and_beside_the_catalogue(catalogue, truth):
+    catalogue = catalogue.assign(Gmag=15.0, BPmag=16.0, RPmag=14.0, Plx=10.0, e_Plx=0.1)
+    several = pd.concat([catalogue] * 2, ignore_index=True)
+    no_mh = truth.drop(columns=["mh", "alpha_m"])
+    options = ValidationConfig(match="path")
+    results = {
+        "large": validate_tables(several, truth, options),
+        "small": validate_tables(catalogue, truth, options),
+        "no [M/H]": validate_tables(several, no_mh, options),
+    }
+    figures = plot_results(results, several)
+    assert set(figures) == {"agreement", "densities", "catalogues"}
+    # Labels of figure 15, of the two references with more than 500 rows.
+    density = figures["densities"][0].axes
+    assert [axis.get_title() for axis in density[:3]] == ["Teff (K)", "log g (dex)", "[M/H] (dex)"]
+    assert density[0].texts[0].get_text().startswith("n = 720\nbias +")
+    assert density[8].texts[0].get_text() == "not given"
+    diagrams = figures["catalogues"][0].axes
+    names = [axis.get_title() for axis in diagrams[:3]]
+    assert names == ["this catalogue\n(n = 720)", "large\n(n = 720)", "small\n(n = 360)"]
+    measured, known = (np.asarray(axis.collections[0].get_offsets()) for axis in diagrams[3:5])
+    assert np.median(measured[:, 0] - known[:, 0]) == pytest.approx(25.0, abs=6.0)
+    few = {"small": results["small"]}
+    assert set(plot_results(few)) == {"agreement", "recovery", "by_snr", "pulls"}
+    assert "catalogues" not in plot_results({"no [M/H]": results["no [M/H]"]}, several)
 
 
 @pytest.fixture
