@@ -28,7 +28,7 @@ def test_it_shows_what_each_cut_removes_and_writes_beside_the_catalogue(fits, ca
     assert "e_Teff is the error of the fit alone" in shown.err
     assert "catalogue        29" in shown.out
     names = {path.name for path in fits.iterdir()}
-    beside = {"CAT.vot", "CAT_rejects.csv", "CAT_waterfall.csv", "CAT_metrics.json"}
+    beside = {"CAT.vot", "CAT_rejects.csv", "CAT_waterfall.csv", "CAT_metrics.json", "CAT_sky.png"}
     assert names == {"fits.csv", *beside}
     assert main(words) == 2
     assert "add --overwrite" in capsys.readouterr().err

@@ -1,5 +1,9 @@
 """Figures of the stars of a catalogue show what they were given, however few or odd."""
 
+import importlib
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -230,3 +234,12 @@ def test_processing_shows_flux_continuum_and_both_errors_at_rest():
     assert relative.get_xlabel() == "rest wavelength in vacuum (Å)"
     shaded = flux.collections[0].get_paths()[0].get_extents()
     assert (shaded.x0, shaded.x1) == (6500.0, 6520.0)
+
+
+def test_the_page_of_figures_names_functions_that_are_there():
+    page = (Path(__file__).parents[2] / "docs" / "figures.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \|.*?`(\w+)\.(plot_\w+)`", page, re.MULTILINE)
+    numbers = sorted(int(one) for row in rows for one in row[0].split(","))
+    assert numbers == list(range(1, 19))
+    for _, module, name in rows:
+        assert callable(getattr(importlib.import_module(f"jaxmdwarf.plots.{module}"), name))
