@@ -32,6 +32,8 @@ def test_it_shows_what_each_cut_removes_and_writes_beside_the_catalogue(fits, ca
     assert names == {"fits.csv", *beside}
     assert main(words) == 2
     assert "add --overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--isochrones", "none.dat"]) == 2
+    assert "none.dat" in capsys.readouterr().err
     assert main([*words, "--overwrite", "--cuts.max-teff", "3000", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["catalogue"] == 30

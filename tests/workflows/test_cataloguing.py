@@ -14,6 +14,7 @@ from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.provenance import Provenance, hash_files
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table, write_table
+from jaxmdwarf.plots.kiel import plot_kiel
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows import cataloguing
 from jaxmdwarf.workflows.catalogue_figures import plan_figures
@@ -159,10 +160,23 @@ def test_the_catalogue_has_table_1_with_total_errors_and_flags(folder, tmp_path)
     assert table.attrs["units"]["e_fit_Teff"] == table.attrs["units"]["e_repeat_Teff"] == "K"
 
 
-def test_figures_are_drawn_of_what_a_catalogue_has_and_others_do_not_stay(folder, tmp_path):
-    out = tmp_path / "CAT.parquet"
+def test_figures_are_drawn_of_what_a_catalogue_has_and_others_do_not_stay(
+    folder, tmp_path, monkeypatch
+):
+    out, lines = tmp_path / "CAT.parquet", tmp_path / "lines.csv"
+    rows = [f"{feh},9.7,{m},{3000 + m * 1000},{m}" for feh in (-1, 0) for m in (0.1, 0.5)]
+    lines.write_text("\n".join(["feh,log_age,Mini,Teff,radius", *rows]))
+    given = []
+
+    def draw(*samples, isochrones):
+        given.append(isochrones)
+        return plot_kiel(*samples, isochrones=isochrones)
+
+    monkeypatch.setattr("jaxmdwarf.plots.kiel.plot_kiel", draw)
     names = {"precision", "sky", "kiel", "hr", "hr_active", "types"}
-    told = make(folder, out)["figures"]
+    told = make(folder, out, isochrones=[lines])["figures"]
+    assert given[0].title == "isochrones, 5 Gyr"
+    assert hash_files(lines) in read_table(out).attrs["provenance"]["inputs"]
     # No star of these tables shows emission.
     drawn = names - {"hr_active"}
     assert set(told.split(", ")) == {f"CAT_{name}.png" for name in drawn}
