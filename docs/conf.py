@@ -59,6 +59,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"
+highlight_language = "none"  # blocks that name no language are commands and what they print
 autodoc_typehints = "none"  # numpydoc has them beside each parameter, with shapes and units
 autodoc_member_order = "bysource"
 autosummary_generate = True
