@@ -59,18 +59,15 @@ def draw_everything(n, change=lambda values: values):
     yield plot_catalogues({"a": CatalogueSample(hr, kiel), "b": CatalogueSample(hr, kiel)})
 
 
-@pytest.mark.parametrize("n", [0, 1, 3])
-def test_any_number_of_stars_can_be_drawn(n):
-    for figure in draw_everything(n):
-        if n < 3:  # Arranging takes half of the time, and is the same.
-            figure.set_layout_engine("none")
-        assert render_png(figure, dpi=40).startswith(b"\x89PNG")
+def test_figures_without_stars_can_be_drawn():
+    for figure in draw_everything(0):
+        figure.set_layout_engine("none")  # Arranging takes half of the time.
+        assert render_png(figure, dpi=20).startswith(b"\x89PNG")
 
 
-def test_stars_without_a_value_can_be_drawn():
-    for figure in draw_everything(3, lambda values: values * np.nan):
-        figure.set_layout_engine("none")
-        render_png(figure, dpi=25)
+@pytest.mark.parametrize(("n", "factor"), [(1, 1.0), (3, 1.0), (3, np.nan)])
+def test_few_stars_and_stars_without_a_value_are_no_error(n, factor):
+    assert len(list(draw_everything(n, lambda values: factor * values))) == 7
 
 
 def test_a_star_lies_where_its_galactic_coordinates_are():

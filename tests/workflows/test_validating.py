@@ -198,7 +198,7 @@ def test_products_on_disk(tmp_path, catalogue, truth):
     assert metrics["labels"]["teff"]["bias"] == pytest.approx(summary["teff_bias"], abs=1e-3)
     rows = pd.read_csv(out / "by_snr.csv")
     assert rows[rows["quantity"] == "mh"]["n"].sum() == 360
-    for name in ("recovery", "by_snr", "pulls"):
+    for name in ("agreement", "catalogues", "recovery", "by_snr", "pulls"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "data:image/png" in (out / "report.html").read_text()
 
@@ -270,7 +270,12 @@ def test_a_comparison_that_was_stopped_leaves_nothing_in_the_way(
         write_table(table, path)
     out = tmp_path / "judged"
     # Figures are drawn in other tests.
+    figures = ("agreement", "catalogues", "recovery", "by_snr", "pulls")
     monkeypatch.setattr("jaxmdwarf.plots.style.render_png", lambda figure: b"a picture")
+    monkeypatch.setattr(
+        "jaxmdwarf.workflows.validation_report.plot_results",
+        lambda *arguments: {name: (None, f"the figure of {name}") for name in figures},
+    )
 
     def stop(*arguments, **options):
         raise KeyboardInterrupt
@@ -281,8 +286,8 @@ def test_a_comparison_that_was_stopped_leaves_nothing_in_the_way(
             validate_files(*paths, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in paths]
     validate_files(*paths, out)
-    names = {"by_snr.csv", "metrics.json", "report.html", "recovery.png", "by_snr.png", "pulls.png"}
-    names |= {"agreement.csv", "agreement.md", "agreement.png", "catalogues.png"}
+    names = {"by_snr.csv", "metrics.json", "report.html", "agreement.csv", "agreement.md"}
+    names |= {f"{name}.png" for name in figures}
     assert {path.name for path in out.iterdir()} == names
     (out / "notes.txt").write_text("mine")
     (out / "metrics.json").write_text("old")
