@@ -53,7 +53,7 @@ def find_limits(
     low, high = (float(one) for one in np.percentile(kept, (clip, 100 - clip)))
     lacking = 0.5 * max(least - (high - low), 0.0)
     low, high = low - lacking, high + lacking
-    margin = room * (high - low) or 0.05 * (abs(high) or 1.0)
+    margin = room * (high - low) if high > low else 0.05 * (abs(high) or 1.0)
     return low - margin, high + margin
 
 
