@@ -122,4 +122,4 @@ def _find_common_limits(pairs: list[LabelPair]) -> Limits:
         known = np.isfinite(pair.measured - pair.reference)
         sides += [pair.measured[known], pair.reference[known]]
     low, high = find_limits(np.concatenate(sides), (0.0, 1.0), clip=0.2)
-    return low, high + 0.15 * (high - low)
+    return low, high + 0.22 * (high - low)
