@@ -346,7 +346,14 @@ class Runner:
 
     def start(self, place: Path, at: int = -1) -> subprocess.Popen:
         """The command as the leader of a group; it dies before operation `at`."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "KILLS_AT": str(at)}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "KILLS_AT": str(at),
+            # Runs of one command find what earlier ones have compiled, whole or cut.
+            "JAX_COMPILATION_CACHE_DIR": str(self._folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        }
         words = [sys.executable, "-c", WATCH + self._command.program, *self._command.words]
         with open(self._folder / "stderr", "wb") as errors:
             return subprocess.Popen(
