@@ -296,8 +296,9 @@ class _Passes:
             nodes = place_nodes(model, problem.fixed)
         self.can_search = nodes is not None
         self._stars, self._fixed = replicate((problem.stars, problem.fixed), self._mesh)
-        # One star stands for all: how many there are is no part of what is compiled.
-        self._held = replicate((problem.take([0]), shapes, nodes), self._mesh)
+        # One row stands for all: how many there are is no part of what is compiled.
+        blank = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), problem.stars)
+        self._held = replicate((problem.with_stars(blank), shapes, nodes), self._mesh)
         self._surrogate = replicate(surrogate, self._mesh)
 
     def descend(
@@ -360,11 +361,16 @@ class _Passes:
 
         def do_part(first: int):
             chosen = np.arange(first, min(first + size, len(rows)))
-            padded = np.resize(chosen, size)
-            real = np.arange(size) < chosen.size
-            stars = take_stars(self._stars, rows[padded])
-            part = work((stars, *(column[padded] for column in columns), real))
-            return jax.tree.map(lambda leaf: np.asarray(leaf)[: chosen.size], part)
+            if size == len(self._stars[1]):
+                # All at once: each stays in its row, and nothing is gathered.
+                places, source, stars = rows, np.zeros(size, int), self._stars
+                source[places] = chosen
+            else:
+                places, source = np.arange(chosen.size), np.resize(chosen, size)
+                stars = take_stars(self._stars, rows[source])
+            real = np.isin(np.arange(size), places)
+            part = work((stars, *(column[source] for column in columns), real))
+            return jax.tree.map(lambda leaf: np.asarray(leaf)[places], part)
 
         parts = [do_part(first) for first in range(0, len(rows), size)]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
