@@ -606,7 +606,12 @@ def read_stable(path: Path, *, lines: bool) -> Iterator[Any]:
 def strip(value: Any) -> Any:
     """A tree without `VOLATILE` entries; NaN equal to itself."""
     if isinstance(value, dict):
-        return {key: strip(one) for key, one in value.items() if key not in VOLATILE}
+        return {
+            key: strip(one)
+            for key, one in value.items()
+            # Names of inputs with their hashes, where these were made by the same run, with dates.
+            if key not in VOLATILE and not (key == "inputs" and isinstance(one, str))
+        }
     if isinstance(value, list):
         return [strip(one) for one in value]
     return repr(value)
