@@ -63,6 +63,9 @@ VOLATILE = frozenset(
 )
 """Entries of JSON that tell when and how fast, or sum up files that hold such entries."""
 
+HASHES = frozenset(["inputs", "model_hash"])
+"""Entries that may be hashes of what the run itself has made."""
+
 WATCH = """
 import atexit, os, signal, sys
 _place, _at, _main, _n = os.getcwd(), int(os.environ.get("KILLS_AT", "-1")), os.getpid(), 0
@@ -609,8 +612,8 @@ def strip(value: Any) -> Any:
         return {
             key: strip(one)
             for key, one in value.items()
-            # Names of inputs with their hashes, where these were made by the same run, with dates.
-            if key not in VOLATILE and not (key == "inputs" and isinstance(one, str))
+            # Hashes of a table or a model that the same run has made: with dates in them.
+            if key not in VOLATILE and not (key in HASHES and isinstance(one, str))
         }
     if isinstance(value, list):
         return [strip(one) for one in value]
