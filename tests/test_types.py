@@ -10,7 +10,9 @@ from jaxmdwarf.wavelengths import PixelGrid
 
 
 def test_arrays_of_other_shapes_are_refused():
-    assert pad_rows(np.zeros((3, 2))).shape == (128, 2)
+    # However often others have passed.
+    for _ in range(10):
+        assert pad_rows(np.zeros((3, 2))).shape == (128, 2)
     for wrong in (np.zeros(3), [1.0, 2.0], np.zeros((3, 2), int)):
         with pytest.raises(TypeCheckError):
             pad_rows(wrong)

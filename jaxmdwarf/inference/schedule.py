@@ -298,7 +298,9 @@ class _Passes:
         self._stars, self._fixed = replicate((problem.stars, problem.fixed), self._mesh)
         # One row stands for all: how many there are is no part of what is compiled.
         blank = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), problem.stars)
-        self._held = replicate((problem.with_stars(blank), shapes, nodes), self._mesh)
+        # On the device once, and not at every call.
+        held = jax.device_put((problem.with_stars(blank), shapes, nodes))
+        self._held = replicate(held, self._mesh)
         self._surrogate = replicate(surrogate, self._mesh)
 
     def descend(
@@ -405,7 +407,7 @@ def _fit(problem, parameters, damping, max_iter, *, solver):
 
 @partial(jax.jit, static_argnames=("solver", "mesh"))
 def _fit_rows(shared, stars, *, solver, mesh):
-    """Fit some stars; the problem that all share comes with one of them."""
+    """Fit some stars; the problem that all share comes with one row in their place."""
 
     def fit_here(shared, stars):
         problem, reduction, max_iter = shared

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxmdwarf.diagnostics.agreement import measure_agreement
+from jaxmdwarf.diagnostics.agreement import Agreement, measure_agreement
+from jaxmdwarf.plots.cells import Limits, find_limits, show_numbers
 from jaxmdwarf.plots.labels import LabelPair
 from jaxmdwarf.plots.style import (
     BLUE,
@@ -20,7 +21,6 @@ from jaxmdwarf.plots.style import (
     ORANGE,
     PURPLE,
     RED,
-    SEQUENTIAL,
     describe_quantity,
 )
 
@@ -29,6 +29,7 @@ _MARKERS = "os^DvPX<>h"
 _DENSE = 500
 """More points than this overlap: their number is drawn in place of them."""
 _CLIP = 0.2
+_ROOM_ABOVE = 0.22
 
 
 def plot_agreement(references: Mapping[str, Mapping[str, LabelPair]]) -> Figure:
@@ -50,7 +51,10 @@ def plot_agreement(references: Mapping[str, Mapping[str, LabelPair]]) -> Figure:
     n_row, n_column = len(references) + several, max(len(names), 1)
     figure = Figure(figsize=(2.5 * n_column + 0.6, 2.45 * n_row + 0.3), layout="constrained")
     grid = figure.subplots(n_row, n_column, squeeze=False)
-    limits = {name: _limits(references, name) for name in names}
+    limits = {
+        name: find_pair_limits([one[name] for one in references.values() if name in one])
+        for name in names
+    }
     for column, name in zip(grid.T, names, strict=False):
         pairs = {title: one[name] for title, one in references.items() if name in one}
         for axis in column:
@@ -112,16 +116,7 @@ def _draw_points(axis: Any, pair: LabelPair, limits: tuple[float, float]) -> Non
     known = np.isfinite(pair.measured - pair.reference)
     x, y = pair.reference[known], pair.measured[known]
     if x.size > _DENSE:
-        axis.hexbin(
-            x,
-            y,
-            gridsize=45,
-            extent=(*limits, *limits),
-            cmap=SEQUENTIAL,
-            mincnt=1,
-            norm=LogNorm(),
-            linewidths=0.1,
-        )
+        show_numbers(axis, x, y, limits=(limits, limits))
     else:
         axis.scatter(
             x,
@@ -134,9 +129,23 @@ def _draw_points(axis: Any, pair: LabelPair, limits: tuple[float, float]) -> Non
 
 
 def _write_numbers(axis: Any, name: str, pairs: list[LabelPair]) -> None:
-    quantity = describe_quantity(name)
     difference = np.concatenate([pair.measured - pair.reference for pair in pairs])
-    found = measure_agreement(difference, n_bootstrap=2)
+    write_agreement(axis, name, measure_agreement(difference, n_bootstrap=2))
+
+
+def write_agreement(axis: Axes, name: str, found: Agreement, *, beyond: int = 0) -> None:
+    """Number, bias and scatter of differences of a quantity, in the upper left of its panel.
+
+    Parameters
+    ----------
+    axis : Axes
+    name : str
+        Of the quantity, for its unit and digits.
+    found : Agreement
+    beyond : int
+        How many stars the panel does not show.
+    """
+    quantity = describe_quantity(name)
     text = (
         f"n = {found.n}\nbias {quantity.write(found.bias, signed=True)}\n"
         f"scatter {quantity.write(found.robust_scatter)}"
@@ -144,11 +153,11 @@ def _write_numbers(axis: Any, name: str, pairs: list[LabelPair]) -> None:
     axis.text(
         0.04,
         0.965,
-        text,
+        text + (f"\n{beyond} outside" if beyond else ""),
         transform=axis.transAxes,
         va="top",
         fontsize=7.5,
-        bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.0},
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0},
     )
 
 
@@ -161,18 +170,11 @@ def _frame(axis: Any, limits: tuple[float, float]) -> None:
     axis.tick_params(labelsize=7.5)
 
 
-def _limits(references: Mapping[str, Mapping[str, LabelPair]], name: str) -> tuple[float, float]:
-    """What all but the outermost values of both sides span, with room for the numbers."""
-    pairs = [one[name] for one in references.values() if name in one]
-    both = [np.isfinite(pair.measured - pair.reference) for pair in pairs]
-    values = [
-        side[known]
-        for pair, known in zip(pairs, both, strict=True)
-        for side in (pair.measured, pair.reference)
-    ]
-    kept = np.concatenate(values)
-    if not kept.size:
-        return 0.0, 1.0
-    low, high = np.percentile(kept, (_CLIP, 100 - _CLIP))
-    span = (high - low) or 0.1 * (abs(high) or 1.0)
-    return float(low - 0.06 * span), float(high + 0.22 * span)
+def find_pair_limits(pairs: Sequence[LabelPair]) -> Limits:
+    """What all but the outermost values of both sides of all pairs span, with room for numbers."""
+    sides = [np.zeros(0)]
+    for pair in pairs:
+        known = np.isfinite(pair.measured - pair.reference)
+        sides += [pair.measured[known], pair.reference[known]]
+    low, high = find_limits(np.concatenate(sides), (0.0, 1.0), clip=_CLIP)
+    return low, high + _ROOM_ABOVE * (high - low)

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 
-from jaxmdwarf.diagnostics.agreement import Agreement, measure_agreement
-from jaxmdwarf.plots.cells import Limits, find_limits, share_numbers, show_numbers
+from jaxmdwarf.diagnostics.agreement import measure_agreement
+from jaxmdwarf.plots.cells import Limits, share_numbers, show_numbers
+from jaxmdwarf.plots.comparison import find_pair_limits, write_agreement
 from jaxmdwarf.plots.labels import LabelPair
 from jaxmdwarf.plots.style import GREY, RED, describe_quantity
 
@@ -45,7 +46,7 @@ def plot_densities(references: Mapping[str, Mapping[str, LabelPair]]) -> Figure:
     for column, name in zip(grid.T, names, strict=False):
         quantity = describe_quantity(name)
         pairs = {title: one[name] for title, one in references.items() if name in one}
-        limits = _find_common_limits(list(pairs.values()))
+        limits = find_pair_limits(list(pairs.values()))
         for title, top, bottom in zip(references, column[::2], column[1::2], strict=True):
             top.set(xlim=limits, ylim=limits, box_aspect=1.0)
             bottom.set(xlim=limits, box_aspect=_LOW)
@@ -95,31 +96,5 @@ def _draw(top: Any, bottom: Any, pair: LabelPair, limits: Limits) -> list[Any]:
     for side in (pair.measured, pair.reference):
         inside &= np.abs(side - middle) <= half
     beyond = found.n - int(inside.sum())
-    top.text(
-        0.04,
-        0.965,
-        _describe(pair.name, found) + (f"\n{beyond} outside" if beyond else ""),
-        transform=top.transAxes,
-        va="top",
-        fontsize=7.5,
-        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0},
-    )
+    write_agreement(top, pair.name, found, beyond=beyond)
     return drawn
-
-
-def _describe(name: str, found: Agreement) -> str:
-    quantity = describe_quantity(name)
-    return (
-        f"n = {found.n}\nbias {quantity.write(found.bias, signed=True)}\n"
-        f"scatter {quantity.write(found.robust_scatter)}"
-    )
-
-
-def _find_common_limits(pairs: list[LabelPair]) -> Limits:
-    """What both sides of all references span, with room for the numbers above."""
-    sides = [np.zeros(0)]
-    for pair in pairs:
-        known = np.isfinite(pair.measured - pair.reference)
-        sides += [pair.measured[known], pair.reference[known]]
-    low, high = find_limits(np.concatenate(sides), (0.0, 1.0), clip=0.2)
-    return low, high + 0.22 * (high - low)

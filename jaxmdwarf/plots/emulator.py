@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from jaxmdwarf.labels import describe_label
+from jaxmdwarf.plots.style import shade_windows
 
 
 def plot_reconstruction(
@@ -87,9 +88,7 @@ def plot_pixel_error(
     axis = figure.subplots()
     axis.plot(wave_aa, 100.0 * np.asarray(model_error), color="#2166ac", linewidth=0.7)
     if masked is not None:
-        axis.fill_between(
-            wave_aa, 0.0, 1.0, where=masked, color="0.88", transform=axis.get_xaxis_transform()
-        )
+        shade_windows(axis, wave_aa, masked)
     axis.set(
         xlabel="vacuum wavelength (Å)",
         ylabel="emulator error (%)",

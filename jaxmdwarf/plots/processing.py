@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxmdwarf.plots.style import BLUE, RED
+from jaxmdwarf.plots.style import BLUE, RED, shade_windows
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, pseudo_continuum
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
@@ -74,7 +74,7 @@ def plot_processing(
     for panel, name, values in zip(
         panels, names, (flux, error, flux / level, error / level), strict=True
     ):
-        _shade(panel, wave, masked)
+        shade_windows(panel, wave, masked, "masked")
         _limit(panel, values[known & ~masked], from_zero="error" in name)
         panel.set_ylabel(name, fontsize=9)
         panel.tick_params(labelsize=8, direction="in", top=True, right=True)
@@ -85,20 +85,6 @@ def plot_processing(
     if title:
         panels[0].set_title(title, fontsize=9, loc="left")
     return figure
-
-
-def _shade(panel: Any, wave: np.ndarray, masked: np.ndarray) -> None:
-    panel.fill_between(
-        wave,
-        0.0,
-        1.0,
-        where=masked,
-        color="0.88",
-        linewidth=0,
-        transform=panel.get_xaxis_transform(),
-        zorder=-1,
-        label="masked",
-    )
 
 
 def _limit(panel: Any, values: np.ndarray, *, from_zero: bool) -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from jaxmdwarf.plots.style import BLUE, RED
+from jaxmdwarf.plots.style import BLUE, RED, shade_windows
 
 WIDTH_IN, HEIGHT_IN = 7.1, 4.3
 """Two columns of a journal: type is then as large on paper as it is set here."""
@@ -107,17 +107,7 @@ def plot_fit(
     _plot_residual(bottom, wave_aa, (flux - model) / np.where(good, sigma, np.nan))
     if masked is not None and masked.any():
         for panel in (top, bottom):
-            panel.fill_between(
-                wave_aa,
-                0.0,
-                1.0,
-                where=masked,
-                color="0.9",
-                linewidth=0,
-                transform=panel.get_xaxis_transform(),
-                zorder=-1,
-                label="not fitted" if panel is top else None,
-            )
+            shade_windows(panel, wave_aa, masked, "not fitted" if panel is top else None)
     top.set(xlim=limits)
     top.legend(
         fontsize=_TEXT_PT,

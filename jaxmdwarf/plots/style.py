@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxmdwarf.labels import Label, describe_label
@@ -25,6 +28,26 @@ SEQUENTIAL = "viridis"
 def describe_quantity(name: str) -> Label:
     """How a label, or the velocity ``"rv"``, is written; unknown names are written as they are."""
     return describe_label(name)
+
+
+def shade_windows(
+    panel: Axes,
+    wave_aa: Float[np.ndarray, " n_pix"],
+    inside: Bool[np.ndarray, " n_pix"],
+    label: str | None = None,
+) -> None:
+    """Windows in grey behind what a panel shows, whatever its limits are."""
+    panel.fill_between(
+        wave_aa,
+        0.0,
+        1.0,
+        where=inside,
+        color="0.9",
+        linewidth=0,
+        transform=panel.get_xaxis_transform(),
+        zorder=-1,
+        label=label,
+    )
 
 
 def render_png(figure: Figure, *, dpi: int = 130) -> bytes:

@@ -9,7 +9,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
-from jaxmdwarf.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, describe_quantity
+from jaxmdwarf.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    describe_quantity,
+    shade_windows,
+)
 
 RECONSTRUCTIONS: tuple[tuple[str, str, str], ...] = (
     ("rec_synth", "synth → synth", BLUE),
@@ -269,15 +278,7 @@ def plot_transferred_fit(
         panel.set_ylim(-1.05 * reach, 1.05 * reach)
     if masked is not None and masked.any():
         for panel in panels:
-            panel.fill_between(
-                wave_aa,
-                0.0,
-                1.0,
-                where=masked,
-                color="0.93",
-                transform=panel.get_xaxis_transform(),
-                zorder=-1,
-            )
+            shade_windows(panel, wave_aa, masked)
     top.set(ylabel="normalised flux", xlim=(float(wave_aa[0]), float(wave_aa[-1])))
     if good.any():
         low, high = np.percentile(observed[good], (0.1, 99.9))

@@ -19,7 +19,7 @@ def plot_types(subclass: Float[np.ndarray, " n"], spt: Float[np.ndarray, " n"]) 
     Parameters
     ----------
     subclass : (n,)
-        Of the header, as a number (`jaxmdwarf.measure.spectral_type.read_subtype`).
+        Of the header, as a number (`jaxmdwarf.measure.spectral_type.read_subtypes`).
     spt : (n,)
         From TiO5. Spectra without one of the two count in the other's histogram alone.
 

@@ -265,7 +265,7 @@ class Beside(NamedTuple):
             rejects,
             rejects.with_name(f"{stem}_waterfall.csv"),
             rejects.with_name(f"{stem}_metrics.json"),
-            *(rejects.with_name(f"{stem}_{name}.png") for name in CAPTIONS),
+            **{name: rejects.with_name(f"{stem}_{name}.png") for name in CAPTIONS},
         )
 
 
