@@ -44,6 +44,7 @@ class QualityFlag(IntFlag):
     LARGE_ERROR = 1 << 25
     YOUNG = 1 << 26
     OUTLIERS_CLIPPED = 1 << 27
+    WAVELENGTH_DRIFT = 1 << 28
 
 
 class FlagNote(NamedTuple):
@@ -202,6 +203,11 @@ FLAG_TABLE: dict[QualityFlag, FlagNote] = {
     QualityFlag.OUTLIERS_CLIPPED: FlagNote(
         "pixels far from the model were left out of the fit",
         "nothing where they are few: n_clipped says how many",
+        False,
+    ),
+    QualityFlag.WAVELENGTH_DRIFT: FlagNote(
+        "wavelengths that drift along the spectrum were put right, held from 8400 Angstrom on",
+        "take RV with care: it stands on the red end; RVDrift says how far off 6500 Angstrom was",
         False,
     ),
 }

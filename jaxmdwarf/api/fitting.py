@@ -35,6 +35,7 @@ class FitOptions(TypedDict, total=False):
     window_aa: tuple[float, float]
     min_snr: float
     clip_sigma: float
+    wavelength_drift: bool
     poly_order: int | None
     solver: str | Solver
     batch_size: int | None
@@ -64,6 +65,9 @@ class Fitter:
     clip_sigma : float
         Pixels further than this from the best model are left out and the star fitted again; 0 keeps
         all pixels.
+    wavelength_drift : bool
+        Put wavelength scales right that drift beyond doubt (the default), held from 8400 Angstrom
+        on.
     poly_order : int, optional
         Order of a multiplicative polynomial that is fitted beside the labels.
     solver : str or Solver

@@ -12,7 +12,7 @@ import numpy as np
 from jaxmdwarf.api.inputs import Spectra, count, describe_rejects, name_spectrum
 from jaxmdwarf.catalogue.rows import settle_identifiers, tabulate_fit
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.inference.fitter import FittedFlux, FittedSpectra
+from jaxmdwarf.inference.fitted import FittedFlux, FittedSpectra
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.results import FitResult
 from jaxmdwarf.io.provenance import gather_provenance

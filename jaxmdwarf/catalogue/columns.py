@@ -292,6 +292,13 @@ _OWN_COLUMNS = (
         "Error of SpT_bands, with the scatter of the templates, one sigma",
         ucd="stat.error;src.spType",
     ),
+    Column(
+        "RVDrift",
+        "Drift of the wavelength scale, 6500 less 8400 Angstrom",
+        "km/s",
+        ucd="instr.calib",
+    ),
+    Column("e_RVDrift", "Error of RVDrift, one sigma", "km/s", ucd="stat.error;instr.calib"),
     Column("chi2_red", "Chi-square per good pixel of the best model", ucd="stat.fit.chi2"),
     Column(
         "OutlierScore",

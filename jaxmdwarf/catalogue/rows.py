@@ -23,7 +23,7 @@ from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, doppler_factor
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxmdwarf.inference.fitter import FittedSpectra
+    from jaxmdwarf.inference.fitted import FittedSpectra
     from jaxmdwarf.spectra import RawSpectrum
 
 MEASURED: dict[str, str] = {
@@ -68,14 +68,16 @@ def list_columns(
     >>> list_columns("measure")[:6]
     ['ID', 'obsid', 'RA', 'Dec', 'SNRr', 'SNRi']
     >>> [name for name in list_columns("fit", ["mh"]) if name not in list_columns("measure")]
-    ['RV', 'e_RV', 'M_H', 'e_M_H', 'chi2_red', 'OutlierScore', 'n_pix', 'n_clipped']
+    ['RV', 'e_RV', 'M_H', 'e_M_H', 'RVDrift', 'e_RVDrift', 'chi2_red', 'OutlierScore', 'n_pix', \
+'n_clipped']
     """
     names = ["ID", "obsid", "RA", "Dec", "SNRr", "SNRi", "Class", "Subclass"]
     names += [*MEASURED.values(), *KIND.values(), "flags", "good", "spectrum", "path"]
     if kind == "measure":
         return order_columns([*names, "RV_used"])
     labels = [describe_label(name) for name in label_names]
-    names += ["RV", "e_RV", "chi2_red", "OutlierScore", "n_pix", "n_clipped"]
+    names += ["RV", "e_RV", "RVDrift", "e_RVDrift"]
+    names += ["chi2_red", "OutlierScore", "n_pix", "n_clipped"]
     names += [column for label in labels for column in (label.column, label.error_column)]
     return order_columns(names, label_names)
 
@@ -223,8 +225,12 @@ def tabulate_fit(
         columns[label.error_column] = result.errors[:, index]
     columns["chi2_red"], columns["n_pix"] = result.chi2_red, result.n_pix
     columns["n_clipped"] = 0 if fitted.n_clipped is None else fitted.n_clipped
-    score = fitted.outlier_score
-    columns["OutlierScore"] = np.full(len(raws), np.nan) if score is None else score
+    for name, values in (
+        ("OutlierScore", fitted.outlier_score),
+        ("RVDrift", fitted.drift_kms),
+        ("e_RVDrift", fitted.e_drift),
+    ):
+        columns[name] = np.full(len(raws), np.nan) if values is None else values
     if measure:
         velocity = np.where(np.isfinite(result.rv_kms), result.rv_kms, fitted.frame_kms)
         read_off, of_kind = _measure(raws, velocity, columns["SNRr"], columns["SNRi"])

@@ -70,6 +70,13 @@ class Command:
         ),
     ] = 7.0
 
+    wavelength_drift: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Put wavelength scales right that drift beyond doubt, held from 8400 Angstrom on."
+        ),
+    ] = True
+
     batch_size: Annotated[
         int | None,
         tyro.conf.arg(
@@ -165,6 +172,7 @@ class Command:
                 velocity=self.velocity,
                 min_snr=self.min_snr,
                 clip_sigma=self.clip_sigma,
+                wavelength_drift=self.wavelength_drift,
                 chunk_size=self.chunk_size,
                 domain=self.domain,
                 priors=self.priors,

@@ -102,7 +102,7 @@ def _find(problem: FitProblem, parameters, limit):
     good = objective.pixel_weight > 0
     square = jnp.where(good, objective.pixel_weight * residual**2, 0)
     largest = jnp.max(square, axis=-1, keepdims=True)
-    scatter = _measure_scatter(square, good)[:, None]
+    scatter = measure_scatter(square, good)[:, None]
     limit = jnp.maximum(limit**2 * scatter, _WORST_FIRST**2 * largest)
     outlier, wing = square > limit, square > _WING_LIMIT**2 * limit
     for _ in range(_WINGS):
@@ -111,7 +111,7 @@ def _find(problem: FitProblem, parameters, limit):
     return outlier
 
 
-def _measure_scatter(square, good):
+def measure_scatter(square, good):
     """The square below which 68 % of the good pixels are, 1 at least.
 
     By halving: sorting rows takes longer than all the rest.

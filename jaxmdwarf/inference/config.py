@@ -77,6 +77,9 @@ class FitConfig:
         Pixels further than this from the best model, in units of their errors (or of the scatter of
         all residuals of the star, where that is larger), are left out and the star fitted again:
         `jaxmdwarf.inference.clipping`. 0 keeps all pixels, as does the synthetic domain.
+    wavelength_drift : bool
+        Whether a wavelength scale that drifts beyond doubt is put right and the star fitted again:
+        `jaxmdwarf.inference.drift`. Wants fitted velocities; never in the synthetic domain.
     window_aa : (float, float)
         Rest wavelengths that are fitted, vacuum Angstrom. The model may reach further: its ends
         then serve the continuum and the Doppler shifts.
@@ -95,6 +98,7 @@ class FitConfig:
     poly_order: int | None = None
     min_snr: float = 0.0
     clip_sigma: float = 7.0
+    wavelength_drift: bool = True
     window_aa: tuple[float, float] = (6000.0, 8900.0)
     chunk_size: int = 1024
     solver: Solver | str = field(default_factory=LevenbergMarquardt)

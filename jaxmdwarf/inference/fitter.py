@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
 
 from jaxmdwarf.errors import MismatchError, RejectedInput, UsageError
 from jaxmdwarf.inference.clipping import find_outlier_pixels, leave_out_pixels
 from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
-from jaxmdwarf.inference.objective import build_objective, scale_errors
+from jaxmdwarf.inference.drift import (
+    Drift,
+    blank_drift,
+    can_drift,
+    find_drifting,
+    measure_drift,
+    undo_drift,
+)
+from jaxmdwarf.inference.fitted import FittedSpectra, join_fitted, start_from
+from jaxmdwarf.inference.objective import scale_errors
 from jaxmdwarf.inference.outliers import measure_distances
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem, FixedLabels, padded_rows
@@ -32,7 +40,12 @@ from jaxmdwarf.preprocess.resample import require_overlap
 from jaxmdwarf.preprocess.spikes import leave_out_impossible
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import RawSpectrum, SpectrumBatch
-from jaxmdwarf.wavelengths import FASTEST_STAR_KMS, SPEED_OF_LIGHT_KMS, PixelGrid
+from jaxmdwarf.wavelengths import (
+    FASTEST_STAR_KMS,
+    SPEED_OF_LIGHT_KMS,
+    PixelGrid,
+    doppler_factor,
+)
 
 FAR_KMS = 25.0
 """A fitted velocity this far from the frame of the spectrum makes it worth another frame."""
@@ -41,124 +54,9 @@ HEADER_TOLERANCE_KMS = 50.0
 """Velocities of header and fit that differ by more, and by more than five errors, are told: survey
 pipelines are right to 10-20 km/s, and air wavelengths that are taken for vacuum move by 80."""
 
-_MOST_FRAMES, _MOST_CLIPS = 2, 2
+_MOST_FRAMES, _MOST_CLIPS, _MOST_DRIFTS = 2, 2, 3
+_SAME_DRIFT_KMS = 2.0
 _REFIT_ROWS = 64
-
-
-class FittedFlux(NamedTuple):
-    """Spectra as they were fitted, and the model at their labels and velocities.
-
-    Parameters
-    ----------
-    wave_aa : (n_pix,)
-        Vacuum Angstrom in the frame of the fit, close to that of the star.
-    flux, ivar : (n_spec, n_pix)
-        Normalised, with errors as they were stated; ivar 0 where a pixel was left out.
-    sigma : (n_spec, n_pix)
-        One-sigma errors that the fit used, those of the model included; NaN where left out.
-    model_flux : (n_spec, n_pix)
-        Moved to the frame of the fit, and times the polynomial where one was fitted; NaN without
-        labels.
-    used : (n_spec, n_pix) bool
-        Pixels that entered the fit.
-    """
-
-    wave_aa: Float[np.ndarray, n_pix]
-    flux: Float[np.ndarray, "n_spec n_pix"]
-    ivar: Float[np.ndarray, "n_spec n_pix"]
-    sigma: Float[np.ndarray, "n_spec n_pix"]
-    model_flux: Float[np.ndarray, "n_spec n_pix"]
-    used: Bool[np.ndarray, "n_spec n_pix"]
-
-
-@dataclass(frozen=True)
-class FittedSpectra:
-    """What is known of a list of spectra after the fit, row by row.
-
-    Parameters
-    ----------
-    result : FitResult
-        Labels, errors, covariance, velocities and chi-squares; numpy arrays.
-    flags : (n_spec,) int32
-        Those of the fit and those of the spectra.
-    frame_kms : (n_spec,)
-        Velocities that were taken out before the fit.
-    label_names : tuple of str
-        Columns of the labels.
-    warnings : tuple of str
-        What was asked for and could not be, one sentence each.
-    problems : FitProblem, optional
-        The problem of each row in its last frame, arrays on the host, where spectra were kept.
-    outlier_score : (n_spec,), optional
-        Largest of the distances from the stars that the model was trained on, each in units of its
-        limit; NaN where there is no fit. None of models that know nothing of such stars.
-    n_clipped : (n_spec,) int32, optional
-        Pixels of the spectra as they were given that were left out as outliers.
-    """
-
-    result: FitResult
-    flags: np.ndarray
-    frame_kms: np.ndarray
-    label_names: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-    problems: FitProblem | None = None
-    outlier_score: np.ndarray | None = None
-    n_clipped: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.flags)
-
-    def take(self, rows: np.ndarray) -> FittedSpectra:
-        """Some rows, in the order in which they are named; a problem has at least one star."""
-        keep = self.problems is not None and rows.size
-        return replace(
-            self,
-            result=self.result.take(rows),
-            flags=self.flags[rows],
-            frame_kms=self.frame_kms[rows],
-            problems=self.problems.take(rows) if keep else None,  # type: ignore[union-attr]
-            outlier_score=None if self.outlier_score is None else self.outlier_score[rows],
-            n_clipped=None if self.n_clipped is None else self.n_clipped[rows],
-        )
-
-    def problem(self, rows: int | Sequence[int] | np.ndarray | None = None) -> FitProblem:
-        """The problem whose solution some rows are: for landscapes, posteriors, other fits.
-
-        Parameters
-        ----------
-        rows : int or sequence of int, optional
-            All by default. `result.take` gives the same rows of the result.
-
-        Raises
-        ------
-        UsageError
-            If the spectra were not kept, or there is no such row.
-        """
-        if self.problems is None:
-            raise UsageError(
-                "the spectra of this fit were not kept.", "fit with keep_spectra=True."
-            )
-        kept = self.problems if rows is None else self.problems.take(rows)
-        return kept.to_device()
-
-    def spectra(self) -> FittedFlux:
-        """Spectra and model flux, pixel by pixel; see `problem` for what is raised."""
-        problem = self.problem()
-        n_spec, n_pix = problem.n_spec, problem.batch.grid.n_pix
-        known = np.asarray(np.isfinite(self.result.labels).all(axis=-1))
-        parameters = np.array(problem.parameters_at(_start_from(self.result, None)))
-        padded = replace(problem, warnings=()).pad_to(padded_rows(n_spec))
-        found = _predict(padded, parameters[np.arange(padded.n_spec) % n_spec])
-        model_flux, weight = (np.asarray(part)[:n_spec, :n_pix] for part in found)
-        used = weight > 0
-        return FittedFlux(
-            wave_aa=problem.batch.grid.wave_aa,
-            flux=np.asarray(problem.batch.flux),
-            ivar=np.asarray(problem.batch.ivar),
-            sigma=np.where(used, 1 / np.sqrt(np.where(used, weight, 1)), np.nan),
-            model_flux=np.where(known[:, None], model_flux, np.nan),
-            used=used,
-        )
 
 
 class Fitter:
@@ -273,7 +171,7 @@ class Fitter:
             some = slice(first, first + min(size, n_row))
             own = {name: values[some] for name, values in held.items()}
             parts.append(self._fit_chunk(raws[some], own, n_row, keep_spectra=keep_spectra))
-        return parts[0] if len(parts) == 1 else _join(parts)
+        return parts[0] if len(parts) == 1 else join_fitted(parts)
 
     def _fit_chunk(
         self,
@@ -294,8 +192,10 @@ class Fitter:
         problem = self._build_problem(raws, frame, fixed, n_row)
         solved = self._fit_domains(problem, start, self.config.schedule)
         result = FitResult(*(np.array(column[:n_spec]) for column in solved))
-        raws, looks = self._fit_again(raws, problem, result, frame, fixed)
+        raws, looks, drift = self._fit_again(raws, problem, result, frame, fixed)
         flags |= result.flags | self._compare_headers(given, result)
+        if drift is not None:
+            flags[find_drifting(drift)] |= int(QualityFlag.WAVELENGTH_DRIFT)
         score = self._score_outliers(looks, result)
         if score is not None:
             flags[score > 1] |= int(QualityFlag.OUT_OF_DOMAIN)
@@ -307,12 +207,29 @@ class Fitter:
             problem = self._build_problem(raws, frame, fixed, n_row)
         kept = self._keep(problem, n_spec) if keep_spectra else None
         names = self.model.label_space.names
-        return FittedSpectra(result, flags, frame, names, self.warnings, kept, score, n_clipped)
+        return FittedSpectra(
+            result,
+            flags,
+            frame,
+            names,
+            self.warnings,
+            kept,
+            score,
+            n_clipped,
+            None if drift is None else drift.size_kms,
+            None if drift is None else drift.e_size,
+        )
 
     @property
     def _clipping(self) -> bool:
         # What a network has carried to another domain shows no single pixels.
         return self.config.clip_sigma > 0 and self.config.domain != "synthetic"
+
+    @property
+    def _follows_drifts(self) -> bool:
+        config, wave = self.config, self.grid.wave_aa[~self._outside]
+        wanted = config.wavelength_drift and config.domain != "synthetic"
+        return wanted and config.fit_velocity and can_drift(wave)
 
     def _compare_headers(self, raws: Sequence[RawSpectrum], result: FitResult) -> np.ndarray:
         """Flags of stars whose velocity is not that of their headers."""
@@ -346,7 +263,7 @@ class Fitter:
                 first = fit(synthetic, start=start, **how)
                 if self.config.domain == "synthetic":
                     return first
-                start = _start_from(first, start or problem.centre_start())
+                start = start_from(first, start or problem.centre_start())
         return fit(problem, start=start, **how)
 
     def _find_synthetic(self, problem: FitProblem) -> FitProblem | None:
@@ -424,16 +341,18 @@ class Fitter:
         result: FitResult,
         frame: np.ndarray,
         fixed: dict[str, np.ndarray],
-    ) -> tuple[list[RawSpectrum], list[_Look]]:
-        """Fit stars again that are elsewhere or have outliers, in place.
+    ) -> tuple[list[RawSpectrum], list[_Look], Drift | None]:
+        """Fit stars again that are elsewhere, have outliers or a drifting scale, in place.
 
         Returns
         -------
         list of RawSpectrum
-            Without their outliers.
+            Without their outliers, with the wavelengths that were fitted.
         list of _Look
             The given problem, and those of stars that were fitted again. The last that has a star
             is the one that was solved for it.
+        Drift or None
+            Of all scales; None where none was looked for.
         """
         raws, looks = list(raws), [_Look(np.arange(len(raws)), problem)]
         latest = np.zeros(len(raws), np.int64)
@@ -453,6 +372,10 @@ class Fitter:
                 refit(np.flatnonzero(far), self.config.schedule)
 
         follow()
+        drift = None
+        if self._follows_drifts:
+            drift = self._follow_drifts(raws, looks, latest, result, refit)
+            follow()
         # Where a star is, it has been searched for with these pixels as well.
         schedule = replace(self.config.schedule, secondary_distance=None)
         n_seen = 0
@@ -465,7 +388,46 @@ class Fitter:
         # Outliers may have held a star where it is not.
         if self._clipping:
             follow()
-        return raws, looks
+        if drift is not None:
+            _add_errors(result, drift, find_drifting(drift), frame)
+        return raws, looks, drift
+
+    def _follow_drifts(
+        self,
+        raws: list[RawSpectrum],
+        looks: list[_Look],
+        latest: np.ndarray,
+        result: FitResult,
+        refit: Callable[[np.ndarray, FitScheduleConfig], None],
+    ) -> Drift:
+        """Undo drifts of wavelength scales and fit these stars again, in place; all drifts."""
+        given = list(raws)
+        found = blank_drift(len(raws), result.covariance.shape[-1])
+        taken = np.zeros_like(found.coefficients)
+        wanted, n_seen = np.arange(len(raws)), 0
+        for _ in range(_MOST_DRIFTS):
+            for number in range(n_seen, len(looks)):
+                rows, problem = looks[number]
+                if np.isin(rows[latest[rows] == number], wanted).any():
+                    some = measure_drift(problem, result.take(rows), taken[rows])
+                    for column, values in zip(found, some, strict=True):
+                        here = latest[rows] == number
+                        column[rows[here]] = values[here]
+            n_seen = len(looks)
+            if not taken.any():
+                gain = found.gain.copy()
+                wanted = find_drifting(found)
+            else:
+                wanted = wanted[np.abs(found.size_kms[wanted]) > _SAME_DRIFT_KMS]
+            if not wanted.size:
+                break
+            taken[wanted] += found.coefficients[wanted]
+            for row in wanted:
+                raws[row] = undo_drift(given[row], taken[row])
+            result.residual_kms[wanted] += found.moved_kms[wanted]
+            refit(wanted, self.config.schedule)
+        # What made it a drift is how much it explained at first.
+        return found._replace(coefficients=found.coefficients + taken, gain=gain)
 
     def _clip(
         self,
@@ -514,6 +476,15 @@ def _no_synthetic_domain() -> UsageError:
     )
 
 
+def _add_errors(result: FitResult, drift: Drift, rows: np.ndarray, frame: np.ndarray) -> None:
+    """Errors of labels and velocities that come of not knowing drifts, in place."""
+    n_label = result.labels.shape[1]
+    result.covariance[rows] += drift.covariance_of_labels[rows]
+    errors = np.sqrt(np.diagonal(result.covariance[rows], axis1=-2, axis2=-1))
+    result.errors[rows] = errors[:, :n_label]
+    result.e_rv[rows] = errors[:, n_label] * doppler_factor(frame[rows])
+
+
 class _Look(NamedTuple):
     """Rows of a list of spectra, and a problem that has them first."""
 
@@ -529,25 +500,6 @@ def _leave_out(batch: SpectrumBatch, pixels) -> SpectrumBatch:
 
 
 _scale_errors = jax.jit(scale_errors)
-
-
-@jax.jit
-def _predict(problem: FitProblem, parameters):
-    """Model flux in the frame of the data, the best polynomial included, and the weights."""
-    objective = build_objective(problem)
-    parameters = objective.settle_polynomial(parameters)
-    return objective.predict(parameters), objective.weight
-
-
-def _start_from(found: FitResult, otherwise: Start | None) -> Start:
-    """Start where an earlier fit ended, and as otherwise where it found nothing."""
-    known = np.isfinite(found.labels).all(axis=-1) & np.isfinite(found.residual_kms)
-    if otherwise is None:
-        return Start(np.nan_to_num(found.labels), np.nan_to_num(found.residual_kms))
-    return Start(
-        np.where(known[:, None], found.labels, otherwise.labels),
-        np.where(known, found.residual_kms, otherwise.residual_kms),
-    )
 
 
 def _pad(values: np.ndarray, n_row: int) -> np.ndarray:
@@ -577,24 +529,4 @@ def _count_clipped(given: Sequence[RawSpectrum], left: Sequence[RawSpectrum]) ->
             for raw, kept in zip(given, left, strict=True)
         ],
         np.int32,
-    )
-
-
-def _join(parts: Sequence[FittedSpectra]) -> FittedSpectra:
-    """One list of several."""
-    first = parts[0]
-    problems = None
-    if first.problems is not None:
-        problems = FitProblem.join([part.problems for part in parts if part.problems is not None])
-    return FittedSpectra(
-        jax.tree.map(lambda *columns: np.concatenate(columns), *(part.result for part in parts)),
-        np.concatenate([part.flags for part in parts]),
-        np.concatenate([part.frame_kms for part in parts]),
-        first.label_names,
-        first.warnings,
-        problems,
-        None
-        if first.outlier_score is None
-        else np.concatenate([part.outlier_score for part in parts]),  # type: ignore[misc]
-        np.concatenate([part.n_clipped for part in parts]),  # type: ignore[misc]
     )

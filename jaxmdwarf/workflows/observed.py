@@ -13,7 +13,8 @@ from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
 from jaxmdwarf.catalogue.stars import count_visits, group_stars
 from jaxmdwarf.errors import RejectedInput, UsageError, WorkFailed
 from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
-from jaxmdwarf.inference.fitter import FittedSpectra, Fitter
+from jaxmdwarf.inference.fitted import FittedSpectra
+from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.solvers.base import Solver
 from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.io.inputs import expand_inputs
@@ -103,6 +104,7 @@ class ObservedConfig:
             min_snr=self.min_snr,
             # What theory lacks is what is to be learned, and looks like outliers to it.
             clip_sigma=0.0,
+            wavelength_drift=False,
             chunk_size=self.chunk_size,
             solver=self.solver,
             schedule=self.schedule,
