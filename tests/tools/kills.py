@@ -59,9 +59,11 @@ VOLATILE = frozenset(
         "iterations_per_s",
         "seconds_per_step",
         "sha256",
+        "fitted_now",
     ]
 )
-"""Entries of JSON that tell when and how fast, or sum up files that hold such entries."""
+"""Entries of JSON that tell when, how fast and how much of it after the last start, or sum up files
+that hold such entries."""
 
 HASHES = frozenset(["inputs", "model_hash"])
 """Entries that may be hashes of what the run itself has made."""
