@@ -48,8 +48,8 @@ LEAST_HELD = 40
 """Good pixels beyond `HELD_AA` without which no drift can be told from a velocity."""
 
 _OUTLIER = 5.0
-_ROWS = 128
-# Stars whose slopes are in memory together.
+_ROWS = 32
+# Stars whose slopes are in memory, and in the caches of a processor, together.
 
 
 class Drift(NamedTuple):

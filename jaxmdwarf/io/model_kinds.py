@@ -30,7 +30,7 @@ from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import LabelPrior, Prior, RelationPrior
 from jaxmdwarf.networks.convolution import ConvLayers
 from jaxmdwarf.networks.cyclestar import CycleStarSizes
-from jaxmdwarf.networks.payne import PayneNetwork, init_payne
+from jaxmdwarf.networks.payne import PayneNetwork, list_shapes
 from jaxmdwarf.wavelengths import PixelGrid
 
 Packed: TypeAlias = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -384,12 +384,13 @@ def _read_sizes(about: Mapping[str, Any]) -> CycleStarSizes:
 
 def _require_layers(params: Mapping[str, Any], network: PayneNetwork, n_label: int) -> None:
     """Hold that weights are those of a network: every layer, no other, each with its shape."""
-    import jax
-
-    asked = jax.eval_shape(lambda: init_payne(network, jax.random.key(0), n_label))
-    shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (asked, dict(params))]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"the network has layers {shapes[1]}, not {shapes[0]}")
+    asked = list_shapes(network, n_label)
+    found = {
+        layer: {name: tuple(values.shape) for name, values in weights.items()}
+        for layer, weights in params.items()
+    }
+    if found != asked:
+        raise ValueError(f"the network has layers {found}, not {asked}")
 
 
 def _pack_payne(model: PayneEmulator) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

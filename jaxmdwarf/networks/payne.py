@@ -62,6 +62,24 @@ def init_payne(network: PayneNetwork, key: Key[Array, ""], n_label: int) -> dict
     return layers.init(key, jnp.zeros((n_label,), jnp.float32))["params"]
 
 
+def list_shapes(network: PayneNetwork, n_label: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of the parameters of a network, layer by layer, without flax.
+
+    Examples
+    --------
+    >>> list_shapes(PayneNetwork(hidden=(8,), n_out=3), n_label=4)
+    {'hidden_0': {'kernel': (4, 8), 'bias': (8,)}, 'out': {'kernel': (8, 3), 'bias': (3,)}}
+    """
+    named = [(f"hidden_{layer}", width) for layer, width in enumerate(network.hidden)]
+    if network.n_out is not None:
+        named.append(("out", network.n_out))
+    widths = [n_label, *network.hidden]
+    return {
+        name: {"kernel": (before, width), "bias": (width,)}
+        for before, (name, width) in zip(widths, named, strict=False)
+    }
+
+
 def apply_payne(
     network: PayneNetwork, params: Mapping[str, PyTree], scaled: Float[Array, "*batch n_label"]
 ) -> Float[Array, "*batch n_out"]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.networks.payne import ACTIVATIONS, PayneNetwork, apply_payne, init_payne
+from jaxmdwarf.networks.payne import ACTIVATIONS, PayneNetwork, apply_payne, init_payne, list_shapes
 from jaxmdwarf.networks.payne_layers import PayneMLP
 
 LABELS = jax.device_put(np.float32(np.random.default_rng(7).uniform(-0.5, 0.5, (5, 4))))
@@ -64,3 +64,11 @@ def test_bends_of_the_first_layer_lie_inside_the_label_space():
 def test_impossible_networks_are_refused(options):
     with pytest.raises(UsageError):
         PayneNetwork(**options)
+
+
+@pytest.mark.parametrize(("hidden", "n_out"), [((6,), None), ((6, 5, 7), 3)])
+def test_shapes_are_those_of_random_parameters(hidden, n_out):
+    network = PayneNetwork(hidden=hidden, n_out=n_out)
+    params = jax.eval_shape(lambda: init_payne(network, jax.random.key(0), 4))
+    shapes = jax.tree.map(lambda leaf: tuple(leaf.shape), params)
+    assert list_shapes(network, 4) == shapes
