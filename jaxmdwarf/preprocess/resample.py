@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import MismatchError, RejectedInput, UsageError
 from jaxmdwarf.spectra import RawSpectrum
-from jaxmdwarf.wavelengths import PixelGrid, doppler_factor
+from jaxmdwarf.wavelengths import FASTEST_STAR_KMS, SPEED_OF_LIGHT_KMS, PixelGrid, doppler_factor
 
 _BLOCK_SPECTRA = 32
+_FASTEST = FASTEST_STAR_KMS / SPEED_OF_LIGHT_KMS
 
 
 class Resampled(NamedTuple):
@@ -337,7 +338,9 @@ def _lay_out_cells(raws, edges, factor, dtype) -> _Cells:
     good = ivar > 0
     flux *= good
     # Units may be 1e-17 or 1e+14: in units of the mean level nothing leaves the range of float32.
-    scale = np.abs(flux).sum(axis=1) / np.maximum(np.count_nonzero(good, axis=1), 1)
+    # Row by row, for cells that other spectra have would round the sum otherwise.
+    total = [np.abs(flux[row, 1 : high - low + 1]).sum() for row, (low, high) in enumerate(crops)]
+    scale = np.array(total) / np.maximum(np.count_nonzero(good, axis=1), 1)
     scale[scale == 0] = 1.0
     flux /= scale[:, None]
     ivar *= (scale**2)[:, None]
@@ -352,37 +355,74 @@ def _lay_out_cells(raws, edges, factor, dtype) -> _Cells:
     )
 
 
-def _locate(raws, edges, factor):
+class _Located(NamedTuple):
+    """Where output edges lie among the cells of spectra, see `_locate`."""
+
+    crops: list[tuple[int, int]]
+    bounds: np.ndarray
+    position: np.ndarray
+
+
+def _locate(raws, edges, factor) -> _Located:
     """Which pixels of each spectrum count, the edges of their cells, where the output edges lie.
 
-    A position is the number of a cell (the first is 1) plus the fraction of it on the left.
+    A position is the number of a cell (the first is 1) plus the fraction of it on the left. Nothing
+    depends on the other spectra of the block, to the last digit; spectra at rest on the same pixels
+    share one row of `bounds` and `position`.
     """
-    shared = all(_same_pixels(raw.wave_aa, raws[0].wave_aa) for raw in raws)
-    moving = bool((factor != factor[0]).any())
-    if shared and moving:
-        located = _locate_on_log_pixels(raws[0].wave_aa, edges, factor)
-        if located is not None:
-            return located
-    crops = [_crop(raw.wave_aa, edges, ratio) for raw, ratio in zip(raws, factor, strict=True)]
+    groups: list[list[int]] = []
+    kinds = np.where(factor == 1.0, 0, np.where(np.abs(factor - 1.0) <= _FASTEST, 1, 2))
+    for row, raw in enumerate(raws):
+        for group in groups:
+            first = group[0]
+            alike = kinds[row] == kinds[first]
+            if alike and _same_pixels(raw.wave_aa, raws[first].wave_aa):
+                group.append(row)
+                break
+        else:
+            groups.append([row])
+    parts = [_locate_alike(raws[group[0]].wave_aa, edges, factor[group]) for group in groups]
+    if len(groups) == 1:
+        return parts[0]
+    n_edge = max(part.bounds.shape[1] for part in parts)
+    crops = [(0, 0)] * len(raws)
+    bounds, position = np.empty((len(raws), n_edge)), np.empty((len(raws), edges.size))
+    for group, part in zip(groups, parts, strict=True):
+        n = part.bounds.shape[1]
+        bounds[group, :n], position[group] = part.bounds, part.position
+        bounds[group, n:] = part.bounds[:, -1:]
+        for row, crop in zip(group, part.crops, strict=True):
+            crops[row] = crop
+    return _Located(crops, bounds, position)
+
+
+def _locate_alike(wave, edges, factor) -> _Located:
+    """Of spectra on one set of pixels, all at rest or all moving."""
+    at_rest = factor[0] == 1.0
+    located = None if at_rest else _locate_on_log_pixels(wave, edges, factor)
+    if located is not None:
+        return located
+    n_geometry = 1 if at_rest else factor.size
+    crops = [_crop(wave, edges, ratio) for ratio in factor]
     n_cell = max(high - low for low, high in crops) + 2
-    n_geometry = 1 if shared and not moving else len(raws)
     bounds = np.empty((n_geometry, n_cell + 1))
     position = np.empty((n_geometry, edges.size))
     number = np.arange(1.0, n_cell + 1)
     for row, (low, high) in enumerate(crops[:n_geometry]):
         n = high - low
         cells = bounds[row, 1 : n + 2]
-        np.multiply(_cell_edges(raws[row].wave_aa[low:high]), 1.0 / factor[row], out=cells)
+        np.multiply(_cell_edges(wave[low:high]), 1.0 / factor[row], out=cells)
         bounds[row, 0] = cells[0]
         bounds[row, n + 2 :] = cells[-1]
         position[row] = np.interp(edges, cells, number[: n + 1], left=0.5, right=n + 1.5)
-    return crops, bounds, position
+    return _Located(crops, bounds, position)
 
 
-def _locate_on_log_pixels(wave, edges, factor):
-    """Positions in closed form where all spectra share logarithmic pixels, as a survey's do."""
-    ends = (_crop(wave, edges, factor.min()), _crop(wave, edges, factor.max()))
-    low, high = min(ends)[0], max(high for _, high in ends)
+def _locate_on_log_pixels(wave, edges, factor) -> _Located | None:
+    """Positions in closed form where pixels are logarithmic, as a survey's are."""
+    # Pixels that any star of these velocities shows: their number must not be the list's.
+    fastest = max(_FASTEST, np.abs(factor - 1.0).max())
+    low, high = _crop(wave, edges, 1.0 - fastest)[0], _crop(wave, edges, 1.0 + fastest)[1]
     cells = _cell_edges(wave[low:high])
     n = cells.size - 1
     if n < 4:
@@ -405,7 +445,7 @@ def _locate_on_log_pixels(wave, edges, factor):
     bounds = np.empty((factor.size, n + 3))
     np.divide(cells, factor[:, None], out=bounds[:, 1:-1])
     bounds[:, 0], bounds[:, -1] = bounds[:, 1], bounds[:, -2]
-    return [(low, high)] * factor.size, bounds, whole
+    return _Located([(low, high)] * factor.size, bounds, whole)
 
 
 def _same_pixels(wave: np.ndarray, other: np.ndarray) -> bool:

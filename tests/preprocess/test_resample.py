@@ -146,13 +146,24 @@ def test_total_flux_is_conserved_and_rest_frame_moves_lines():
 
 def test_a_batch_equals_one_by_one_in_threads_and_in_any_units():
     raws = [raw_spectrum(seed, bad=0.01) for seed in range(70)]
-    raws.append(raw_spectrum(99, wave=LAMOST[200:3700]))
+    # Neighbours of other layouts, at rest and as fast as no star is; single pixels as well.
+    raws[3] = raw_spectrum(98, wave=LAMOST[200:3700])
+    raws[5] = raw_spectrum(97, wave=np.arange(5000.0, 9500.0, 1.3))
+    raws[35] = raw_spectrum(96, wave=np.arange(5800.0, 9300.0, 1.1))
+    raws.append(raw_spectrum(99, wave=LAMOST[100:3700]))
     velocity = np.linspace(-200, 200, len(raws))
-    together = resample(raws, PAPER_GRID, rv_kms=velocity, threads=2)
-    for row in (0, 33, 70):
-        alone = resample([raws[row]], PAPER_GRID, rv_kms=velocity[row : row + 1])
-        for one, many in zip(alone, together, strict=True):
-            np.testing.assert_allclose(many[row], one[0], rtol=1e-6, atol=1e-6)
+    velocity[[7, 9]] = 0.0
+    velocity[34] = 90_000.0
+    for keep_units in (True, False):
+        how = {"grid": PAPER_GRID, "keep_units": keep_units}
+        together = resample(raws, **how, rv_kms=velocity, threads=2)
+        for row in (0, 3, 5, 7, 8, 33, 34, 35, 70):
+            alone = resample([raws[row]], **how, rv_kms=velocity[row : row + 1])
+            for one, many in zip(alone, together, strict=True):
+                np.testing.assert_array_equal(many[row], one[0])
+        alike = resample(raws[10:30], **how, rv_kms=velocity[10:30])
+        for some, many in zip(alike, together, strict=True):
+            np.testing.assert_array_equal(many[10:30], some)
     faint = RawSpectrum(LAMOST, raws[0].flux * 1e-17, raws[0].ivar * 1e34)
     scaled = resample([faint, raws[0]], PAPER_GRID, keep_units=False)
     for values in scaled:
