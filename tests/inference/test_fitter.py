@@ -216,6 +216,15 @@ def test_model_flux_is_that_of_the_labels_in_the_frame_of_the_data(fitted):
     np.testing.assert_allclose(np.sum(pulls**2, axis=1), fitted.result.chi2, rtol=1e-3)
 
 
+def test_chosen_rows_keep_what_was_fitted(fitted):
+    some = fitted.take(np.array([5, 2]))
+    kept, whole = some.problem(), fitted.problem()
+    np.testing.assert_array_equal(kept.batch.flux, np.asarray(whole.batch.flux)[[5, 2]])
+    np.testing.assert_array_equal(some.result.labels, fitted.result.labels[[5, 2]])
+    np.testing.assert_array_equal(some.n_clipped, fitted.n_clipped[[5, 2]])
+    assert fitted.take(np.array([], int)).problems is None
+
+
 def test_a_polynomial_is_part_of_the_model_flux_and_a_prior_of_chi_square(model, stars):
     config = FitConfig(window_aa=WINDOW, priors=("sequence",), velocity="header", poly_order=1)
     fitter = Fitter(model, config)

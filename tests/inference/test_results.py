@@ -8,7 +8,7 @@ from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.results import HIGH_CHI2, MODEL_MISMATCH
 from jaxmdwarf.inference.schedule import fit_batch
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.base import TableModel
+from jaxmdwarf.models.base import NoiseModel, TableModel
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
@@ -67,3 +67,21 @@ def test_an_outlier_does_not_speak_for_itself(fit_in_unit):
     chi2, told = fit_in_unit(np.full(N_STAR, 50.0), np.zeros(N_STAR), spike=1e3)
     assert chi2.min() > 1e4
     assert told.all()
+
+
+def test_what_velocities_scatter_beside_is_added_in_quadrature():
+    space = LabelSpace(("teff",), ("K",), (3000.0,), (4000.0,))
+    line = 1.0 - 0.5 * np.exp(-(((GRID.wave_aa - 6100.0) / 4.0) ** 2))
+    flux = np.broadcast_to(np.float32(0.5 + 0.5 * line), (4, N_PIX))
+    ivar = np.full(flux.shape, 1e4, np.float32)
+    parts = np.float32(np.stack([np.ones(N_PIX), line])), np.zeros(N_PIX, np.float32)
+    model = TableModel(*map(jax.device_put, parts), space, GRID)
+    batch = SpectrumBatch(*map(jax.device_put, (flux, ivar, ivar)), GRID)
+
+    def error(velocity_kms):
+        noise = NoiseModel(np.float32(1.0), velocity_kms=velocity_kms)
+        return np.asarray(fit_batch(FitProblem.from_batch(model, batch, noise=noise)).e_rv)
+
+    alone = error(None)
+    assert (alone > 0.5).all()
+    np.testing.assert_allclose(error(np.float32(4.0)) ** 2, alone**2 + 16.0, rtol=1e-4)
