@@ -69,17 +69,31 @@ def test_the_paper_goes_on_where_it_was_stopped(monkeypatch, tmp_path):
         ("fit_files", False),
     ):
         monkeypatch.setattr(lamost_dr10, name, stage(name, fails=stops))
-    data = lamost_dr10.DataConfig("spectra", "grid", "isochrones", "reference")
+    files = [tmp_path / name for name in ("spectra", "grid", "isochrones", "reference", "gaia")]
+    for file in files:
+        file.touch()
+    read = []
+    for name in ("read_grid", "read_isochrones", "read_references"):
+        monkeypatch.setattr(lamost_dr10, name, read.append)
+    data = lamost_dr10.DataConfig(*map(str, files[:4]))
     paper = lamost_dr10.LamostDr10Config(data=data, out=str(tmp_path / "paper"))
     with pytest.raises(KeyboardInterrupt):
         paper.run()
     outcome = paper.run()
+    # Tables are found wanting before hours of work, not after.
+    assert read == 2 * list(map(str, files[1:4]))
     assert done.count("clean_files") == done.count("train_emulator_files") == 1
     assert done[-2:] == ["train_transfer_files", "fit_files"]
     # What is fitted is what was selected.
     assert outcome["fit"]["inputs"] == [f"@{tmp_path / 'paper' / 'selected.txt'}"]
     with pytest.raises(UsageError, match="gaia"):
-        replace(paper, data=replace(data, gaia="gaia.fits")).run()
+        replace(paper, data=replace(data, gaia=str(files[4]))).run()
+    done.clear()
+    with pytest.raises(UsageError, match=r"--data\.reference: there is no .*nowhere"):
+        replace(paper, data=replace(data, reference=str(tmp_path / "nowhere"))).run()
+    with pytest.raises(UsageError, match=r"--data\.spectra: there is no .*\*\.fits"):
+        replace(paper, data=replace(data, spectra=str(tmp_path / "*.fits"))).run()
+    assert not done
 
 
 @pytest.fixture

@@ -122,11 +122,22 @@ def test_all_experiments_of_the_source_tree_load(monkeypatch):
 
 
 @in_source_tree
-def test_the_paper_run_names_the_data_that_it_lacks(capsys):
-    assert main(["run", "lamost_dr10", "--data.grid", "grid.parquet"]) == 2
-    error = capsys.readouterr().err
-    assert "--data.spectra, --data.isochrones, --data.reference" in error
+def test_the_paper_run_names_the_data_that_it_lacks(capsys, tmp_path):
+    grid = tmp_path / "grid.parquet"
+    grid.touch()
+    assert main(["run", "lamost_dr10", "--data.grid", str(grid), "--out", str(tmp_path / "o")]) == 2
+    told = capsys.readouterr().err
+    error = told.strip().splitlines()[-1]
+    assert "needs --data.spectra, --data.isochrones, --data.reference" in error
     assert "--data.grid" not in error
+    assert "PARSEC isochrones of 5 Gyr" in error
+    # The checklist, line by line, has what is there and what may be left out too.
+    lines = [line for line in told.splitlines() if line.lstrip().startswith("[")]
+    assert len(lines) == 5
+    assert "[x] --data.grid" in lines[1]
+    assert "[ ] --data.reference" in lines[3]
+    assert "optional" in lines[4]
+    assert not (tmp_path / "o").exists()
 
 
 @in_source_tree
