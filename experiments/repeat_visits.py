@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.theory import train_theory
 from jaxmdwarf.catalogue.repeats import RepeatConfig, TotalErrors, measure_precision
 from jaxmdwarf.catalogue.value_added import CatalogueConfig, add_values
 from jaxmdwarf.diagnostics.recovery import compute_pulls, measure_pulls
@@ -19,13 +20,11 @@ from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import describe_label
 from jaxmdwarf.quality import HARMFUL_FLAGS, QualityFlag
-from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.population import PopulationConfig
 from jaxmdwarf.simulate.survey import SurveyConfig
-from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.progress import Progress, Silent
-from jaxmdwarf.workflows.simulation import nature_source, simulate_files, simulate_grid
+from jaxmdwarf.workflows.simulation import simulate_files
 from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
 from jaxmdwarf.workflows.validating import validate_tables
 
@@ -90,7 +89,7 @@ class RepeatVisitsConfig:
         progress = progress or Silent()
         root = Path(self.out)
         root.mkdir(parents=True, exist_ok=True)
-        emulator = self._train_emulator(root, progress)
+        emulator = train_theory(root, self.n_grid, progress)
         samples, by_seed = [], {}
         for seed in self.seeds:
             made = self._make_survey(root / str(seed), seed, emulator, progress)
@@ -105,15 +104,6 @@ class RepeatVisitsConfig:
         )
         write_json(root / "metrics.json", outcome)
         return outcome
-
-    def _train_emulator(self, root: Path, progress: Progress) -> Path:
-        grid, model = root / "theory_grid.parquet", root / "emulator"
-        if not grid.is_file():
-            theory = nature_source(DomainGap.none(), seed=0)
-            simulate_grid(grid, self.n_grid, theory, seed=0, progress=progress)
-        if not (model / "model.json").is_file():
-            train_emulator_files(grid, model, figures=False, progress=progress)
-        return model
 
     def _make_survey(self, folder: Path, seed: int, emulator: Path, progress: Progress) -> Path:
         """Survey, transfer and fits, as far as they are not there; returns their folder."""
