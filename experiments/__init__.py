@@ -12,6 +12,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "experiments.simulated_survey:SimulatedSurveyConfig",
         "every transfer on a survey whose truth is known",
     ),
+    "gap_ablation": (
+        "experiments.gap_ablation:GapAblationConfig",
+        "which cause of the gap between theory and nature costs what?",
+    ),
     "repeat_visits": (
         "experiments.repeat_visits:RepeatVisitsConfig",
         "do total errors cover the truth in every bin of S/N?",

@@ -1,5 +1,6 @@
 """Experiments compare methods fairly."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from jaxmdwarf.catalogue.value_added import add_values
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.config import FitConfig
 from jaxmdwarf.models.priors import LabelPrior
+from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.workflows.progress import Silent
+from jaxmdwarf.workflows.simulation import FluxSource, MadeSurvey
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
@@ -156,3 +159,103 @@ def test_a_transfer_sees_all_visits_of_its_stars_and_leaves_some_to_judge(repeat
     assert config._seen(truth).tolist() == [True] * 6 + [False]
     with pytest.raises(UsageError, match="nothing is left to judge"):
         repeats.RepeatVisitsConfig(n_train=5000)
+
+
+@pytest.fixture
+def ablation(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from experiments import gap_ablation
+
+    return gap_ablation
+
+
+def test_each_cause_of_the_gap_is_switched_alone_or_is_the_one_left_out(ablation):
+    only = ablation.GapAblationConfig(causes=("telluric_residuals", "physics"))
+    gaps = only.list_gaps()
+    assert list(gaps) == ["none", "all", "telluric_residuals", "physics"]
+    assert gaps["telluric_residuals"].active == ("telluric_residuals",)
+    assert gaps["none"].active == ()
+    assert len(gaps["physics"].active) == 5
+    without = replace(only, mode="without").list_gaps()
+    assert set(gaps["all"].active) - set(without["telluric_residuals"].active) == {
+        "telluric_residuals"
+    }
+    with pytest.raises(UsageError, match="unknown"):
+        replace(only, causes=("weather",))
+    with pytest.raises(UsageError, match="nothing is left to judge"):
+        replace(only, n_train=1200)
+
+
+def make_study(bias, scatter):
+    labels = {name: {"bias": bias, "scatter": scatter} for name in ("teff", "logg", "mh")}
+    return {fit: {"labels": labels} for fit in ("theory", "theory_with_priors", "transfer")}
+
+
+def test_causes_cost_what_a_survey_without_a_gap_does_not_show(ablation):
+    studies = {"none": make_study(2.0, 3.0), "all": make_study(12.0, 5.0)}
+    studies["telluric_residuals"] = make_study(-1.0, 1.0)
+    costs = ablation.compare_costs(studies, "none")
+    assert costs["all"]["theory"]["teff"] == pytest.approx({"bias": 10.0, "scatter": 4.0})
+    assert costs["telluric_residuals"]["transfer"]["mh"] == pytest.approx(
+        {"bias": -3.0, "scatter": -(8.0**0.5)}
+    )
+    assert "none" not in costs
+
+
+def test_causes_that_are_done_are_not_done_again(ablation, monkeypatch, tmp_path):
+    done = []
+
+    def study(self, gap, emulator, sources, progress):
+        done.append(gap.active)
+        return make_study(float(len(gap.active)), 1.0)
+
+    monkeypatch.setattr(ablation.GapAblationConfig, "_study", study)
+    monkeypatch.setattr(ablation, "train_theory", lambda root, n_grid, progress: root)
+    monkeypatch.setattr(ablation, "load_model", lambda folder: None)
+    config = ablation.GapAblationConfig(out=str(tmp_path / "out"), causes=("damping",))
+    config.run()
+    outcome = replace(config, causes=("damping", "cosmic_rays")).run()
+    assert done == [(), DomainGap.full().active, ("damping",), ("cosmic_rays",)]
+    assert outcome["costs"]["all"]["theory"]["teff"]["bias"] == 15.0
+    kept = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(kept["costs"]) == {"all", "damping", "cosmic_rays"}
+    table = (tmp_path / "out" / "costs.md").read_text()
+    assert "| damping | +1.0, +0.0 | +1.0, +0.0 | +1.000, +0.000 |" in table
+    with pytest.raises(UsageError):
+        replace(config, n_train=700).run()
+
+
+def test_no_star_is_both_learned_from_and_judged(ablation):
+    stars = np.array([5, 5, 6, 7, 7, 8, 8, 9])
+    reference = {
+        name: np.array([5.0, 7.0, 8.0])
+        for name in ("source_id", "teff", "logg", "mh", "ra_deg", "dec_deg")
+    }
+    rows = np.array([0, 2, 3, 4, 5, 6, 7])
+    made = MadeSurvey(list(rows), [], rows, {"truth": {"source_id": stars}, "reference": reference})
+    learned, judged, known = ablation.divide_survey(made, 4)
+    assert learned == [0, 2, 3, 4]
+    assert judged == [5, 6, 7]
+    assert known["source_id"].tolist() == [5.0, 7.0]
+
+
+def test_fluxes_of_theory_are_computed_once_for_all_causes_that_leave_it_alone(
+    ablation, monkeypatch
+):
+    calls = []
+
+    def source(gap, *, seed):
+        def synthesize(labels):
+            calls.append((gap.active, len(labels)))
+            return 2.0 * labels
+
+        return FluxSource(np.ones(3), synthesize)
+
+    monkeypatch.setattr(ablation, "nature_source", source)
+    sources = ablation._Sources()
+    labels = np.arange(8.0).reshape(2, 4)
+    for cause in ("cosmic_rays", "lsf_shape", "damping"):
+        found = sources.find(DomainGap.only(cause), 31).synthesize(labels)
+        np.testing.assert_array_equal(found, 2.0 * labels)
+    sources.find(DomainGap.none(), 31).synthesize(labels + 1)
+    assert calls == [((), 2), (("damping",), 2), ((), 2)]

@@ -58,7 +58,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--cyclestar-steps",
         type=int,
         default=0,
-        help="also train the paper's networks, for this many batches (about 3 a second)",
+        help="also train the paper's networks, for this many batches of 8",
     )
     parser.add_argument("--result", type=Path, default=RESULT, help="JSON file (%(default)s)")
     parser.add_argument(
