@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.schedule import fit
+from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel
 from jaxmdwarf.quality import HARMFUL_FLAGS
 from jaxmdwarf.training.transfer.domain import ObservedDomain
@@ -64,10 +65,42 @@ def learn_label_errors(
         return None
     away = (np.asarray(found.labels)[:, columns] - reference.teff_mh[chosen])[good]
     known = np.hypot(np.asarray(found.errors)[:, columns], reference.errors)[good]
-    added = np.array([_find_added(away[:, i], known[:, i]) for i in range(len(columns))])
+    return spread_label_errors(space, np.asarray(found.covariance)[good], away, known)
+
+
+def spread_label_errors(
+    space: LabelSpace,
+    covariance: Float[np.ndarray, "n n_parameter n_parameter"],
+    away: Float[np.ndarray, "n 2"],
+    known: Float[np.ndarray, "n 2"],
+) -> Float[Array, "n_label n_label"]:
+    """Covariance of what labels are off by, from how far Teff and [M/H] are from known ones.
+
+    Parameters
+    ----------
+    space : LabelSpace
+    covariance : (n, n_parameter, n_parameter)
+        Of the fits, physical units, labels first.
+    away : (n, 2)
+        Fitted less known; NaN where not known. A label that fewer than `LEAST_STARS` have is taken
+        to be as good as its fits say.
+    known : (n, 2)
+        The error of that as far as it is known.
+
+    Returns
+    -------
+    (n_label, n_label)
+        Of the scaled labels.
+    """
+    columns = [space.index(name) for name in MATCHED_LABELS]
+    added = np.zeros(len(columns))
+    for i in range(len(columns)):
+        there = np.isfinite(away[:, i])
+        if np.count_nonzero(there) >= LEAST_STARS:
+            added[i] = find_added(away[there, i], known[there, i])
     width = np.subtract(space.upper, space.lower)
     n_label = space.n_label
-    covariance = np.asarray(found.covariance)[good][:, :n_label, :n_label].astype(np.float64)
+    covariance = covariance[:, :n_label, :n_label].astype(np.float64)
     together = np.mean(covariance / (width[:, None] * width), axis=0)
     along = together[:, columns] @ np.linalg.inv(together[np.ix_(columns, columns)])
     return jnp.asarray((along * (added / width[columns]) ** 2) @ along.T, jnp.float32)
@@ -118,11 +151,19 @@ def learn_velocity_error(
         return None
     rv, error = np.asarray(found.rv_kms)[place][good], np.asarray(found.e_rv)[place][good]
     away = (rv[:, 0] - rv[:, 1]) / np.sqrt(2)
-    return jnp.asarray(_find_added(away, np.sqrt(np.mean(error**2, axis=1))), jnp.float32)
+    return jnp.asarray(find_added(away, np.sqrt(np.mean(error**2, axis=1))), jnp.float32)
 
 
-def _find_added(away: np.ndarray, error: np.ndarray) -> float:
-    """The error that must be added in squares for differences to be most probable; or 0."""
+def find_added(away: Float[np.ndarray, n], error: Float[np.ndarray, n]) -> float:
+    """The error that must be added in squares for differences to be most probable; or 0.
+
+    Parameters
+    ----------
+    away : (n,)
+        Differences; those that are far off do not count.
+    error : (n,)
+        One sigma that is stated of each.
+    """
     scatter = 0.5 * float(np.diff(np.quantile(away, _CENTRAL))[0])
     near = np.abs(away - np.median(away)) < _FAR_SIGMA * np.hypot(error, scatter)
     tried = np.linspace(0, 2 * scatter, 201)

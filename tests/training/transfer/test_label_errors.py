@@ -9,7 +9,7 @@ import pytest
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.training.transfer.label_errors import (
     LEAST_STARS,
-    _find_added,
+    find_added,
     learn_velocity_error,
 )
 
@@ -20,7 +20,7 @@ def test_what_is_missing_from_stated_errors_is_found(missing):
     stated = rng.uniform(0.05, 0.3, 1500)
     away = rng.standard_normal(1500) * np.hypot(stated, missing)
     away[:15] += 5.0
-    assert abs(_find_added(away, stated) - missing) < 0.04
+    assert abs(find_added(away, stated) - missing) < 0.04
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,155 @@
+"""Stars with labels from the literature teach what theory lacks; their own errors do not matter."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.training.labels.training_set import fit_main_sequence_relation
+from jaxmdwarf.training.transfer.anchored import (
+    AnchoredConfig,
+    combine_labels,
+    describe_anchors,
+    train_anchored,
+)
+from jaxmdwarf.training.transfer.label_errors import spread_label_errors
+from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample, estimate_labels
+
+CONFIG = AnchoredConfig(order=1, n_nuisance=2, fit_error=(20.0, 0.03))
+N_ANCHOR = 100
+TEFF_ERROR, MH_ERROR = 60.0, 0.1
+
+
+@pytest.fixture(scope="module")
+def universe(universe):
+    """One whose theory is also 150 K too hot and 0.2 dex too metal-rich."""
+    theory, domain, labels, _ = universe
+    space = theory.label_space
+
+    def predict(shift):
+        shifted = np.clip(labels + shift, space.lower, space.upper)
+        return np.asarray(theory.predict_scaled_batch(space.scale(jnp.asarray(shifted, "f4"))))
+
+    moved = predict(np.array([150.0, 0.0, 0.2, 0.0])) - predict(np.zeros(4))
+    return theory, replace(domain, flux=domain.flux + moved), labels, None
+
+
+@pytest.fixture(scope="module")
+def literature(universe):
+    """Labels of all stars with errors, of which those of log g and [alpha/M] are not known."""
+    theory, _, labels, _ = universe
+    rng = np.random.default_rng(8)
+    values = labels.copy()
+    values[:, 0] += TEFF_ERROR * rng.standard_normal(len(labels))
+    values[:, 2] += MH_ERROR * rng.standard_normal(len(labels))
+    # Beyond the model nothing can be said.
+    values = np.clip(values, theory.label_space.lower, theory.label_space.upper)
+    covariance = np.diag([TEFF_ERROR**2, 0.05**2, MH_ERROR**2, 0.05**2])
+    covariance = np.broadcast_to(covariance, (len(labels), 4, 4))
+    return describe_anchors(theory.label_space, values, covariance), values
+
+
+@pytest.fixture(scope="module")
+def relations(universe):
+    """Of log g and [alpha/M], without which these spectra do not tell all four labels."""
+    return fit_main_sequence_relation(universe[2], min_sigma=0.02)
+
+
+@pytest.fixture(scope="module")
+def anchored(universe, literature, relations):
+    theory, domain, _, _ = universe
+    rows = np.arange(N_ANCHOR)
+    return train_anchored(theory, domain, literature[0], CONFIG, priors=relations, rows=rows)
+
+
+def test_stars_that_are_no_anchors_get_the_right_labels(universe, anchored):
+    theory, domain, labels, _ = universe
+    rows = np.arange(500, 600)
+    space, others = theory.label_space, StarSample(domain, theory, rows)
+    start = np.asarray(space.scale(jnp.asarray(labels.mean(axis=0), jnp.float32)))
+    none = replace(
+        anchored.model,
+        correction=jnp.zeros_like(anchored.model.correction),
+        nuisance=jnp.zeros_like(anchored.model.nuisance),
+    )
+    away = {}
+    for name, model in (("theory", none), ("anchored", anchored.model)):
+        found = estimate_labels(model, others, start)
+        values = np.asarray(space.unscale(found.scaled))
+        away[name] = np.abs(np.median(values - labels[rows], axis=0))[[0, 2]]
+    assert (away["theory"] > [100.0, 0.15]).all()
+    assert (away["anchored"] < [25.0, 0.05]).all()
+
+
+def test_labels_of_anchors_become_better_than_the_literature_s(universe, literature, anchored):
+    theory, _, labels, _ = universe
+    truth, given = labels[:N_ANCHOR], literature[1][:N_ANCHOR]
+    found = np.asarray(theory.label_space.unscale(anchored.labels.scaled.astype(np.float32)))
+    left, stated = (np.std(values - truth, axis=0)[[0, 2]] for values in (found, given))
+    assert (left < 0.6 * stated).all()
+
+
+def test_the_error_of_pixels_is_what_anchors_leave_beyond_noise(universe, literature):
+    theory, domain, _, _ = universe
+    rng = np.random.default_rng(3)
+    wrong = domain.flux.copy()
+    wrong[:, 120:160] += 0.06 * rng.standard_normal((len(wrong), 40)).astype(np.float32)
+    noisier = replace(domain, flux=wrong)
+    found = train_anchored(
+        theory,
+        noisier,
+        literature[0],
+        replace(CONFIG, n_nuisance=0),
+        rows=np.arange(N_ANCHOR),
+    )
+    error = np.asarray(found.model.model_error)
+    assert np.median(error[125:155]) == pytest.approx(0.06, rel=0.25)
+    assert np.median(error[:100]) < 0.015
+
+
+def test_literature_and_fits_are_weighed_by_their_errors(universe):
+    space = universe[0].label_space
+    width = np.subtract(space.upper, space.lower)
+    errors = np.diag([50.0**2, np.inf, 0.1**2, np.inf])
+    known = describe_anchors(space, np.array([[3600.0, 5.0, -0.4, 0.1]]), errors[None])
+    fitted = np.array([[3700.0, 4.8, 0.0, 0.2]])
+    own = np.diag([30.0, 0.1, 0.05, 0.05]) ** 2
+    covariance = (own / np.outer(width, width))[None]
+    none = np.zeros(1)
+    found = Posterior((fitted - space.lower) / width - 0.5, covariance, none, none, none)
+    mean = combine_labels(known, found, space, (40.0, 0.12))
+    values = ((mean.scaled + 0.5) * width + space.lower)[0]
+    # Both say equally much of Teff (50 K; 30 and 40 in quadrature); of [M/H] 0.1 and 0.13.
+    expected = [3650.0, 4.8, -0.4 * 0.13**2 / (0.1**2 + 0.13**2), 0.2]
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    sigma = np.sqrt(np.diag(np.linalg.inv(mean.precision[0]))) * width
+    np.testing.assert_allclose(sigma[:2], [50.0 / np.sqrt(2), 0.1], rtol=1e-6)
+
+
+def test_what_cannot_be_learned_from_is_refused(universe, literature):
+    theory, domain, _, _ = universe
+    with pytest.raises(MismatchError, match=r"8 anchors are too few.*at least 10"):
+        train_anchored(theory, domain, literature[0], CONFIG, rows=np.arange(8))
+    with pytest.raises(MismatchError, match="900 spectra, but labels of 20"):
+        train_anchored(theory, domain, literature[0].take(np.arange(20)), CONFIG)
+    with pytest.raises(UsageError, match="teff = 9000 K lies outside"):
+        describe_anchors(theory.label_space, np.array([[9e3, 5, 0, 0]]), np.eye(4)[None])
+    with pytest.raises(UsageError, match="anchor 0 are no covariance"):
+        describe_anchors(theory.label_space, np.array([[3500.0, 5, 0, 0]]), -np.eye(4)[None])
+    with pytest.raises(UsageError, match="must be positive"):
+        AnchoredConfig(n_passes=0)
+
+
+def test_differences_beyond_what_is_expected_become_errors_of_labels(universe):
+    space = universe[0].label_space
+    rng = np.random.default_rng(1)
+    known = np.tile([50.0, 0.1], (400, 1))
+    away = rng.standard_normal((400, 2)) * np.hypot(known, [80.0, 0.2])
+    covariance = np.broadcast_to(np.diag([30.0, 0.1, 0.05, 0.1]) ** 2, (400, 4, 4))
+    found = np.sqrt(np.diag(np.asarray(spread_label_errors(space, covariance, away, known))))
+    width = np.subtract(space.upper, space.lower)
+    np.testing.assert_allclose((found * width)[[0, 2]], [80.0, 0.2], rtol=0.15)
+    # Fits that know log g apart from Teff and [M/H] tell nothing of how it would move.
+    assert found[1] == found[3] == 0
