@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flax import linen as nn
 
 Domain: TypeAlias = Literal["synth", "obs"]
+Activation: TypeAlias = Literal["leaky_relu", "silu"]
 
 GENERATOR_PARTS = (
     "encoder_synth",
@@ -59,6 +60,13 @@ class CycleStarSizes:
         Channels of the critics' 1x1 layers on the latents.
     slope : float
         Of the leaky ReLU below zero.
+    activation : {"leaky_relu", "silu"}
+        What follows each convolution: the authors' leaky ReLU, or x sigmoid(x), whose derivative
+        has no steps at which a fit through the networks would stumble.
+    split_pooled : bool
+        Whether split latents are averaged along the spectrum: `split_latents` numbers a star, where
+        the authors' are as many a position. What is borrowed at random in a transfer then has no
+        room for a spectrum's labels.
     latent_norm : bool
         Instance norm of the latents: zero mean, unit variance along the length, per channel. Not
         for `centred` networks: it would forget how far a spectrum is from the centre, and turn
@@ -106,6 +114,8 @@ class CycleStarSizes:
     flux_mean: float = 1.0
     precision: Precision = "float32"
     convolution: ConvolutionForm = "auto"
+    activation: Activation = "leaky_relu"
+    split_pooled: bool = False
 
     def __post_init__(self) -> None:
         if len(self.split_channels) != len(self.shared.channels):
@@ -117,7 +127,11 @@ class CycleStarSizes:
         counts = (self.n_pix, self.shared_latents, self.split_latents, *self.critic_latents)
         if min(*counts, *self.split_channels) < 1 or self.flux_spread <= 0:
             raise UsageError("pixels, latents, channels and the spread of flux must be positive.")
-        for name, known in (("precision", Precision), ("convolution", ConvolutionForm)):
+        for name, known in (
+            ("precision", Precision),
+            ("convolution", ConvolutionForm),
+            ("activation", Activation),
+        ):
             if getattr(self, name) not in get_args(known):
                 raise UsageError(
                     f"{name} {getattr(self, name)!r} is unknown.",
@@ -265,9 +279,7 @@ class CycleStarGenerator:
     ) -> Latents:
         """Shared and split latents of observed spectra."""
         low = self._encode_low(params, "obs", flux)
-        return Latents(
-            self._apply(params, "encoder_shared", low), self._apply(params, "encoder_split", low)
-        )
+        return Latents(self._apply(params, "encoder_shared", low), self._encode_split(params, low))
 
     def encode_pair(
         self,
@@ -280,7 +292,7 @@ class CycleStarGenerator:
         low_obs = self._encode_low(params, "obs", obs)
         both = jnp.concatenate([low_synth, low_obs])
         shared = self._apply(params, "encoder_shared", both)
-        split = self._apply(params, "encoder_split", low_obs)
+        split = self._encode_split(params, low_obs)
         n = synth.shape[0]
         return shared[:n], Latents(shared[n:], split)
 
@@ -327,6 +339,29 @@ class CycleStarGenerator:
         """Observed flux of shared and split latents."""
         features = self.expand_shared(params, shared)
         return self.render_obs(params, features, self.expand_split(params, split))
+
+    def carry_to_obs(
+        self,
+        params: Mapping[str, PyTree],
+        synth: Float[Array, "n_spec n_pix"],
+        split: Float[Array, "n_spec length c_split"],
+        *,
+        residual: bool = False,
+    ) -> Float[Array, "n_spec n_pix"]:
+        """Synthetic spectra without masked pixels in the observed domain, with given split latents.
+
+        With `residual` the spectra plus what the two decoders make differently of their latents.
+        """
+        features = self.expand_shared(params, self.encode_synth(params, synth))
+        carried = self.render_obs(params, features, self.expand_split(params, split))
+        return synth + carried - self.render_synth(params, features) if residual else carried
+
+    def _encode_split(self, params, low):
+        split = self._apply(params, "encoder_split", low)
+        if not self.sizes.split_pooled:
+            return split
+        # Repeated, so that decoders and critics meet the same shapes.
+        return jnp.broadcast_to(split.mean(axis=1, keepdims=True), split.shape)
 
     def _apply(self, params, part, features):
         layers = {key: value for key, value in params[part].items() if key != "centre"}
@@ -421,6 +456,30 @@ def set_centres(
     return renewed
 
 
+def equate_domains(generator: Mapping[str, PyTree]) -> dict[str, Any]:
+    """A generator whose observed domain starts as a copy of its synthetic one.
+
+    Both encode and decode alike and split latents do nothing yet: a residual transfer changes
+    nothing but the centres, where the networks have any. Both domains then go their own ways.
+
+    Parameters
+    ----------
+    generator : mapping
+        Parameters of a `CycleStarGenerator`.
+    """
+    renewed: dict[str, Any] = {part: dict(layers) for part, layers in generator.items()}
+    for kind in ("encoder", "decoder"):
+        copied = {k: v for k, v in generator[f"{kind}_synth"].items() if k != "centre"}
+        renewed[f"{kind}_obs"] |= copied
+    # The first layer of the observed decoder has rows of its own for what split latents say.
+    first = "conv_0"
+    known, wide = (generator[f"decoder_{domain}"][first]["kernel"] for domain in ("synth", "obs"))
+    added = jnp.zeros((wide.shape[0] - known.shape[0], *known.shape[1:]), known.dtype)
+    kernel = jnp.concatenate([known, added])
+    renewed["decoder_obs"][first] = {**renewed["decoder_obs"][first], "kernel": kernel}
+    return renewed
+
+
 def count_parameters(params: PyTree) -> int:
     """Numbers in all arrays of a tree of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -432,7 +491,8 @@ def _modules(sizes: CycleStarSizes) -> "dict[str, nn.Module]":
     from jaxmdwarf.networks.cyclestar_layers import Critic, Decoder, Encoder
 
     slope = sizes.slope
-    how: dict[str, Any] = {"precision": sizes.precision, "convolution": sizes.convolution}
+    names = ("precision", "convolution", "activation")
+    how: dict[str, Any] = {name: getattr(sizes, name) for name in names}
     latents, norm = (sizes.shared_latents, sizes.split_latents), sizes.latent_norm
     domain_encoder = Encoder(sizes.domain, slope, **how)
     domain_decoder = Decoder(sizes.domain, slope, flux=True, **how)

@@ -29,7 +29,7 @@ def _make_layer(key, shape, axis_in):
 
 
 class Encoder(nn.Module):
-    """Convolutions, each with a leaky ReLU; then latents if asked for."""
+    """Convolutions, each with its activation; then latents if asked for."""
 
     layers: ConvLayers
     slope: float
@@ -37,6 +37,7 @@ class Encoder(nn.Module):
     norm: bool = False
     precision: Precision = "float32"
     convolution: ConvolutionForm = "product"
+    activation: str = "leaky_relu"
 
     @nn.compact
     def __call__(self, features):
@@ -44,7 +45,7 @@ class Encoder(nn.Module):
             shape = (kernel, features.shape[-1], channels)
             layer = self.param(name, _make_layer, shape, 1)
             features = _convolve(self, features, layer, stride)
-            features = nn.leaky_relu(features, self.slope)
+            features = _activate(self, features)
         if self.latents:
             layer = self.param("latents", _make_layer, (1, features.shape[-1], self.latents), 1)
             features = _convolve(self, features, layer, 1)
@@ -52,10 +53,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Transposed convolutions, each with a leaky ReLU.
+    """Transposed convolutions, each with its activation.
 
     With `flux` one channel is mixed from the last ones; with `direct` the last convolution makes
-    it, without the ReLU.
+    it, without an activation.
     """
 
     layers: ConvLayers
@@ -64,6 +65,7 @@ class Decoder(nn.Module):
     direct: bool = False
     precision: Precision = "float32"
     convolution: ConvolutionForm = "product"
+    activation: str = "leaky_relu"
 
     @nn.compact
     def __call__(self, features):
@@ -73,7 +75,7 @@ class Decoder(nn.Module):
             layer = self.param(name, _make_layer, shape, 0)
             features = _convolve(self, features, layer, stride, convolve_transposed)
             if not (self.direct and name == plan[-1][0]):
-                features = nn.leaky_relu(features, self.slope)
+                features = _activate(self, features)
         if self.flux:
             layer = self.param("flux", _make_layer, (1, features.shape[-1], 1), 1)
             features = _convolve(self, features, layer, 1)
@@ -88,18 +90,19 @@ class Critic(nn.Module):
     slope: float
     precision: Precision = "float32"
     convolution: ConvolutionForm = "product"
+    activation: str = "leaky_relu"
 
     @nn.compact
     def __call__(self, flux, latents):
         for name, channels, kernel, stride in _plan(self.flux_layers, "flux"):
             layer = self.param(name, _make_layer, (kernel, flux.shape[-1], channels), 1)
             flux = _convolve(self, flux, layer, stride)
-            flux = nn.leaky_relu(flux, self.slope)
+            flux = _activate(self, flux)
         for i, channels in enumerate(self.latent_channels):
             shape = (1, latents.shape[-1], channels)
             layer = self.param(f"latents_{i}", _make_layer, shape, 1)
             latents = _convolve(self, latents, layer, 1)
-            latents = nn.leaky_relu(latents, self.slope)
+            latents = _activate(self, latents)
         n = flux.shape[0]
         both = jnp.concatenate([flux.reshape(n, -1), latents.reshape(n, -1)], axis=-1)
         layer = self.param("logit", _make_layer, (1, both.shape[-1], 1), 1)
@@ -107,9 +110,16 @@ class Critic(nn.Module):
 
 
 def _convolve(module, features, layer, stride, form=convolve_strided):
-    """One layer of a module, before its ReLU."""
+    """One layer of a module, before its activation."""
     arithmetic = {"precision": module.precision, "convolution": module.convolution}
     return form(features, layer["kernel"], stride, **arithmetic) + layer["bias"]
+
+
+def _activate(module, features):
+    """What follows a layer of a module."""
+    if module.activation == "silu":
+        return nn.silu(features)
+    return nn.leaky_relu(features, module.slope)
 
 
 def _plan(layers, name="conv", *, backwards=False):

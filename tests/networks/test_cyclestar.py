@@ -17,6 +17,7 @@ from jaxmdwarf.networks.cyclestar import (
     CycleStarGenerator,
     CycleStarSizes,
     count_parameters,
+    equate_domains,
     set_centres,
 )
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
@@ -266,6 +267,62 @@ def test_encoding_both_domains_at_once_changes_nothing(networks):
 
 def test_a_fresh_network_decodes_flux_near_the_continuum(networks):
     assert np.abs(reconstruct(networks[0], SPECTRA) - 1).max() < 0.3
+
+
+def test_pooled_split_latents_are_as_many_numbers_a_star_as_channels(networks):
+    sizes = dataclasses.replace(TINY, latent_norm=False)
+
+    @partial(jax.jit, static_argnums=0)
+    def encode(sizes, params, flux):
+        return CycleStarGenerator(sizes).encode_obs(params, flux)
+
+    along = encode(sizes, networks[0], SPECTRA)
+    pooled = encode(dataclasses.replace(sizes, split_pooled=True), networks[0], SPECTRA)
+    assert np.asarray(along.split).std(axis=1).max() > 1e-3
+    mean = np.asarray(along.split).mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(pooled.split, np.broadcast_to(mean, along.split.shape), atol=1e-6)
+    np.testing.assert_array_equal(pooled.shared, along.shared)
+
+
+def test_a_smooth_activation_leaves_a_network_without_corners(networks):
+    sizes = dataclasses.replace(TINY, latent_norm=False)
+
+    @partial(jax.jit, static_argnums=0)
+    def follow(sizes, params, amount):
+        def bend(amount):
+            latents = CycleStarGenerator(sizes).encode_synth(params, 1 + amount * (SPECTRA - 1))
+            return latents.sum()
+
+        return jax.vmap(jax.grad(bend))(amount)
+
+    # Along a line through flux the derivative of corners is a staircase: most steps are none.
+    amount = jnp.linspace(0.9, 1.1, 40)
+    changed = {
+        kind: np.mean(
+            np.diff(follow(dataclasses.replace(sizes, activation=kind), networks[0], amount)) != 0
+        )
+        for kind in ("leaky_relu", "silu")
+    }
+    assert changed["silu"] > 0.9
+    assert changed["leaky_relu"] < 0.7
+
+
+def test_equal_domains_encode_alike_and_carry_nothing(networks):
+    params = equate_domains(networks[0])
+    assert shapes(params) == shapes(networks[0])
+
+    @jax.jit
+    def look(params, flux):
+        latents = GENERATOR.encode_obs(params, flux)
+        carried = GENERATOR.carry_to_obs(params, flux, latents.split, residual=True)
+        return GENERATOR.encode_synth(params, flux), latents, carried
+
+    synth, obs, carried = look(params, SPECTRA)
+    np.testing.assert_allclose(synth, obs.shared, atol=1e-6)
+    np.testing.assert_allclose(carried, SPECTRA, atol=1e-6)
+    # What the split latents say is only to be learned, and can be: their rows have a gradient.
+    slopes = jax.jit(jax.grad(lambda params: look(params, SPECTRA)[2][0, :20].sum()))(params)
+    assert np.any(slopes["decoder_obs"]["conv_0"]["kernel"][5:])
 
 
 CENTRED = dataclasses.replace(TINY, centred=True)

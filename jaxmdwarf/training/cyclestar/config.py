@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.networks.convolution import ConvolutionForm, Precision
 from jaxmdwarf.networks.cyclestar import CycleStarSizes
+from jaxmdwarf.training.cyclestar.constraints import ConstraintWeights
 from jaxmdwarf.training.cyclestar.losses import AdversarialForm, LossWeights
 
 
@@ -29,6 +30,9 @@ class CycleStarNetworkConfig:
         have no use for the mean.
     residual : bool
         Whether a transfer is the spectrum plus the difference of the two decoders.
+    equal_start : bool
+        Whether the observed domain's encoder and decoder start as copies of the synthetic domain's,
+        split latents without effect: see `jaxmdwarf.networks.cyclestar.equate_domains`.
     precision : {"float32", "tf32", "bf16"}
         Of matrix products in training; the model that comes out computes in float32. See
         `jaxmdwarf.networks.cyclestar.CycleStarSizes`.
@@ -40,6 +44,7 @@ class CycleStarNetworkConfig:
     own_sizes: CycleStarSizes | None = None
     flux_scale: tuple[float, float] | Literal["data"] = (1.0, 0.1)
     residual: bool = False
+    equal_start: bool = False
     precision: Precision = "float32"
     convolution: ConvolutionForm = "auto"
 
@@ -112,8 +117,10 @@ class CycleStarScheduleConfig:
         Spectra of each domain that are validated on, at most.
     patience : int or None
         Steps without a smaller gap after which training stops; None never stops early.
-    keep : {"best", "last"}
-        Whether the weights with the smallest validation gap are kept, or the last.
+    keep : {"best", "sound", "last"}
+        Whether the weights with the smallest validation gap are kept, those with the smallest of
+        the steps at which nothing was found to be wrong (`jaxmdwarf.training.cyclestar.guards`), or
+        the last. Without a sound step the last are kept.
     """
 
     steps: int = 2000
@@ -124,10 +131,10 @@ class CycleStarScheduleConfig:
     warmup_steps: int = 0
     validation_rows: int = 512
     patience: int | None = None
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "sound", "last"] = "best"
 
     def __post_init__(self) -> None:
-        _require_known(self, kind=("constant", "decay", "cosine"), keep=("best", "last"))
+        _require_known(self, kind=("constant", "decay", "cosine"), keep=("best", "sound", "last"))
         _require_positive(self, "steps", "report_every", "decay", "validation_rows")
         if self.patience is not None:
             _require_positive(self, "patience")
@@ -153,6 +160,14 @@ class CycleStarLossesConfig:
     spectral_norm : bool
         Whether kernels of the critics are divided by their largest singular value (Miyato et al.
         2018).
+    critics_see : {"reconstructions", "spectra"}
+        What critics hold transfers against; the spectra themselves where these are noisy alike, see
+        `jaxmdwarf.training.cyclestar.losses.show_passes`.
+    split_noise : float
+        Standard deviation of Gaussian noise on split latents in training: a stochastic bottleneck
+        together with ``constraints.split_prior``; 0 is off.
+    constraints : ConstraintWeights
+        Of terms that the paper does not have.
     instance_noise : float
         Standard deviation of the noise on spectra that critics see, falling linearly to 0 at the
         last step (Sønderby et al. 2017); 0 is off.
@@ -163,11 +178,15 @@ class CycleStarLossesConfig:
     reencoded_split: bool = False
     r1: float = 0.0
     spectral_norm: bool = False
+    critics_see: Literal["reconstructions", "spectra"] = "reconstructions"
+    split_noise: float = 0.0
+    constraints: ConstraintWeights = field(default_factory=ConstraintWeights)
     instance_noise: float = 0.0
 
     def __post_init__(self) -> None:
         _require_known(self, form=("non_saturating", "paper"))
-        for name in ("r1", "instance_noise"):
+        _require_known(self, critics_see=("reconstructions", "spectra"))
+        for name in ("r1", "instance_noise", "split_noise"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, got {getattr(self, name)}.")
 
@@ -182,11 +201,17 @@ class CycleStarNoiseConfig:
         One-sigma error of normalised synthetic flux (paper, section 2.4).
     error_floor, largest_error : float or None
         See `jaxmdwarf.training.transfer.domain.floor_errors`.
+    alike : bool
+        Whether synthetic spectra are observed in training: each with the masked pixels, the errors
+        and noise as of an observed spectrum (`jaxmdwarf.training.cyclestar.data.pair_domains`),
+        and transfers with the same masked pixels. Else synthetic spectra are noise-free, with
+        `synthetic_error`, and by that alone both latents and critics tell the domains apart.
     """
 
     synthetic_error: float = 0.01
     error_floor: float | None = 0.005
     largest_error: float | None = None
+    alike: bool = False
 
     def __post_init__(self) -> None:
         _require_positive(self, "synthetic_error")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxmdwarf.diagnostics.domain_scores import find_comparison_basis
+from jaxmdwarf.diagnostics.noise import match_noise, native_width, sample_noise
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
@@ -18,6 +19,9 @@ from jaxmdwarf.training.transfer.domain import (
     floor_errors,
     split_domain,
 )
+
+_NOISE_ROWS = 512
+_ENOUGH_TO_MATCH = 120
 
 
 class TransferData(NamedTuple):
@@ -37,6 +41,9 @@ class TransferData(NamedTuple):
     mean, basis : (n_pix,), (k, n_pix)
         Where spectra of the two domains are compared; see
         `jaxmdwarf.diagnostics.domain_scores.find_comparison_basis`.
+    noise : (n_noise, n_pix) or None
+        Noise of observed spectra in units of their stated errors, where synthetic spectra are
+        given it.
     """
 
     emulator: ForwardModel
@@ -48,6 +55,7 @@ class TransferData(NamedTuple):
     held_ivar: Float[Array, "n_held n_pix"]
     mean: Float[Array, "n_pix"]
     basis: Float[Array, "k n_pix"]
+    noise: Float[Array, "n_noise n_pix"] | None = None
 
 
 def split_for_training(
@@ -97,6 +105,12 @@ def prepare_transfer(
     scaled = scaled[np.random.default_rng(config.seed).permutation(len(scaled))]
     noise = config.noise
     ivar = floor_errors(observed.ivar, floor=noise.error_floor, largest=noise.largest_error)
+    bank = None
+    if noise.alike:
+        seen = np.concatenate([split.train, held_rows])
+        bank, outlier = _learn_noise(emulator, observed, seen, config.seed)
+        ivar = ivar.copy()
+        ivar[seen] = np.where(outlier, ivar.dtype.type(0), ivar[seen])
     train_flux, train_ivar = observed.flux[split.train], ivar[split.train]
     comparison = find_comparison_basis(train_flux, train_ivar)
     n_held = len(held_rows)
@@ -110,7 +124,30 @@ def prepare_transfer(
         held_ivar=jnp.asarray(ivar[held_rows]),
         mean=jnp.asarray(comparison.mean),
         basis=jnp.asarray(comparison.basis),
+        noise=None if bank is None else jnp.asarray(bank),
     )
+
+
+def _learn_noise(
+    emulator: ForwardModel, observed: ObservedDomain, rows: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Noise like that of observed spectra, over stated errors, and which pixels no noise explains.
+
+    The amplitude is what spectra have and not what they state, and neighbouring pixels are
+    correlated as resampling left them: critics and latents see both, and outlying pixels too.
+    """
+    flux, ivar, information = (
+        getattr(observed, name)[rows] for name in ("flux", "ivar", "information")
+    )
+    sigma_aa, n_pix = emulator.preprocessing.sigma_aa, ivar.shape[1]
+    factor, outlier = 1.0, np.zeros(ivar.shape, bool)
+    if len(rows) >= _ENOUGH_TO_MATCH:
+        n_component = min(20, max(1, n_pix // 8))
+        factor, outlier = match_noise(flux, ivar, n_component=n_component, seed=seed)
+    sigma_pix = None if sigma_aa is None else sigma_aa / np.gradient(emulator.grid.wave_aa)
+    width = native_width(ivar, information, sigma_pix=sigma_pix)
+    noise = factor * sample_noise((_NOISE_ROWS, n_pix), np.random.default_rng(seed), width=width)
+    return noise.astype(np.float32), outlier
 
 
 def measure_flux_scale(
@@ -153,7 +190,37 @@ def sample_domains(data: TransferData, config: CycleStarConfig, key) -> Domains:
     rows = jax.random.randint(row_key, (config.optimiser.batch_size,), 0, data.flux.shape[0])
     draws = jax.random.randint(label_key, (config.optimiser.batch_size,), 0, data.scaled.shape[0])
     synth = data.emulator.predict_scaled_batch(data.scaled[draws])
-    return Domains(synth, make_synthetic_ivar(synth, config), data.flux[rows], data.ivar[rows])
+    # Batches without noise are those that they were before there was any.
+    noise_key = jax.random.fold_in(key, 2)
+    return pair_domains(data, config, synth, data.flux[rows], data.ivar[rows], noise_key)
+
+
+def pair_domains(
+    data: TransferData,
+    config: CycleStarConfig,
+    synth: Float[Array, "n_spec n_pix"],
+    obs: Float[Array, "n_spec n_pix"],
+    obs_ivar: Float[Array, "n_spec n_pix"],
+    key,
+) -> Domains:
+    """Noise-free synthetic and observed spectra as the networks are to meet them in training.
+
+    Where both domains are to be alike, synthetic spectrum i is observed as observed spectrum i was:
+    its masked pixels, its errors, noise of that size. They are of different stars, so that neither
+    tells anything of the other; and the carried spectrum borrows the split latents of the same
+    row, so that noise and latents of an instrument go together.
+    """
+    if not config.noise.alike:
+        return Domains(synth, make_synthetic_ivar(synth, config), obs, obs_ivar)
+    if data.noise is None:
+        raise MismatchError(
+            "the noise of the observed spectra was not learned with these data.",
+            "prepare them with the configuration that is trained with.",
+        )
+    good = obs_ivar > 0
+    sigma = jnp.where(good, jax.lax.rsqrt(jnp.where(good, obs_ivar, 1.0)), 0.0)
+    drawn = jax.random.randint(key, (synth.shape[0],), 0, data.noise.shape[0])
+    return Domains(synth + sigma * data.noise[drawn], obs_ivar, obs, obs_ivar)
 
 
 def make_synthetic_ivar(synth, config: CycleStarConfig):

@@ -62,7 +62,8 @@ class TransferRecord:
         ``classifier_accuracy`` and ``classifier_accuracy_none`` (0.5 is perfect),
         ``shared_accuracy`` (of telling the domains apart by their shared latents),
         ``shared_synth_change``, ``shared_obs_change`` and ``split_change`` (of latents by a
-        transfer), ``split_explains_shared`` (how much of the physics the split latents hold),
+        transfer), ``split_explains_shared`` and ``shared_explains_split`` (how much of the physics
+        the split latents hold, and what of them is told by it),
         ``slope_cosine_<label>`` (of what a label does to carried flux with what it does to
         theory's).
     iterations_per_s : float
@@ -210,7 +211,10 @@ def train_cyclestar(
             diverged_at = int(latest.step)
             break
         scores = validate_transfer(latest, data, config, judge=judge)
-        latest = _keep_best(latest, scores.get("gap", math.nan))
+        gap = scores.get("gap", math.nan)
+        if config.schedule.keep == "sound" and find_faults(scores, limits):
+            gap = math.nan
+        latest = _keep_best(latest, gap)
         record = TransferRecord(int(latest.step), losses, scores, n_step / seconds)
         state = latest
         records.append(record)
@@ -223,7 +227,7 @@ def train_cyclestar(
             f"training diverged within its first {diverged_at} steps.",
             "lower the learning rates, or clip gradients.",
         )
-    best = config.schedule.keep == "best" and int(state.best_step) > 0
+    best = config.schedule.keep != "last" and int(state.best_step) > 0
     kept = state.best if best else state.average
     model = build_transfer_model(data, config, kept)
     validation = validate_transfer(state._replace(average=kept), data, config, judge=judge)

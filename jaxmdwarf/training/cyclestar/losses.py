@@ -51,6 +51,8 @@ class Passes(NamedTuple):
     split_obs : (n_spec, length, c_split)
     split_synth_obs : (n_spec, length, c_split)
         Split latents read again from the transferred `synth_obs`.
+    shared_synth_obs, shared_obs_synth : (n_spec, length, c_shared)
+        Shared latents read again from the two transfers.
     """
 
     synth_synth: Float[Array, "n_spec n_pix"]
@@ -63,6 +65,8 @@ class Passes(NamedTuple):
     shared_obs: Float[Array, "n_spec length c_shared"]
     split_obs: Float[Array, "n_spec length c_split"]
     split_synth_obs: Float[Array, "n_spec length c_split"]
+    shared_synth_obs: Float[Array, "n_spec length c_shared"]
+    shared_obs_synth: Float[Array, "n_spec length c_shared"]
 
 
 class DomainLosses(NamedTuple):
@@ -126,6 +130,8 @@ def run_passes(
     domains: Domains,
     *,
     residual: bool = False,
+    refill: bool = False,
+    split_noise: Float[Array, "n_spec #length c_split"] | None = None,
 ) -> Passes:
     """Reconstruct, transfer and carry back a batch of each domain.
 
@@ -140,6 +146,12 @@ def run_passes(
         its latents, ``x + D_target(z) - D_source(z)``: errors that both decoders share cancel.
         In masked pixels, where there is no spectrum, it is ``D_target(z)``. Reconstructions are
         the same in both forms.
+    refill : bool
+        Whether transfers hold in masked pixels what spectra of the domain hold there (see
+        `jaxmdwarf.networks.cyclestar.CycleStarGenerator.fill_masked`) before they are encoded
+        again: else a decoder can put there, unjudged by equation 4, what the way back needs.
+    split_noise : (n_spec, length or 1, c_split), optional
+        Added to the split latents of observed spectra.
 
     Notes
     -----
@@ -151,6 +163,8 @@ def run_passes(
     obs = generator.fill_masked(params, "obs", domains.obs, domains.obs_ivar)
     n = synth.shape[0]
     shared_synth, (shared_obs, split_obs) = generator.encode_pair(params, synth, obs)
+    if split_noise is not None:
+        split_obs = split_obs + split_noise
     features = generator.expand_shared(params, jnp.concatenate([shared_synth, shared_obs]))
     split_features = generator.expand_split(params, split_obs)
     as_synth = generator.render_synth(params, features)
@@ -163,6 +177,9 @@ def run_passes(
         synth_obs = jnp.where(domains.synth_ivar > 0, transferred, synth_obs)
         transferred = obs + obs_synth - obs_obs
         obs_synth = jnp.where(domains.obs_ivar > 0, transferred, obs_synth)
+    if refill:
+        synth_obs = generator.fill_masked(params, "obs", synth_obs, domains.synth_ivar)
+        obs_synth = generator.fill_masked(params, "synth", obs_synth, domains.obs_ivar)
 
     shared_back, (shared_forth, split_forth) = generator.encode_pair(params, obs_synth, synth_obs)
     features = generator.expand_shared(params, jnp.concatenate([shared_forth, shared_back]))
@@ -186,6 +203,44 @@ def run_passes(
         shared_obs=shared_obs,
         split_obs=split_obs,
         split_synth_obs=split_forth,
+        shared_synth_obs=shared_forth,
+        shared_obs_synth=shared_back,
+    )
+
+
+def show_passes(
+    sizes: CycleStarSizes,
+    params: Mapping[str, PyTree],
+    domains: Domains,
+    passes: Passes,
+    *,
+    spectra: bool = False,
+    refill: bool = False,
+) -> Passes:
+    """Passes as critics are to see them; the generator's losses are of the passes as they are.
+
+    Parameters
+    ----------
+    sizes, params
+        Of the generator that made them.
+    domains, passes
+    spectra : bool
+        Whether the spectra of a domain stand for its reconstructions. A transfer of the residual
+        form keeps the noise of its spectrum, a reconstruction has none: by that alone critics would
+        tell them apart.
+    refill : bool
+        Whether reconstructions hold in masked pixels what spectra of the domain hold there, as in
+        `run_passes`.
+    """
+    if not (spectra or refill):
+        return passes
+    generator = CycleStarGenerator(sizes)
+    synth, obs = domains.synth, domains.obs
+    if not spectra:
+        synth, obs = passes.synth_synth, passes.obs_obs
+    return passes._replace(
+        synth_synth=generator.fill_masked(params, "synth", synth, domains.synth_ivar),
+        obs_obs=generator.fill_masked(params, "obs", obs, domains.obs_ivar),
     )
 
 

@@ -13,13 +13,24 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxmdwarf.errors import MismatchError
-from jaxmdwarf.networks.cyclestar import CycleStarCritics, CycleStarGenerator, set_centres
+from jaxmdwarf.networks.cyclestar import (
+    CycleStarCritics,
+    CycleStarGenerator,
+    equate_domains,
+    set_centres,
+)
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig, CycleStarScheduleConfig
+from jaxmdwarf.training.cyclestar.constraints import (
+    ConstraintWeights,
+    constrain_passes,
+    slope_excess,
+)
 from jaxmdwarf.training.cyclestar.data import TransferData, sample_domains
 from jaxmdwarf.training.cyclestar.losses import (
     TransferGradients,
     run_passes,
     score_passes,
+    show_passes,
     train_critic_loss,
     transfer_gradients,
     weigh_losses,
@@ -28,6 +39,7 @@ from jaxmdwarf.training.cyclestar.spectral_norm import normalise_critics, start_
 
 # Random numbers of steps and of validation come from different streams of a seed.
 _STREAM = 0
+_SLOPE_ROWS = 8
 
 
 class TransferState(NamedTuple):
@@ -76,6 +88,8 @@ def start_transfer(data: TransferData, config: CycleStarConfig) -> TransferState
         synthetic = data.emulator.predict_scaled_batch(data.scaled[:512]).mean(axis=0)
         centres = synthetic.astype(jnp.float32), data.mean
         generator, critics = set_centres(generator, *centres), set_centres(critics, *centres)
+    if config.networks.equal_start:
+        generator = equate_domains(generator)
     optimisers = _optimisers(config)
     return TransferState(
         generator=generator,
@@ -126,7 +140,7 @@ def continue_transfer(
         domains = sample_domains(data, config, batch_key)
         critics, singular, to_weights = normalise_critics(carry.critics, carry.singular)
         gradients = _find_gradients(
-            sizes, carry.generator, critics, domains, config, step=step, key=noise_key
+            sizes, carry.generator, critics, domains, data, config, step=step, key=noise_key
         )
         slopes = (gradients.generator, to_weights(gradients.critics))
         updates, generator_moments = optimisers[0].update(
@@ -185,10 +199,10 @@ def _schedule(schedule: CycleStarScheduleConfig, peak: float) -> optax.Schedule:
 
 
 def _find_gradients(
-    sizes, generator, critics, domains, config: CycleStarConfig, *, step, key
+    sizes, generator, critics, domains, data, config: CycleStarConfig, *, step, key
 ) -> TransferGradients:
     how, residual = config.losses, config.networks.residual
-    if not how.instance_noise:
+    if _is_plain(config):
         return transfer_gradients(
             sizes,
             generator,
@@ -203,22 +217,78 @@ def _find_gradients(
     level = how.instance_noise * jnp.maximum(0.0, 1.0 - step / config.schedule.steps)
     names = ("synth_synth", "obs_obs", "synth_obs", "obs_synth")
     noise = level * jax.random.normal(key, (len(names), *domains.synth.shape))
+    split_noise = _draw_split_noise(sizes, config, key, domains.obs.shape[0])
+    view = {"spectra": how.critics_see == "spectra", "refill": config.noise.alike}
 
-    def blur(passes):
+    def show(params, passes):
+        passes = show_passes(sizes, params, domains, passes, **view)
+        if not how.instance_noise:
+            return passes
         noisy = zip(names, noise, strict=True)
         return passes._replace(**{name: getattr(passes, name) + more for name, more in noisy})
 
     def lose(trained):
-        passes = run_passes(sizes, trained, domains, residual=residual)
-        scores = score_passes(sizes, critics, blur(passes), reencoded_split=how.reencoded_split)
+        passes = run_passes(
+            sizes,
+            trained,
+            domains,
+            residual=residual,
+            refill=config.noise.alike,
+            split_noise=split_noise,
+        )
+        shown = show(trained, passes)
+        scores = score_passes(sizes, critics, shown, reencoded_split=how.reencoded_split)
         total, parts = weigh_losses(domains, passes, scores, how.weights, form=how.form)
-        return total, (parts, passes)
+        mean = passes.split_obs if split_noise is None else passes.split_obs - split_noise
+        held, terms = constrain_passes(domains, passes, how.constraints, split_mean=mean)
+        if how.constraints.slopes:
+            terms["slopes"] = _measure_slopes(sizes, trained, data, passes, config, key)
+            held = held + how.constraints.slopes * terms["slopes"]
+        return total + held, ({**parts, **terms, "total": total + held}, shown)
 
-    def lose_critics(trained, passes):
+    def lose_critics(trained, shown):
         return train_critic_loss(
-            sizes, trained, blur(passes), r1=how.r1, reencoded_split=how.reencoded_split
+            sizes, trained, shown, r1=how.r1, reencoded_split=how.reencoded_split
         )
 
-    slopes, (parts, passes) = jax.grad(lose, has_aux=True)(generator)
-    critic_slopes, critic_parts = jax.grad(lose_critics, has_aux=True)(critics, passes)
+    slopes, (parts, shown) = jax.grad(lose, has_aux=True)(generator)
+    critic_slopes, critic_parts = jax.grad(lose_critics, has_aux=True)(critics, shown)
     return TransferGradients(slopes, critic_slopes, {**parts, **critic_parts})
+
+
+def _is_plain(config: CycleStarConfig) -> bool:
+    """Whether a step is that of equations 4 to 7 and nothing else."""
+    how = config.losses
+    others = (how.instance_noise, how.split_noise, config.noise.alike)
+    return (
+        not any(others)
+        and how.critics_see == "reconstructions"
+        and how.constraints == ConstraintWeights()
+    )
+
+
+def _draw_split_noise(sizes, config: CycleStarConfig, key, n_spec: int):
+    """Noise on split latents: one number a number that there is, the same at all positions."""
+    if not config.losses.split_noise:
+        return None
+    length = 1 if sizes.split_pooled else sizes.latent_length
+    shape = (n_spec, length, sizes.split_latents)
+    return config.losses.split_noise * jax.random.normal(jax.random.fold_in(key, 1), shape)
+
+
+def _measure_slopes(sizes, generator, data, passes, config: CycleStarConfig, key):
+    """`slope_excess` at labels of their own, each along one label, with split latents at hand."""
+    n_row = min(_SLOPE_ROWS, passes.split_obs.shape[0])
+    row_key, label_key = jax.random.split(jax.random.fold_in(key, 2))
+    rows = jax.random.randint(row_key, (n_row,), 0, data.scaled.shape[0])
+    n_label = data.scaled.shape[1]
+    along = jax.random.randint(label_key, (n_row,), 0, n_label)
+    return slope_excess(
+        sizes,
+        generator,
+        data.emulator,
+        data.scaled[rows],
+        jax.nn.one_hot(along, n_label, dtype=data.scaled.dtype),
+        passes.split_obs[:n_row],
+        residual=config.networks.residual,
+    )

@@ -19,11 +19,11 @@ from jaxmdwarf.diagnostics.domain_scores import (
 from jaxmdwarf.networks.cyclestar import CycleStarGenerator
 from jaxmdwarf.precision import multiply_exactly
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
-from jaxmdwarf.training.cyclestar.data import TransferData, make_synthetic_ivar
+from jaxmdwarf.training.cyclestar.data import TransferData, pair_domains
 from jaxmdwarf.training.cyclestar.losses import (
-    Domains,
     run_passes,
     score_passes,
+    show_passes,
     train_critic_loss,
     weigh_losses,
 )
@@ -92,6 +92,7 @@ def validate_transfer(
         "shared_obs_change": latent_change(latents["shared_obs"], latents["shared_obs_synth"]),
         "split_change": latent_change(latents["split_obs"], latents["split_synth_obs"]),
         "split_explains_shared": explained_fraction(latents["split_obs"], latents["shared_obs"]),
+        "shared_explains_split": explained_fraction(latents["shared_obs"], latents["split_obs"]),
         **_compare_slopes(measured["slopes"], data.emulator.label_space.names),
     }
     if judge is not None:
@@ -119,27 +120,43 @@ def _validate(state: TransferState, data: TransferData, config: CycleStarConfig)
     rows = jnp.arange(n_part * n_row).reshape(n_part, n_row) % n_held
     seed = jax.random.fold_in(jax.random.key(config.seed), _STREAM)
 
-    how = config.losses
+    how, residual = config.losses, config.networks.residual
 
     def measure(rows):
         synth = data.emulator.predict_scaled_batch(data.held_scaled[rows])
-        domains = Domains(
-            synth, make_synthetic_ivar(synth, config), data.held_flux[rows], data.held_ivar[rows]
+        row_key = jax.random.fold_in(seed, rows[0])
+        held = data.held_flux[rows], data.held_ivar[rows]
+        domains = pair_domains(data, config, synth, *held, jax.random.fold_in(row_key, 1))
+        passes = run_passes(
+            sizes, state.average, domains, residual=residual, refill=config.noise.alike
         )
-        passes = run_passes(sizes, state.average, domains, residual=config.networks.residual)
-        scores = score_passes(sizes, critics, passes, reencoded_split=how.reencoded_split)
+        shown = show_passes(
+            sizes,
+            state.average,
+            domains,
+            passes,
+            spectra=how.critics_see == "spectra",
+            refill=config.noise.alike,
+        )
+        scores = score_passes(sizes, critics, shown, reencoded_split=how.reencoded_split)
         _, losses = weigh_losses(domains, passes, scores, how.weights, form=how.form)
         _, critic_losses = train_critic_loss(
-            sizes, critics, passes, reencoded_split=how.reencoded_split
+            sizes, critics, shown, reencoded_split=how.reencoded_split
         )
+        # A model carries theory without noise, whatever the networks were trained on.
+        carried = passes.synth_obs
+        if config.noise.alike:
+            carried = generator.carry_to_obs(
+                state.average, synth, passes.split_obs, residual=residual
+            )
         good = domains.obs_ivar > 0
         error = jnp.where(good, jax.lax.rsqrt(jnp.where(good, domains.obs_ivar, 1.0)), 0.0)
-        noise = error * jax.random.normal(jax.random.fold_in(seed, rows[0]), error.shape)
+        noise = error * jax.random.normal(row_key, error.shape)
         spectra = {
             name: jnp.where(good, flux, data.mean)
             for name, flux in (
                 ("observed", domains.obs),
-                ("transferred", passes.synth_obs + noise),
+                ("transferred", carried + noise),
                 ("untransferred", synth + noise),
             )
         }
@@ -147,8 +164,8 @@ def _validate(state: TransferState, data: TransferData, config: CycleStarConfig)
             "shared_synth": passes.shared_synth,
             "shared_obs": passes.shared_obs,
             "split_obs": passes.split_obs,
-            "shared_synth_obs": generator.encode_obs(state.average, passes.synth_obs).shared,
-            "shared_obs_synth": generator.encode_synth(state.average, passes.obs_synth),
+            "shared_synth_obs": passes.shared_synth_obs,
+            "shared_obs_synth": passes.shared_obs_synth,
             "split_synth_obs": passes.split_synth_obs,
         }
         return {**losses, **critic_losses}, latents, spectra
@@ -176,15 +193,13 @@ def _find_slopes(params, data: TransferData, config: CycleStarConfig):
     rows = slice(0, _SLOPE_ROWS)
     scaled = data.held_scaled[rows]
     obs = generator.fill_masked(params, "obs", data.held_flux[rows], data.held_ivar[rows])
-    split_features = generator.expand_split(params, generator.encode_obs(params, obs).split)
+    split = generator.encode_obs(params, obs).split
 
     def carry(scaled):
         synth = data.emulator.predict_scaled_batch(scaled)
-        features = generator.expand_shared(params, generator.encode_synth(params, synth))
-        carried = generator.render_obs(params, features, split_features)
-        if config.networks.residual:
-            carried = synth + carried - generator.render_synth(params, features)
-        return synth, carried
+        return synth, generator.carry_to_obs(
+            params, synth, split, residual=config.networks.residual
+        )
 
     def differentiate(direction):
         return jax.jvp(carry, (scaled,), (jnp.broadcast_to(direction, scaled.shape),))[1]

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +24,12 @@ from jaxmdwarf.networks.convolution import ConvLayers
 from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.training.cyclestar import loop as transfer
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
-from jaxmdwarf.training.cyclestar.data import measure_flux_scale, prepare_transfer
+from jaxmdwarf.training.cyclestar.constraints import ConstraintWeights
+from jaxmdwarf.training.cyclestar.data import (
+    measure_flux_scale,
+    pair_domains,
+    prepare_transfer,
+)
 from jaxmdwarf.training.cyclestar.loop import train_cyclestar
 from jaxmdwarf.training.cyclestar.losses import LossWeights
 from jaxmdwarf.training.cyclestar.spectral_norm import normalise_critics
@@ -188,6 +193,13 @@ EVERYTHING = {
     "residual": True,
     "warmup_steps": 5,
     "reencoded_split": True,
+    "equal_start": True,
+    "alike": True,
+    "critics_see": "spectra",
+    "split_noise": 0.5,
+    "constraints": ConstraintWeights(
+        identity=0.1, latents=0.1, split_prior=0.1, independence=0.1, alignment=0.1, slopes=0.1
+    ),
 }
 
 
@@ -203,6 +215,14 @@ def test_all_options_together_train_and_hold_every_kernel_at_unit_spectral_norm(
     # The average lags behind the weights, and the first steps were warmed up.
     moved = leaves_of(state.generator)[0] - leaves_of(state.average)[0]
     assert 0 < np.abs(moved).max() < 0.1
+    held = astuple(EVERYTHING["constraints"])
+    terms = ("identity", "latents", "split_prior", "independence", "alignment", "slopes")
+    paid = sum(w * float(losses[name]) for w, name in zip(held, terms, strict=True))
+    weights = LossWeights()
+    paid += weights.synth * (float(losses["rec_synth"]) + float(losses["cycle_synth"]))
+    paid += weights.obs * (float(losses["rec_obs"]) + float(losses["cycle_obs"]))
+    paid += weights.adversarial * (float(losses["adv_synth"]) + float(losses["adv_obs"]))
+    assert float(losses["total"]) == pytest.approx(paid, rel=1e-4)
 
 
 @pytest.mark.slow
@@ -219,6 +239,14 @@ def test_all_options_together_train_and_hold_every_kernel_at_unit_spectral_norm(
         {"kind": "decay", "decay_steps": (2,), "decay": 0.1},
         {"form": "paper"},
         {"reencoded_split": True, "largest_error": 0.05},
+        {"equal_start": True},
+        {"alike": True},
+        {"critics_see": "spectra"},
+        {"split_noise": 0.5},
+        *(
+            {"constraints": ConstraintWeights(**{item.name: 1.0})}
+            for item in fields(ConstraintWeights)
+        ),
     ],
     ids=lambda option: next(iter(option)),
 )
@@ -277,6 +305,10 @@ def test_the_paper_has_none_of_our_options():
     assert config.schedule.warmup_steps == 0
     assert how.clip_norm is config.schedule.patience is None
     assert not any((config.losses.spectral_norm, config.networks.residual))
+    assert config.losses.constraints == ConstraintWeights()
+    assert not any((config.noise.alike, losses.split_noise, config.networks.equal_start))
+    assert (losses.critics_see, sizes.activation) == ("reconstructions", "leaky_relu")
+    assert not sizes.split_pooled
     assert config.networks.precision == "float32"
 
 
@@ -307,6 +339,35 @@ def test_noise_of_faint_stars_is_no_spread_of_flux():
     assert spread == pytest.approx(shape.std(), rel=0.03)
     with pytest.raises(MismatchError, match="no pixel"):
         measure_flux_scale(flux, np.zeros_like(flux))
+
+
+def test_synthetic_spectra_are_observed_as_observed_ones_are():
+    config = configure(alike=True)
+    rng = np.random.default_rng(3)
+    domain = observe(400)
+    # Errors are stated too small by half, and twenty spectra have a hit of their own.
+    noisy = domain.flux + rng.normal(0.0, 0.02 * np.sqrt(1.5**2 - 1), domain.flux.shape)
+    noisy[np.arange(0, 400, 20), np.arange(0, 40, 2)] += 1.0
+    domain = replace(domain, flux=noisy.astype(np.float32))
+    data = prepare_transfer(make_emulator(), domain, sample_labels(2000), config)
+    hits = (np.asarray(data.flux) - np.median(data.flux, axis=0) > 0.7) & (domain.ivar[0] > 0)
+    assert 10 < hits.sum() <= 20
+    assert not np.asarray(data.ivar)[hits].any()
+    clean = jnp.ones_like(data.flux)
+    paired = pair_domains(data, config, clean, data.flux, data.ivar, jax.random.key(1))
+    assert paired.synth_ivar is data.ivar
+    good = np.asarray(data.ivar) > 0
+    away = (np.asarray(paired.synth) - 1.0)[good] * np.sqrt(np.asarray(data.ivar)[good])
+    assert away.std() == pytest.approx(1.5, rel=0.1)
+    assert np.all(np.asarray(paired.synth)[~good] == 1.0)
+    plain = configure()
+    alone = pair_domains(data, plain, clean, data.flux, data.ivar, jax.random.key(1))
+    assert alone.synth is clean
+    assert np.all(np.asarray(alone.synth_ivar) == np.float32(plain.noise.synthetic_error**-2))
+    with pytest.raises(MismatchError, match="was not learned"):
+        pair_domains(
+            data._replace(noise=None), config, clean, data.flux, data.ivar, jax.random.key(1)
+        )
 
 
 def test_a_label_that_a_transfer_turns_around_has_a_negative_cosine():
@@ -369,7 +430,12 @@ def scripted(monkeypatch):
             return state._replace(step=step, average=average), {"total": total}
 
         monkeypatch.setattr(transfer, "continue_transfer", take_steps)
-        monkeypatch.setattr(transfer, "validate_transfer", lambda *a, **k: {"gap": next(gaps)})
+
+        def validate(*a, **k):
+            found = next(gaps)
+            return found if isinstance(found, dict) else {"gap": found}
+
+        monkeypatch.setattr(transfer, "validate_transfer", validate)
         monkeypatch.setattr(transfer, "build_transfer_model", lambda data, config, kept: Kept(kept))
 
     return follow
@@ -407,6 +473,20 @@ def test_divergence_stops_with_good_weights_and_says_so(scripted, keep, kept_ste
     assert weights == kept_step
     assert report.metrics()["diverged_at"] == 40
     assert max(memory.states) == 30
+
+
+@pytest.mark.parametrize(("turned", "kept_step"), [((20,), 10), ((10, 20, 30), 30)])
+def test_of_steps_without_a_fault_that_of_the_smallest_gap_is_kept(scripted, turned, kept_step):
+    gaps = {10: 0.5, 20: 0.1, 30: 0.6}
+    scores = [
+        {"gap": gap, "slope_cosine_teff": -0.7 if step in turned else 0.9}
+        for step, gap in gaps.items()
+    ]
+    scripted([1.0] * 3, [*scores, scores[kept_step // 10 - 1]])
+    weights, report, _ = train_scripted(steps=30, keep="sound")
+    assert weights == report.kept_step == kept_step
+    # Where no step is sound the last is kept, and is no model.
+    assert bool(report.faults) == (len(turned) == 3)
 
 
 def test_divergence_before_anything_is_worth_keeping_is_failed_work(scripted):
@@ -473,6 +553,8 @@ def test_a_checkpoint_of_another_architecture_is_refused():
         {"warmup_steps": -1},
         {"no_such_thing": 1},
         {"r1": -1.0},
+        {"split_noise": -1.0},
+        {"critics_see": "labels"},
     ],
     ids=lambda changes: next(iter(changes)),
 )

@@ -23,6 +23,7 @@ from jaxmdwarf.training.cyclestar.losses import (
     reconstruction_loss,
     run_passes,
     score_passes,
+    show_passes,
     train_critic_loss,
     transfer_gradients,
     weighted_distance,
@@ -92,7 +93,7 @@ def run_plainly(domains, residual):
     obs_synth_obs = to_obs(z_back, split, obs_synth, own)
     return (
         *(synth_synth, obs_obs, synth_obs, obs_synth, synth_obs_synth, obs_synth_obs),
-        *(z_synth, z_obs, split, split_there),
+        *(z_synth, z_obs, split, split_there, z_there, z_back),
     )
 
 
@@ -103,6 +104,41 @@ def test_passes_are_those_of_the_paper(domains, residual):
         passes._fields, passes, run_plainly(domains, float(residual)), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=name)
+
+
+def test_critics_may_be_shown_spectra_or_reconstructions_filled_alike(domains):
+    passes = run(domains)
+
+    @partial(jax.jit, static_argnames=("spectra", "refill"))
+    def show(spectra=False, refill=False):
+        return show_passes(SIZES, PARAMS, domains, passes, spectra=spectra, refill=refill)
+
+    assert show_passes(SIZES, PARAMS, domains, passes) is passes
+    seen, filled = show(spectra=True), show(refill=True)
+    for name, flux, ivar in (
+        ("synth_synth", domains.synth, domains.synth_ivar),
+        ("obs_obs", domains.obs, domains.obs_ivar),
+    ):
+        good = np.asarray(ivar) > 0
+        for shown, expected in ((seen, flux), (filled, getattr(passes, name))):
+            np.testing.assert_array_equal(
+                getattr(shown, name), np.where(good, np.asarray(expected), np.float32(1))
+            )
+    np.testing.assert_array_equal(seen.synth_obs, passes.synth_obs)
+
+
+def test_noise_on_split_latents_is_in_all_that_is_made_of_them(domains):
+    noise = np.random.default_rng(8).normal(size=(N, 1, 2)).astype(np.float32)
+
+    @jax.jit
+    def run_noisy(noise):
+        return run_passes(SIZES, PARAMS, domains, split_noise=noise)
+
+    noisy, plain = run_noisy(noise), run(domains)
+    np.testing.assert_allclose(noisy.split_obs, plain.split_obs + noise, atol=1e-5)
+    np.testing.assert_allclose(noisy.shared_obs, plain.shared_obs, atol=1e-5)
+    for name in ("obs_obs", "synth_obs", "obs_synth_obs"):
+        assert np.abs(getattr(noisy, name) - getattr(plain, name)).max() > 1e-4, name
 
 
 def distance(flux, ivar, prediction):
