@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxmdwarf.measure.indices import MIN_CONTINUUM_SNR, Measurement
-from jaxmdwarf.measure.windows import MIN_COVERAGE, cut_pixels
+from jaxmdwarf.measure.windows import MIN_COVERAGE, cut_pixels, find_span
 
 HALPHA_AA = 6564.61
 """Vacuum wavelength of Halpha, Angstrom."""
@@ -74,7 +74,7 @@ def measure_halpha(
     n_spec = len(flux)
     stretch = np.broadcast_to(np.asarray(stretch, np.float64), n_spec)
     windows = _WINDOWS_AA * stretch[:, None, None]
-    pixels = cut_pixels(wave_aa, flux, ivar, float(windows.min()), float(windows.max()))
+    pixels = cut_pixels(wave_aa, flux, ivar, *find_span(_WINDOWS_AA, windows))
     if not pixels.wave_aa.size:
         return Measurement(np.full(n_spec, np.nan), np.full(n_spec, np.nan))
     good = pixels.ivar > 0

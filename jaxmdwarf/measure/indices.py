@@ -141,9 +141,7 @@ def measure_indices(
         Arrays (n_spec,).
     """
     layout = _lay_out(names)
-    means = mean_over_windows(
-        wave_aa, flux, ivar, layout.windows_aa * np.reshape(stretch, (-1, 1, 1))
-    )
+    means = mean_over_windows(wave_aa, flux, ivar, layout.windows_aa, stretch=stretch)
     band, band_variance = means.value[:, layout.band], means.variance[:, layout.band]
     one, other = layout.continuum
     level = 0.5 * (means.value[:, one] + means.value[:, other])

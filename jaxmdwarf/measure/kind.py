@@ -269,14 +269,19 @@ class _Bands(NamedTuple):
     error: np.ndarray
 
 
+def _combine(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``values @ weights`` row by row: as one product, rows would round with their number."""
+    return (values[:, None] @ weights)[:, 0]
+
+
 def _measure_bands(
     wave_aa: np.ndarray, flux: np.ndarray, ivar: np.ndarray, stretch: np.ndarray | float
 ) -> _Bands:
-    means = mean_over_windows(wave_aa, flux, ivar, _WINDOWS_AA * np.reshape(stretch, (-1, 1, 1)))
+    means = mean_over_windows(wave_aa, flux, ivar, _WINDOWS_AA, stretch=stretch)
     # In a matrix product one unknown window would make all continua unknown.
     known = np.isfinite(means.value)
     value, variance = (np.where(known, part, 0.0) for part in means)
-    level, of_level = value @ _TO_LEVELS, variance @ _TO_LEVELS**2
+    level, of_level = _combine(value, _TO_LEVELS), _combine(variance, _TO_LEVELS**2)
     use = ~(~known @ (_TO_LEVELS != 0))
     use &= level > MIN_CONTINUUM_SNR * np.sqrt(of_level)
     level = np.where(use, level, np.nan)
@@ -293,9 +298,11 @@ def _sum_depths(bands: _Bands) -> Measurement:
     total = np.where(fine, _M0, 0.0).sum(axis=1)
     total = np.where(total >= MIN_SHARE * _M0.sum(), total, np.nan)
     value = np.where(fine, 1.0 - ratio, 0.0).sum(axis=1) / total
-    slopes = np.where(fine, ratio / level, 0.0) @ _TO_LEVELS[:, :_N_BAND].T
+    slopes = _combine(np.where(fine, ratio / level, 0.0), _TO_LEVELS[:, :_N_BAND].T)
     slopes[:, :_N_BAND] -= np.where(fine, 1.0 / level, 0.0)
-    variance = (slopes * (slopes + 2.0 * slopes @ _NESTED) * bands.means.variance).sum(axis=1)
+    variance = (slopes * (slopes + _combine(2.0 * slopes, _NESTED)) * bands.means.variance).sum(
+        axis=1
+    )
     return Measurement(value, np.sqrt(variance) / total)
 
 

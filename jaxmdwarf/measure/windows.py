@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmdwarf.wavelengths import air_to_vacuum
+from jaxmdwarf.wavelengths import FASTEST_STAR_KMS, air_to_vacuum, doppler_factor
 
 MIN_COVERAGE = 0.5
 """Least fraction of a window that good pixels must cover for its mean to count.
@@ -88,6 +88,28 @@ def cut_pixels(
     return Pixels(wave, flux[..., first:last], ivar[..., first:last], edges)
 
 
+def find_span(windows_aa: np.ndarray, moved_aa: np.ndarray) -> tuple[float, float]:
+    """The stretch that windows reach in a star of any velocity; wider for what moves faster.
+
+    Where sums begin decides on their last bits: of a stretch that fits the spectra at hand, what is
+    measured on one would depend on which others are measured with it.
+
+    Parameters
+    ----------
+    windows_aa, moved_aa : (..., 2) float
+        At rest, and as they are in the spectra at hand.
+
+    Examples
+    --------
+    >>> at_rest = np.array([[6000.0, 6010.0]])
+    >>> [round(edge) for edge in find_span(at_rest, at_rest * 1.0001)]
+    [5970, 6040]
+    """
+    low = float(windows_aa.min()) * doppler_factor(-FASTEST_STAR_KMS)
+    high = float(windows_aa.max()) * doppler_factor(FASTEST_STAR_KMS)
+    return min(low, float(moved_aa.min())), max(high, float(moved_aa.max()))
+
+
 def mean_over_window(
     wave_aa: np.ndarray, flux: np.ndarray, ivar: np.ndarray, low_aa: float, high_aa: float
 ) -> WindowMean:
@@ -106,7 +128,12 @@ def mean_over_window(
 
 
 def mean_over_windows(
-    wave_aa: np.ndarray, flux: np.ndarray, ivar: np.ndarray, windows_aa: np.ndarray
+    wave_aa: np.ndarray,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    windows_aa: np.ndarray,
+    *,
+    stretch: np.ndarray | float = 1.0,
 ) -> WindowMean:
     """Mean flux per Angstrom over several windows, by exact integration of the pixel histogram.
 
@@ -120,8 +147,10 @@ def mean_over_windows(
         Pixel centres, shared by all spectra.
     flux, ivar : (n_spec, n) float
         Spectra.
-    windows_aa : (n_window, 2) or (n_spec, n_window, 2) float
-        The windows, on the scale of `wave_aa`; increasing.
+    windows_aa : (n_window, 2) float
+        The windows at rest; increasing.
+    stretch : float or (n_spec,) float
+        Doppler factor of each star: wavelengths over those at rest.
 
     Returns
     -------
@@ -129,10 +158,11 @@ def mean_over_windows(
         Arrays (n_spec, n_window). NaN where good pixels cover less than `MIN_COVERAGE` of a window.
     """
     n_spec = len(flux)
+    moved = windows_aa * np.reshape(stretch, (-1, 1, 1))
     lows, highs = (
-        np.broadcast_to(windows_aa[..., side], (n_spec, windows_aa.shape[-2])) for side in (0, 1)
+        np.broadcast_to(moved[..., side], (n_spec, windows_aa.shape[-2])) for side in (0, 1)
     )
-    pixels = cut_pixels(wave_aa, flux, ivar, float(lows.min()), float(highs.max()))
+    pixels = cut_pixels(wave_aa, flux, ivar, *find_span(windows_aa, moved))
     n_pix = pixels.wave_aa.size
     if not n_pix:
         nothing = np.full(lows.shape, np.nan)

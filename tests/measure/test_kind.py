@@ -272,3 +272,23 @@ def test_real_stars_of_one_plate_are_what_their_survey_says(real_data):
     assert n_dwarf >= 17
     assert not missed
     assert not lost
+
+
+def test_a_spectrum_is_measured_alike_alone_and_among_others():
+    """To the last bit: batches of a fit hold other spectra than those of another division of it."""
+    rng = np.random.default_rng(8)
+    flux = (banded(rng.uniform(0.2, 1.5, 7)) * rng.normal(1, 0.05, (7, WAVE.size))).astype("f4")
+    ivar = np.full(flux.shape, 400.0, "f4")
+    rv_kms = rng.uniform(-400, 400, 7)
+
+    def measure(rows):
+        spectra = WAVE, flux[rows], ivar[rows]
+        found = measure_spectra(*spectra, rv_kms=rv_kms[rows])
+        metas = [meta() for _ in rows]
+        kinds, flags = describe_kinds(*spectra, metas=metas, rv_kms=rv_kms[rows], measured=found)
+        return found | kinds | {"kind_flags": flags}
+
+    together = measure(list(range(7)))
+    for rows in ([3], [6, 2], [5, 4, 1]):
+        for name, values in measure(rows).items():
+            np.testing.assert_array_equal(values, together[name][rows], err_msg=name)
