@@ -35,7 +35,17 @@ ROOMS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 NUMERICAL = ("simulate", "preprocess", "networks", "models", "inference", "training")
-HEAVY = {"astropy", "pandas", "pyarrow", "sklearn", "matplotlib", "jaxopt", "specutils", "rich"}
+HEAVY = {
+    "astropy",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "matplotlib",
+    "jaxopt",
+    "specutils",
+    "rich",
+    "zarr",
+}
 
 MOST_MODULE_LINES = 600
 MOST_FUNCTION_LINES = 80

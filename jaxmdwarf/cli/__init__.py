@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, str] = {
     "quickstart": "the whole pipeline on a simulated survey",
+    "pack": "spectra of many files in one store, which every command takes in their place",
     "clean": "which spectra of a sample are M dwarfs: selection cuts and k-means cleaning",
     "measure": "S/N, Halpha, TiO5, CaH and spectral type of spectra, without a model",
     "fit": "labels, velocities, errors and flags of spectra with a trained model",
+    "merge": "one table of those that fit or measure wrote in parts, with --shard",
     "catalogue": "from fits to a catalogue: total errors, cuts, variables, binaries, ages",
     "fetch": "lists of variable stars and of binaries from VizieR, as local copies",
     "validate": "bias, scatter and honesty of the errors of a catalogue against a reference",

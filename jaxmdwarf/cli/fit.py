@@ -11,6 +11,7 @@ from jaxmdwarf.cli.options import (
     SHOW_ALL,
     Overwrite,
     ReaderProcesses,
+    ShardNumber,
     SpectrumFiles,
     TerminalOptions,
     VelocitySource,
@@ -154,6 +155,8 @@ class Command:
 
     processes: ReaderProcesses = None
 
+    shard: ShardNumber = None
+
     overwrite: Overwrite = False
 
     terminal: TerminalOptions = SHOW_ALL
@@ -184,6 +187,7 @@ class Command:
             ),
             gaia=self.gaia,
             processes=self.processes,
+            shard=self.shard,
             overwrite=self.overwrite,
             progress=terminal,
         )

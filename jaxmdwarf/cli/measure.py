@@ -11,6 +11,7 @@ from jaxmdwarf.cli.options import (
     SHOW_ALL,
     SPECTRA_HELP,
     Overwrite,
+    ShardNumber,
     TerminalOptions,
     WorkerProcesses,
     describe_files,
@@ -64,6 +65,8 @@ class Command:
 
     processes: WorkerProcesses = None
 
+    shard: ShardNumber = None
+
     overwrite: Overwrite = False
 
     terminal: TerminalOptions = SHOW_ALL
@@ -79,6 +82,7 @@ class Command:
             velocity_table=self.velocity_table,
             velocity_column=self.velocity_column,
             processes=self.processes,
+            shard=self.shard,
             overwrite=self.overwrite,
             progress=terminal,
         )

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 SPECTRA_HELP = (
-    "Spectra: files, folders (searched through), patterns, or @list.txt with one name a line."
+    "Spectra: files, folders (searched through), patterns, @list.txt with one name a line, and "
+    "packs that 'jaxmdwarf pack' wrote (folders or URLs)."
 )
 
 
@@ -35,6 +36,16 @@ ReaderProcesses = Annotated[
 WorkerProcesses = Annotated[
     int | None,
     tyro.conf.arg(metavar="N", help="Worker processes.", help_behavior_hint="(default: all cores)"),
+]
+
+ShardNumber = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="I/N",
+        help="Work on part I of N of the inputs alone, from 1/N to N/N, each with an --out of its "
+        "own; 'jaxmdwarf merge' makes one table of all parts.",
+        help_behavior_hint="(default: all inputs)",
+    ),
 ]
 
 Overwrite = Annotated[

@@ -1,4 +1,4 @@
-"""Files, folders, patterns and lists of a user, as files; what names nothing is a reject."""
+"""Files, folders, patterns, lists and packs of a user as inputs; what names nothing is a reject."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxmdwarf.catalogue.texts import restore_path
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.io.packs.store import is_pack, is_url, list_parts
 from jaxmdwarf.io.rejects import Reject
 
 
@@ -21,7 +22,8 @@ class Inputs:
     Parameters
     ----------
     paths : tuple of str
-        Every file once, each argument's files sorted.
+        Every file once, each argument's files sorted; the parts of packs
+        (`jaxmdwarf.io.parts.PackPart`) in their order.
     rejects : tuple of Reject
         Arguments that name nothing, and files named twice.
     """
@@ -40,7 +42,7 @@ def expand_inputs(
     *,
     leave_out: Iterable[str | os.PathLike[str]] = (),
 ) -> Inputs:
-    """Expand files, folders (recursively, hidden files left out), globs and ``@lists``.
+    """Expand files, folders (recursively, hidden files left out), globs, ``@lists`` and packs.
 
     Parameters
     ----------
@@ -59,7 +61,9 @@ def expand_inputs(
     Raises
     ------
     UsageError
-        If an argument is no path at all.
+        If an argument is no path at all, or a pack that cannot be opened.
+    FormatError
+        If a Zarr store is no pack of spectra, or one of another version.
     """
     if isinstance(arguments, str | os.PathLike):
         arguments = [arguments]
@@ -88,12 +92,14 @@ class _Expansion:
         """What one argument stands for; `base` is the folder of the list that it stands in."""
         if not argument.strip() or "\0" in argument:
             return self._reject(argument, "is no name of a file", "give a path")
+        if is_url(argument):
+            return self._add_pack(argument)
         if base is not None and not os.path.isabs(argument) and not os.path.lexists(argument):
             argument = os.path.join(base, argument)
         if argument.startswith("~") and not os.path.lexists(argument):
             argument = os.path.expanduser(argument)
         if os.path.isdir(argument):
-            return self._add_folder(argument)
+            return self._add_directory(argument)
         if os.path.lexists(argument):
             return self._add(argument)
         if base is None and argument.startswith("@"):
@@ -114,6 +120,17 @@ class _Expansion:
         self._seen[real] = path
         self.paths.append(path)
 
+    def _add_pack(self, name: str) -> None:
+        real = name if is_url(name) else os.path.realpath(name)
+        if real in self._seen:
+            reason = f"the same pack as {self._seen[real]}"
+            return self._reject(name, reason, "name every pack once")
+        self._seen[real] = name
+        self.paths += list_parts(name)
+
+    def _add_directory(self, name: str) -> None:
+        self._add_pack(name) if is_pack(name) else self._add_folder(name)
+
     def _add_folder(self, folder: str) -> None:
         # A stack of what is still to be listed: folders may be nested deeper than calls.
         waiting: list[Iterator[os.DirEntry[str]]] = [self._list(folder)]
@@ -121,6 +138,8 @@ class _Expansion:
             entry = next(waiting[-1], None)
             if entry is None:
                 waiting.pop()
+            elif entry.is_dir(follow_symlinks=False) and is_pack(entry.path):
+                self._add_pack(entry.path.removeprefix("./"))
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append(self._list(entry.path.removeprefix("./")))
             elif entry.is_dir():
@@ -149,7 +168,7 @@ class _Expansion:
     def _add_pattern(self, pattern: str) -> None:
         found = sorted(glob.glob(pattern, recursive=True))
         for path in found:
-            self._add_folder(path) if os.path.isdir(path) else self._add(path)
+            self._add_directory(path) if os.path.isdir(path) else self._add(path)
         if not found:
             self._reject(
                 pattern, "the pattern matches no file", "check the pattern, and the current folder"

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxmdwarf import __version__
 from jaxmdwarf.catalogue.texts import escape_text
+from jaxmdwarf.io.parts import PackPart
 
 RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "equinox", "optax", "numpy", "astropy", "pandas")
 
@@ -156,11 +157,18 @@ def hash_values(*values: Any) -> str:
     return digest.hexdigest()
 
 
+def describe_packs(paths: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
+    """The packs among inputs by name and content, for the notes of a product; empty without any."""
+    packs = {path.pack: path.content for path in paths if isinstance(path, PackPart)}
+    named = "; ".join(f"{escape_text(pack)} {content}" for pack, content in packs.items())
+    return {"packs": named} if named else {}
+
+
 def describe_inputs(paths: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
     """What a run that may be resumed notes of its input files: names, sizes and dates, hashed.
 
     Contents are not read: a file that was replaced has another date. Where they lie counts, and
-    their order.
+    their order. A pack is known by what it holds, wherever it is.
 
     Returns
     -------
@@ -174,6 +182,9 @@ def describe_inputs(paths: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
     """
     digest = hashlib.sha256()
     for path in paths:
+        if isinstance(path, PackPart):
+            digest.update(f"{path.content} {path.first} {path.last} {path.rows}\0".encode())
+            continue
         try:
             found = os.stat(path)
             state = f"{found.st_size} {found.st_mtime_ns}"

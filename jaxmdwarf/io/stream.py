@@ -25,6 +25,7 @@ from typing import Any
 
 from jaxmdwarf.errors import RejectedInput, UsageError
 from jaxmdwarf.io.limits import bound_work, count_memory
+from jaxmdwarf.io.parts import count_spectra, measure_size
 from jaxmdwarf.io.registry import pack_extras, unpack_extras
 from jaxmdwarf.io.rejects import Reject, UnexpectedReject
 
@@ -246,25 +247,21 @@ def _read_exactly(source: Any, n_bytes: int) -> bytes:
 
 
 def chunk_paths(paths: Iterable[str], size: int, n_bytes: int) -> Iterator[list[str]]:
-    """Paths in lists of at most `size`, whose files have about `n_bytes` together at most."""
+    """Paths in lists of at most `size`, whose files have about `n_bytes` together at most.
+
+    Parts of packs count as many as their spectra are.
+    """
     chunk: list[str] = []
-    n_chunk = 0
+    n_chunk = n_spectrum = 0
     for path in paths:
-        n_own = _size_of(path)
-        if chunk and (len(chunk) >= size or n_chunk + n_own > n_bytes):
+        n_own, n_new = measure_size(path), count_spectra([path])
+        if chunk and (n_spectrum + n_new > size or n_chunk + n_own > n_bytes):
             yield chunk
-            chunk, n_chunk = [], 0
+            chunk, n_chunk, n_spectrum = [], 0, 0
         chunk.append(path)
-        n_chunk += n_own
+        n_chunk, n_spectrum = n_chunk + n_own, n_spectrum + n_new
     if chunk:
         yield chunk
-
-
-def _size_of(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except (OSError, ValueError):
-        return 0  # the task says what is wrong with it
 
 
 def _chain(first: list[list[str]], rest: Iterator[list[str]]) -> Iterator[list[str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxmdwarf.errors import WorkFailed
+from jaxmdwarf.io.parts import PackPart
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.readers import DuplicateFinder, name_place
 
@@ -16,13 +17,11 @@ MOST_UNEXPECTED, LEAST_UNEXPECTED = 0.01, 3
 """Share of inputs that may end in errors nobody thought of, and the fewest that stop a run."""
 
 
-def gather_results(
-    results: Iterator[tuple[str, Any]], n_path: int, duplicates: DuplicateFinder
-) -> tuple[list[tuple[str, Any]], list[Reject], list[tuple[str, int]], int]:
-    """What the next `n_path` files hold.
+class Gathered(NamedTuple):
+    """What the files of a chunk hold.
 
-    Returns
-    -------
+    Parameters
+    ----------
     items : list of (str, payload)
         What readers brought, by path.
     rejects : list of Reject
@@ -30,27 +29,46 @@ def gather_results(
         Places and contents, to know copies by.
     n_in : int
         How many spectra there were in all; a file that cannot be read counts as one.
+    order : dict of str to int
+        Files by where they stand among the others.
     """
+
+    items: list[tuple[str, Any]]
+    rejects: list[Reject]
+    hashes: list[tuple[str, int]]
+    n_in: int
+    order: dict[str, int]
+
+
+def gather_results(
+    results: Iterator[tuple[str, Any]], n_path: int, duplicates: DuplicateFinder
+) -> Gathered:
+    """What the next `n_path` files, or parts of packs, hold."""
     items: list[tuple[str, Any]] = []
     rejects: list[Reject] = []
     hashes: list[tuple[str, int]] = []
+    order: dict[str, int] = {}
     n_in = 0
     for _ in range(n_path):
         path, result = next(results)
         for index, one in enumerate(result if isinstance(result, list) else [result]):
             n_in += 1
             if isinstance(one, Reject):
+                order.setdefault(one.path, len(order))
                 rejects.append(one)
                 continue
-            payload, content_hash = one
+            payload, content_hash = one[:2]
+            # What comes from a pack is known by the file that it was in.
+            place = one.place if isinstance(path, PackPart) else (path, index)
+            order.setdefault(place[0], len(order))
             if content_hash is not None:
-                repeated = duplicates.find(content_hash, path, index)
+                repeated = duplicates.find(content_hash, *place)
                 if repeated is not None:
                     rejects.append(repeated)
                     continue
-                hashes.append((name_place(path, index), content_hash))
-            items.append((path, payload))
-    return items, rejects, hashes, n_in
+                hashes.append((name_place(*place), content_hash))
+            items.append((place[0], payload))
+    return Gathered(items, rejects, hashes, n_in, order)
 
 
 def require_expected(strange: Sequence[Reject], n_unexpected: int, n_read: int) -> None:

@@ -17,7 +17,13 @@ from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.memory import require_fit_memory
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.models import load_model
-from jaxmdwarf.io.provenance import describe_inputs, gather_provenance, hash_files
+from jaxmdwarf.io.parts import count_spectra
+from jaxmdwarf.io.provenance import (
+    describe_inputs,
+    describe_packs,
+    gather_provenance,
+    hash_files,
+)
 from jaxmdwarf.io.spectra.readers import ReadTask
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.io.stream import require_processes
@@ -27,13 +33,8 @@ from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows.outputs import require_output, require_rejects
 from jaxmdwarf.workflows.progress import CompileClock, Progress, Silent
 from jaxmdwarf.workflows.reading import build_spectra, count_rows, split_rows
-from jaxmdwarf.workflows.run import (
-    Chunk,
-    Worked,
-    name_work_folder,
-    open_output,
-    settle_accounts,
-)
+from jaxmdwarf.workflows.run import Chunk, Worked, name_work_folder
+from jaxmdwarf.workflows.sharding import Division, Shard, name_notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,7 @@ def fit_files(
     gaia: str | os.PathLike[str] | None = None,
     processes: int | None = None,
     requirements: Requirements | None = None,
+    shard: str | None = None,
     command: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -73,6 +75,8 @@ def fit_files(
         Reader processes; None takes all cores.
     requirements : Requirements, optional
         What a spectrum must offer; by default, half of the model's range.
+    shard : str, optional
+        ``"3/64"``: the third of 64 jobs, see `jaxmdwarf.workflows.sharding.merge_tables`.
     command : sequence of str, optional
         Command line for the provenance.
     overwrite : bool
@@ -104,37 +108,35 @@ def fit_files(
     progress, options = progress or Silent(), options or FitConfig()
     choose_format(out)
     require_processes(processes)
-    began = time.perf_counter()
+    began, part = time.perf_counter(), None if shard is None else Shard.parse(shard)
     rejects_file = require_rejects(out, overwrite=overwrite)
     require_output(out, overwrite=overwrite)
     model = load_model(model_dir)
     fitter = Fitter(model, options)
-    beside = (*list_products(out), rejects_file, name_work_folder(out), model_dir)
-    inputs = expand_inputs(files, leave_out=beside)
+    products = (*list_products(out)[1:], rejects_file, *name_notes(out, part))
+    inputs = expand_inputs(files, leave_out=(out, *products, name_work_folder(out), model_dir))
     window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
     requirements = requirements or Requirements(window_aa=window)
     n_row, plan = _plan_batches(fitter, model, options, inputs.paths)
     names = model.label_space.names
     stars = None if gaia is None else _read_gaia(gaia, names)
+    about = {
+        **describe_inputs(inputs.paths),
+        "model": hash_files(model_dir),
+        "options": options,
+        "requirements": requirements,
+    }
+    division = Division.choose(
+        out, kind="a fit", about=about, inputs=inputs, shard=part, chunk_size=options.chunk_size
+    )
+    paths = division.inputs.paths
 
-    with open_output(
-        out,
-        kind="a fit",
-        about={
-            **describe_inputs(inputs.paths),
-            "model": hash_files(model_dir),
-            "options": options,
-            "requirements": requirements,
-        },
-        overwrite=overwrite,
-        n_bytes=ROW_BYTES * len(inputs.paths),
-        beside=(*list_products(out)[1:], rejects_file),
-    ) as run:
+    with division.open(row_bytes=ROW_BYTES, overwrite=overwrite, beside=products) as run:
         for line in (*fitter.warnings, plan):
             progress.say(line)
         compiling = CompileClock.start()
         worked = run.map_files(
-            inputs.paths,
+            paths,
             ReadTask(requirements),
             partial(_fit_chunk, fitter=fitter, n_row=n_row),
             chunk_size=options.chunk_size,
@@ -143,23 +145,23 @@ def fit_files(
             processes=processes,
         )
         compile_s = compiling.stop()
-        frame, chunk_rejects = run.collect(empty_rows(names))
-        rejects = [*inputs.rejects, *chunk_rejects]
-        n_in = len(inputs.rejects) + run.n_in
-        settle_accounts(run, rejects, n_in=n_in, n_out=len(frame), rejects_file=rejects_file)
+        frame, n_in = division.collect(run, empty_rows(names), rejects_file)
         frame = frame if stars is None else join_gaia(frame, stars)
         trained_on = "a simulation" if fitter.preprocessing.simulated else "a model grid"
         notes = {
             "model": os.fspath(model_dir),
             "model_trained_on": trained_on,
             "label_bounds": write_bounds(model.label_space),
+            **describe_packs(paths),
         }
         provenance = gather_provenance(command=command, model=model_dir, notes=notes)
+        joined = "none" if gaia is None else hash_files(gaia)
+        division.write_note(run, provenance, n_in, gaia=joined)
         write_table(frame, out, provenance=provenance)
     return {
         "inputs": n_in,
         "catalogue": len(frame),
-        "rejected": len(rejects),
+        "rejected": n_in - len(frame),
         **_count_flags(frame),
         "fitted_now": worked.n_row,
         **_tell_rates(worked, compile_s, time.perf_counter() - began),
@@ -199,9 +201,10 @@ def _fit_chunk(items: list[tuple[str, Any]], *, fitter: Fitter, n_row: int) -> C
 
 def _count_flags(frame: pd.DataFrame) -> dict[str, Any]:
     flags = frame["flags"].to_numpy()
-    converged = float(((flags & int(QualityFlag.NOT_CONVERGED)) == 0).mean())
+    # A part of a run may have no row.
+    converged = ((flags & int(QualityFlag.NOT_CONVERGED)) == 0).sum() / max(len(flags), 1)
     return {
-        "converged_fraction": round(converged, 4),
+        "converged_fraction": round(float(converged), 4),
         "good": int(frame["good"].sum()),
     }
 
@@ -214,7 +217,6 @@ def _plan_batches(
     batch_size = min(choose_batch_size(options.schedule, model), n_row)
     planned = replace(options, schedule=replace(options.schedule, batch_size=batch_size))
     memory = require_fit_memory(model, fitter.grid, planned) / 2**20
-    text = (
-        f"{len(paths)} files; batches of {batch_size} stars, about {memory:.0f} MiB on the device."
-    )
-    return n_row, text
+    n_all = count_spectra(paths)
+    what = f"{n_all} files" if n_all == len(paths) else f"{n_all} spectra"
+    return n_row, f"{what}; batches of {batch_size} stars, about {memory:.0f} MiB on the device."

@@ -19,6 +19,7 @@ from jaxmdwarf.io.grids.phoenix_aces import is_wave_file
 from jaxmdwarf.io.grids.readers import read_native
 from jaxmdwarf.io.grids.table import ModelGrid, read_grid, write_grid
 from jaxmdwarf.io.inputs import expand_inputs
+from jaxmdwarf.io.parts import PackPart
 from jaxmdwarf.io.provenance import describe_inputs, gather_provenance
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.labels import Label, LabelSpace, describe_label
@@ -229,6 +230,9 @@ def make_grid(
     rejects_file = require_rejects(out, overwrite=overwrite)
     found = expand_inputs(inputs, leave_out=(out, rejects_file, name_work_folder(out)))
     paths = [path for path in found.paths if not is_wave_file(path)]
+    packs = [path.pack for path in paths if isinstance(path, PackPart)]
+    if packs:
+        raise UsageError(f"{packs[0]} is a pack of spectra.", "give files of a model grid.")
     task = GridTask(pixels, float(resolution), native_resolution, air)
     with open_output(
         out,

@@ -23,10 +23,15 @@ from jaxmdwarf.catalogue.texts import restore_path
 from jaxmdwarf.diagnostics.matching import as_text
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.inputs import expand_inputs
-from jaxmdwarf.io.provenance import describe_inputs, gather_provenance, hash_values
+from jaxmdwarf.io.provenance import (
+    describe_inputs,
+    describe_packs,
+    gather_provenance,
+    hash_values,
+)
 from jaxmdwarf.io.rejects import Reject
-from jaxmdwarf.io.spectra.readers import read_records, take_spectrum
-from jaxmdwarf.io.spectra.records import Requirements, SpectrumRecord, check_record
+from jaxmdwarf.io.spectra.readers import read_placed, take_spectrum
+from jaxmdwarf.io.spectra.records import Placed, Requirements, SpectrumRecord, check_record
 from jaxmdwarf.io.stream import require_processes
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table
 from jaxmdwarf.labels import VELOCITY
@@ -35,7 +40,8 @@ from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.wavelengths import FASTEST_STAR_KMS, SPEED_OF_LIGHT_KMS
 from jaxmdwarf.workflows.outputs import require_output, require_rejects
 from jaxmdwarf.workflows.progress import Silent
-from jaxmdwarf.workflows.run import Chunk, name_work_folder, open_output, settle_accounts
+from jaxmdwarf.workflows.run import Chunk, name_work_folder
+from jaxmdwarf.workflows.sharding import Division, Shard, name_notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +61,7 @@ class MeasuredRow(NamedTuple):
 
     values: dict[str, object]
     content_hash: int
+    place: tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -73,17 +80,14 @@ class MeasureTask:
     velocities: Mapping[str, float] | None = None
 
     def __call__(self, path: str) -> list[MeasuredRow | Reject]:
-        return [
-            take_spectrum(path, found, index, self._measure)
-            for index, found in enumerate(read_records(path))
-        ]
+        return [take_spectrum(one, self._measure) for one in read_placed(path)]
 
-    def _measure(self, record: SpectrumRecord) -> MeasuredRow:
+    def _measure(self, placed: Placed, record: SpectrumRecord) -> MeasuredRow:
         check_record(record, self.requirements)
         meta = record.meta
         given_kms = self._find_velocity(str(meta["path"]), str(meta["obsid"]))
         values = measure_row(record.wave_aa, record.flux, record.ivar, meta, given_kms)
-        return MeasuredRow(values, record.content_hash())
+        return MeasuredRow(values, record.content_hash(), (placed.path, placed.number))
 
     def _find_velocity(self, path: str, obsid: str) -> float | None:
         if self.velocities is None:
@@ -211,6 +215,7 @@ def measure_files(
     velocity_column: str = "rv",
     processes: int | None = None,
     requirements: Requirements | None = None,
+    shard: str | None = None,
     command: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -232,6 +237,8 @@ def measure_files(
         Worker processes; None takes all cores.
     requirements : Requirements, optional
         What a spectrum must offer to be measured.
+    shard : str, optional
+        ``"3/64"``: the third of 64 jobs, see `jaxmdwarf.workflows.sharding.merge_tables`.
     command : sequence of str, optional
         Command line for the provenance.
     overwrite : bool
@@ -254,7 +261,7 @@ def measure_files(
     """
     choose_format(out)
     require_processes(processes)
-    progress = progress or Silent()
+    progress, part = progress or Silent(), None if shard is None else Shard.parse(shard)
     require_output(out, overwrite=overwrite)
     velocities = None
     if velocity_table is not None:
@@ -266,10 +273,10 @@ def measure_files(
                 "are those of no star (-9999, 99999, ...), and count as missing."
             )
     rejects_file = require_rejects(out, overwrite=overwrite)
-    beside = (*list_products(out), rejects_file, name_work_folder(out))
-    inputs = expand_inputs(files, leave_out=beside)
+    products = (*list_products(out)[1:], rejects_file, *name_notes(out, part))
+    inputs = expand_inputs(files, leave_out=(out, *products, name_work_folder(out)))
     requirements = requirements or Requirements()
-    with open_output(
+    division = Division.choose(
         out,
         kind="a measurement",
         about={
@@ -277,12 +284,13 @@ def measure_files(
             "requirements": requirements,
             "velocities": hash_values(velocities),
         },
-        overwrite=overwrite,
-        n_bytes=ROW_BYTES * len(inputs.paths),
-        beside=(*list_products(out)[1:], rejects_file),
-    ) as run:
+        inputs=inputs,
+        shard=part,
+    )
+    paths = division.inputs.paths
+    with division.open(row_bytes=ROW_BYTES, overwrite=overwrite, beside=products) as run:
         run.map_files(
-            inputs.paths,
+            paths,
             MeasureTask(requirements, velocities),
             _tabulate,
             chunk_size=CHUNK_SIZE,
@@ -290,15 +298,14 @@ def measure_files(
             progress=progress,
             processes=processes,
         )
-        frame, rejects = run.collect(empty_rows(kind="measure"))
-        rejects = [*inputs.rejects, *rejects]
-        n_in = len(inputs.rejects) + run.n_in
-        settle_accounts(run, rejects, n_in=n_in, n_out=len(frame), rejects_file=rejects_file)
-        write_table(frame, out, provenance=gather_provenance(command=command))
+        frame, n_in = division.collect(run, empty_rows(kind="measure"), rejects_file)
+        provenance = gather_provenance(command=command, notes=describe_packs(paths))
+        division.write_note(run, provenance, n_in)
+        write_table(frame, out, provenance=provenance)
     return {
         "inputs": n_in,
         "measured": len(frame),
-        "rejected": len(rejects),
+        "rejected": n_in - len(frame),
         "active": int(frame["Activity"].sum()),
         "no_header_velocity": int(
             np.count_nonzero(frame["flags"] & int(QualityFlag.NO_HEADER_VELOCITY))

@@ -18,6 +18,8 @@ from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.solvers.base import Solver
 from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.io.inputs import expand_inputs
+from jaxmdwarf.io.packs.reading import read_places
+from jaxmdwarf.io.parts import PackPart, count_spectra
 from jaxmdwarf.io.provenance import describe_inputs, hash_values
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.readers import ReadTask, name_place
@@ -72,7 +74,7 @@ class ObservedConfig:
         Whether what is no M dwarf by its own spectrum (`jaxmdwarf.measure.kind`) is rejected: a
         model that has learned from other objects describes them too, and tells them no more.
     max_spectra : int or None
-        Files that are chosen at random where there are more.
+        Files, or spectra of packs, that are chosen at random where there are more.
     chunk_size : int
         Files that are read, fitted and written together; what a killed run loses at most.
     seed : int
@@ -190,8 +192,8 @@ def prepare_observed(
     options, progress = options or ObservedConfig(), progress or Silent()
     fitter = Fitter(model, options.fit_config())
     inputs = expand_inputs(files, leave_out=(*leave_out, cache))
-    paths, not_chosen = _choose(inputs.paths, inputs.paths, options)
-    require_folder(cache, n_bytes=3 * 4 * fitter.grid.n_pix * len(paths))
+    paths, not_chosen = _choose_inputs(inputs.paths, options)
+    require_folder(cache, n_bytes=3 * 4 * fitter.grid.n_pix * count_spectra(paths))
     window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
     n_row = count_rows(paths, options.chunk_size)
     with open_run(
@@ -290,18 +292,48 @@ def _name_spectrum(raw: RawSpectrum, number: int) -> RawSpectrum:
 def _choose(
     items: Sequence[T], names: Sequence[str], options: ObservedConfig
 ) -> tuple[list[T], list[Reject]]:
-    """Inputs to use in random order where there are too many, and rejects for the others."""
-    if options.max_spectra is None or len(items) <= options.max_spectra:
-        return list(items), []
-    order = np.random.default_rng(options.seed).permutation(len(items))
-    chosen = set(order[: options.max_spectra].tolist())
+    """Inputs to use, chosen at random where there are too many, and rejects for the others."""
+    chosen = _draw(len(items), options)
+    left = [_leave_out(name, options) for name, used in zip(names, chosen, strict=True) if not used]
+    return [item for item, used in zip(items, chosen, strict=True) if used], left
+
+
+def _choose_inputs(paths: Sequence[str], options: ObservedConfig) -> tuple[list[str], list[Reject]]:
+    """As `_choose`, with every spectrum of a pack drawn for itself."""
+    chosen = _draw(count_spectra(paths), options)
+    used: list[str] = []
+    left: list[Reject] = []
+    first = 0
+    for path in paths:
+        own = chosen[first : first + count_spectra([path])]
+        first += len(own)
+        if own.all():
+            used.append(path)
+        elif not isinstance(path, PackPart):
+            left.append(_leave_out(path, options))
+        else:
+            places = read_places(path)
+            others = [places[row] for row in np.flatnonzero(~own)]
+            left += [_leave_out(name, options, index) for name, index in others]
+            if own.any():
+                used.append(path.choose((path.first + np.flatnonzero(own)).tolist()))
+    return used, left
+
+
+def _draw(n_input: int, options: ObservedConfig) -> np.ndarray:
+    """Which of so many inputs are used, (n_input,), bool."""
+    if options.max_spectra is None or n_input <= options.max_spectra:
+        return np.ones(n_input, bool)
+    order = np.random.default_rng(options.seed).permutation(n_input)
+    chosen = np.zeros(n_input, bool)
+    chosen[order[: options.max_spectra]] = True
+    return chosen
+
+
+def _leave_out(path: str, options: ObservedConfig, index: int | None = None) -> Reject:
+    """The reject of an input that was not drawn."""
     reason = f"not among the {options.max_spectra} spectra that were chosen for training"
-    left = [
-        Reject(name, reason, "raise the number of spectra")
-        for row, name in enumerate(names)
-        if row not in chosen
-    ]
-    return [item for row, item in enumerate(items) if row in chosen], left
+    return Reject(path, reason, "raise the number of spectra", index)
 
 
 def _prepare_chunk(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.parts import PackPart, count_spectra, measure_size
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.records import SpectrumRecord, build_spectrum
 from jaxmdwarf.spectra import RawSpectrum
@@ -52,11 +51,9 @@ def count_rows(paths: Sequence[str], chunk_size: int) -> int:
     chunk_size : int
         Most rows.
     """
-    n_byte = 0
-    for path in paths[:chunk_size]:
-        with contextlib.suppress(OSError):
-            n_byte += os.stat(path).st_size
-    n_spectrum = max(len(paths), n_byte // SPECTRUM_BYTES, 1)
+    files = [path for path in paths[:chunk_size] if not isinstance(path, PackPart)]
+    n_byte = sum(map(measure_size, files))
+    n_spectrum = max(count_spectra(paths), n_byte // SPECTRUM_BYTES, 1)
     return min(chunk_size, -(-n_spectrum // 32) * 32)
 
 

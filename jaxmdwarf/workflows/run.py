@@ -45,6 +45,7 @@ from jaxmdwarf.io.atomic import (
 )
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.locks import hold_lock
+from jaxmdwarf.io.parts import count_spectra
 from jaxmdwarf.io.rejects import Reject, UnexpectedReject, check_accounts, write_rejects
 from jaxmdwarf.io.spectra.readers import DuplicateFinder
 from jaxmdwarf.io.stream import chunk_paths, stream_results
@@ -272,15 +273,16 @@ class Run:
             n_unexpected += kept.n_unexpected
             for path, content_hash in kept.hashes:
                 duplicates.find(content_hash, path)
+        n_all, skipped = count_spectra(paths), count_spectra(paths[:begin])
+        unit = "files" if n_all == len(paths) else "spectra"
         if begin:
-            progress.say(f"resuming: {begin} of {len(paths)} files are done.")
+            progress.say(f"resuming: {skipped} of {n_all} {unit} are done.")
         rest = paths[begin:]
         results = stream_results(task, rest, processes=processes, chunk_size=n_together)
         done = Worked(0, 0.0)
-        skipped = float(begin)
-        with progress.stage(title, float(len(paths)), unit="files", done=skipped) as stage:
+        with progress.stage(title, float(n_all), unit=unit, done=float(skipped)) as stage:
             for number, own in enumerate(chunk_paths(rest, chunk_size, CHUNK_BYTES), self.n_done):
-                items, rejects, hashes, n_in = gather_results(results, len(own), duplicates)
+                items, rejects, hashes, n_in, order = gather_results(results, len(own), duplicates)
                 strange = [one for one in rejects if isinstance(one, UnexpectedReject)]
                 n_read, n_unexpected = n_read + n_in, n_unexpected + len(strange)
                 require_expected(strange, n_unexpected, n_read)
@@ -290,10 +292,9 @@ class Run:
                 importing.join()
                 seconds = done.seconds + time.perf_counter() - began
                 done = Worked(done.n_row + len(made.rows), seconds)
-                place = {path: row for row, path in enumerate(own)}
                 rejects = sorted(
                     [*rejects, *made.rejects],
-                    key=lambda one: (place.get(one.path, len(own)), one.spectrum or 0),
+                    key=lambda one: (order.get(one.path, len(order)), one.spectrum or 0),
                 )
                 made = made._replace(
                     rejects=rejects,
@@ -303,7 +304,7 @@ class Run:
                     n_unexpected=len(strange),
                 )
                 self.keep(number, made)
-                stage.advance(float(len(own)))
+                stage.advance(float(count_spectra(own)))
         return done
 
     def collect(self, empty: pd.DataFrame) -> tuple[pd.DataFrame, list[Reject]]:
@@ -473,8 +474,13 @@ def was_writing(out: str | os.PathLike[str]) -> bool:
     What stands beside `out` is its own then, and no reason to refuse the same command; see
     `Run.begin_writing`.
     """
+    return read_step(out, _WRITING) is not None
+
+
+def read_step(out: str | os.PathLike[str], name: str) -> dict[str, Any] | None:
+    """What a finished step of an unfinished run returned; None where there is no such step."""
     record = _read_record(name_work_folder(out))
-    return record is not None and _WRITING in record["steps"]
+    return record["steps"][name]["result"] if record and name in record["steps"] else None
 
 
 def name_work_folder(out: str | os.PathLike[str]) -> Path:

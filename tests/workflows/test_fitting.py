@@ -34,6 +34,8 @@ from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows.fitting import fit_files
+from jaxmdwarf.workflows.packing import pack_files
+from jaxmdwarf.workflows.sharding import merge_tables
 from tests.io.spectra.conftest import write_desi
 
 GRID = PixelGrid.linear(6000.0, 6900.0, 1.0)
@@ -120,6 +122,34 @@ def test_every_input_ends_in_the_catalogue_or_among_the_rejects(catalogue):
     }
     assert list(table["path"]) == sorted(table["path"])
     assert not out.with_name("catalogue.fits.partial").exists()
+
+
+def test_a_pack_gives_the_catalogue_of_its_files(catalogue, survey, model_dir, tmp_path):
+    """Stars move to other chunks, since those of the files hold three that are none."""
+    pytest.importorskip("zarr")
+    pack, out = tmp_path / "survey.zarr", tmp_path / "pack.fits"
+    assert pack_files([survey[0]], pack, processes=1)["packed"] == N_STAR
+    summary = fit_files([pack], model_dir, out, options=OPTIONS, processes=1)
+    assert (summary["inputs"], summary["catalogue"], summary["rejected"]) == (N_STAR, N_STAR, 0)
+    table = read_table(out)
+    pd.testing.assert_frame_equal(table, catalogue[0], check_exact=True)
+    assert table.attrs["provenance"]["packs"].startswith(str(pack))
+
+
+def test_parts_give_the_catalogue_of_one_run(catalogue, survey, model_dir, tmp_path):
+    """The copy of a star is in another part than the star."""
+    parts = [tmp_path / f"{number}.fits" for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        more = {"options": OPTIONS, "processes": 1, "shard": f"{number}/2"}
+        fit_files([survey[0]], model_dir, part, **more)
+    summary = merge_tables(parts, tmp_path / "T.fits")
+    assert {summary[name] for name in ("rows", "inputs")} == {N_STAR, N_STAR + 3}
+    table = read_table(tmp_path / "T.fits")
+    pd.testing.assert_frame_equal(table, catalogue[0], check_exact=True)
+    told, expected = table.attrs["provenance"], catalogue[0].attrs["provenance"]
+    for name in ("model_hash", "model_trained_on", "label_bounds", "packages"):
+        assert told[name] == expected[name]
+    assert table.attrs["flags"] == catalogue[0].attrs["flags"]
 
 
 def test_columns_of_a_gaia_table_are_joined(survey, model_dir, tmp_path):

@@ -46,6 +46,7 @@ from jaxmdwarf.workflows.methods.registry import (
     register_transfer_method,
 )
 from jaxmdwarf.workflows.observed import ObservedConfig, prepare_observed
+from jaxmdwarf.workflows.packing import pack_files
 from jaxmdwarf.workflows.transfer import (
     TransferConfig,
     choose_reference,
@@ -206,6 +207,23 @@ def test_a_cache_is_read_instead_of_the_files_and_only_for_the_same_call(
     opened.clear()
     prepare_observed([folder], make_emulator(), other, cache=cache, overwrite=True, processes=1)
     assert len(opened) == N_STAR + 2
+
+
+def test_a_pack_gives_the_domain_of_its_files(survey, tmp_path):
+    pytest.importorskip("zarr")
+    files = sorted(survey[0].glob("star-0[0-3]*.gz"))
+    pack_files(files, tmp_path / "survey.zarr", processes=1)
+    options = replace(OPTIONS.observed, max_spectra=20)
+    expected, prepared = (
+        prepare_observed(some, make_emulator(), options, cache=tmp_path / name, processes=1)
+        for name, some in (("files", files), ("pack", [tmp_path / "survey.zarr"]))
+    )
+    assert np.array_equal(prepared.domain.flux, expected.domain.flux)
+    assert np.array_equal(prepared.domain.information, expected.domain.information)
+    pd.testing.assert_frame_equal(prepared.table, expected.table, check_exact=True)
+    left, others = ([one[:2] for one in some.rejects] for some in (prepared, expected))
+    assert left == others
+    assert len(left) == len(files) - 20
 
 
 def test_too_many_files_are_chosen_from_at_random_and_the_others_say_so(survey, tmp_path):

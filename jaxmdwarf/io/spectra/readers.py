@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from jaxmdwarf.catalogue.texts import restore_path
 from jaxmdwarf.errors import RejectedInput
+from jaxmdwarf.io.packs.reading import read_part
+from jaxmdwarf.io.parts import PackPart
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.files import SpectrumFile
 from jaxmdwarf.io.spectra.records import (
     Found,
+    Placed,
     Requirements,
     SpectrumRecord,
     build_spectrum,
@@ -97,7 +100,7 @@ def read_spectra(
     RejectedInput
         If the file cannot be read.
     """
-    return list(_build(os.fspath(path), ReadTask(requirements)(os.fspath(path)), None))
+    return list(_build(ReadTask(requirements)(os.fspath(path)), None))
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Found]:
@@ -134,6 +137,19 @@ def read_records(path: str | os.PathLike[str]) -> list[Found]:
     return found
 
 
+def read_placed(path: str) -> list[Placed]:
+    """As `read_records`, for parts of packs too: these know which files they came from.
+
+    Raises
+    ------
+    RejectedInput
+        As `read_records` and `jaxmdwarf.io.packs.reading.read_part`.
+    """
+    if isinstance(path, PackPart):
+        return read_part(path)
+    return [Placed(path, index, found) for index, found in enumerate(read_records(path))]
+
+
 def read_record(path: str | os.PathLike[str]) -> SpectrumRecord:
     """The spectrum of a file that holds one, as plain arrays.
 
@@ -151,10 +167,11 @@ def read_record(path: str | os.PathLike[str]) -> SpectrumRecord:
 
 
 class ReadSpectrum(NamedTuple):
-    """A usable spectrum, and a hash of its identifier and pixels."""
+    """A usable spectrum, a hash of its identifier and pixels, and the file and number it has."""
 
     record: SpectrumRecord
     content_hash: int
+    place: tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -180,35 +197,29 @@ class ReadTask:
     requirements: Requirements | None = None
 
     def __call__(self, path: str) -> list[ReadSpectrum | Reject]:
-        found = read_records(path)
-        return [take_spectrum(path, one, index, self._take) for index, one in enumerate(found)]
+        return [take_spectrum(one, self._take) for one in read_placed(path)]
 
-    def _take(self, record: SpectrumRecord) -> ReadSpectrum:
+    def _take(self, placed: Placed, record: SpectrumRecord) -> ReadSpectrum:
         check_record(record, self.requirements)
-        return ReadSpectrum(record, record.content_hash())
+        return ReadSpectrum(record, record.content_hash(), (placed.path, placed.number))
 
 
-def take_spectrum(
-    path: str, found: Found, index: int, work: Callable[[SpectrumRecord], T]
-) -> T | Reject:
-    """What `work` makes of one spectrum of a file, or the reject that says why not.
+def take_spectrum(placed: Placed, work: Callable[[Placed, SpectrumRecord], T]) -> T | Reject:
+    """What `work` makes of one spectrum, or the reject that says why not.
 
     Parameters
     ----------
-    path : str
-    found : SpectrumRecord or RejectedInput
+    placed : Placed
         As a reader gave it.
-    index : int
-        Which spectrum of the file.
     work : callable
-        Raises `RejectedInput` for spectra that are of no use.
+        Takes it and its record; raises `RejectedInput` for spectra that are of no use.
     """
     try:
-        if isinstance(found, RejectedInput):
-            raise found
-        return work(found)
+        if isinstance(placed.found, RejectedInput):
+            raise placed.found
+        return work(placed, placed.found)
     except RejectedInput as error:
-        return Reject.from_error(path, error, index)
+        return Reject.from_error(placed.path, error, placed.number)
 
 
 def name_place(path: str, index: int) -> str:
@@ -299,22 +310,22 @@ def stream_spectra(
     """
     task = ReadTask(requirements or Requirements())
     duplicates = DuplicateFinder() if reject_duplicates else None
-    for path, result in stream_results(task, paths, processes=processes, chunk_size=chunk_size):
-        yield from _build(path, result, duplicates)
+    for _, result in stream_results(task, paths, processes=processes, chunk_size=chunk_size):
+        yield from _build(result, duplicates)
 
 
 def _build(
-    path: str, result: Reject | list[ReadSpectrum | Reject], duplicates: DuplicateFinder | None
+    result: Reject | list[ReadSpectrum | Reject], duplicates: DuplicateFinder | None
 ) -> Iterator[RawSpectrum | Reject]:
     if isinstance(result, Reject):
         yield result
         return
-    for index, one in enumerate(result):
+    for one in result:
         if isinstance(one, Reject):
             yield one
             continue
-        duplicate = duplicates.find(one.content_hash, path, index) if duplicates else None
+        duplicate = duplicates.find(one.content_hash, *one.place) if duplicates else None
         if duplicate is not None:
             yield duplicate
             continue
-        yield take_spectrum(path, one.record, index, build_spectrum)
+        yield take_spectrum(Placed(*one.place, one.record), lambda _, found: build_spectrum(found))

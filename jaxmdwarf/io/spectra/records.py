@@ -72,6 +72,8 @@ class SpectrumRecord:
         Where no pixel is good, the reason as a phrase.
     what : str
         What it is, for the reason where it covers too little: "the red arm of ...".
+    known_hash : int, optional
+        `content_hash`, where it stands beside the spectrum in a pack.
     """
 
     pixels: LogGrid | np.ndarray
@@ -80,6 +82,7 @@ class SpectrumRecord:
     meta: Meta
     why_empty: str = ""
     what: str = ""
+    known_hash: int | None = None
 
     @classmethod
     def from_arrays(
@@ -141,6 +144,8 @@ class SpectrumRecord:
 
     def content_hash(self) -> int:
         """64-bit hash of identifier, flux and ivar: equal for the same spectrum in two files."""
+        if self.known_hash is not None:
+            return self.known_hash
         digest = hashlib.blake2b(str(self.meta.get("obsid", "")).encode(), digest_size=8)
         digest.update(np.ascontiguousarray(self.flux).data)
         digest.update(np.ascontiguousarray(self.ivar).data)
@@ -149,6 +154,23 @@ class SpectrumRecord:
 
 Found = SpectrumRecord | RejectedInput
 """A spectrum of a file, or why one of its spectra cannot be used."""
+
+
+class Placed(NamedTuple):
+    """A spectrum and where it is: by that it is known in catalogues and tables of rejects.
+
+    Parameters
+    ----------
+    path : str
+        Its file, or the one that it came from into a pack.
+    number : int
+        Which spectrum of that file.
+    found : SpectrumRecord or RejectedInput
+    """
+
+    path: str
+    number: int
+    found: Found
 
 
 @dataclass(frozen=True)
