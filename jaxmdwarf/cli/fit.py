@@ -18,9 +18,11 @@ from jaxmdwarf.cli.options import (
     parse_numbers,
     require_files,
 )
+from jaxmdwarf.errors import UsageError
 
 if TYPE_CHECKING:
     from jaxmdwarf.cli.console import Terminal
+    from jaxmdwarf.inference.config import FitConfig
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Command:
         tyro.conf.arg(
             metavar="TABLE",
             help="Catalogue to write; the extension chooses the format: .fits .parquet .vot .csv "
-            ".ecsv .mrt",
+            ".ecsv .mrt; with --dask a folder of Parquet tables.",
         ),
     ]
 
@@ -157,6 +159,25 @@ class Command:
 
     shard: ShardNumber = None
 
+    dask: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="CLUSTER",
+            help="Fit on the workers of a Dask cluster: local:N for N processes of this host, or "
+            "the address of a scheduler, such as tcp://host:8786. --out is then a folder.",
+            help_behavior_hint="(default: in this process)",
+        ),
+    ] = None
+
+    parts: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="N",
+            help="Parts that the workers of --dask share.",
+            help_behavior_hint="(default: one for every 5,000 spectra, 16 at least)",
+        ),
+    ] = None
+
     overwrite: Overwrite = False
 
     terminal: TerminalOptions = SHOW_ALL
@@ -164,30 +185,60 @@ class Command:
     def run(self, terminal: Terminal) -> dict[str, Any]:
         """Fit and write; returns the summary."""
         from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
-        from jaxmdwarf.workflows.fitting import fit_files
 
         require_files(self.files, "fit")
+        options = FitConfig(
+            velocity=self.velocity,
+            min_snr=self.min_snr,
+            clip_sigma=self.clip_sigma,
+            wavelength_drift=self.wavelength_drift,
+            chunk_size=self.chunk_size,
+            domain=self.domain,
+            priors=self.priors,
+            fixed=parse_numbers(self.fix, "--fix"),
+            window_aa=self.window_aa,
+            solver=self.solver,
+            poly_order=self.poly_order,
+            schedule=FitScheduleConfig(batch_size=self.batch_size),
+        )
+        if self.dask is not None:
+            return self._run_on_workers(self.dask, options, terminal)
+        if self.parts is not None:
+            raise UsageError("--parts is for --dask.", "give --shard I/N for jobs of your own.")
+        from jaxmdwarf.workflows.fitting import fit_files
+
         return fit_files(
             self.files,
             self.model,
             self.out,
-            options=FitConfig(
-                velocity=self.velocity,
-                min_snr=self.min_snr,
-                clip_sigma=self.clip_sigma,
-                wavelength_drift=self.wavelength_drift,
-                chunk_size=self.chunk_size,
-                domain=self.domain,
-                priors=self.priors,
-                fixed=parse_numbers(self.fix, "--fix"),
-                window_aa=self.window_aa,
-                solver=self.solver,
-                poly_order=self.poly_order,
-                schedule=FitScheduleConfig(batch_size=self.batch_size),
-            ),
+            options=options,
             gaia=self.gaia,
             processes=self.processes,
             shard=self.shard,
+            overwrite=self.overwrite,
+            progress=terminal,
+        )
+
+    def _run_on_workers(
+        self, cluster: str, options: FitConfig, terminal: Terminal
+    ) -> dict[str, Any]:
+        from jaxmdwarf.workflows.distributed import fit_on_workers
+
+        for name, value in (("--shard", self.shard), ("--processes", self.processes)):
+            if value is not None:
+                raise UsageError(
+                    f"{name} and --dask do not go together.",
+                    "leave one of them out: the workers of --dask share the parts among them, and "
+                    "each reads its own files.",
+                )
+        return fit_on_workers(
+            self.files,
+            self.model,
+            self.out,
+            cluster=cluster,
+            n_part=self.parts,
+            options=options,
+            gaia=self.gaia,
             overwrite=self.overwrite,
             progress=terminal,
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
 from jaxmdwarf.inference.config import FitConfig, choose_batch_size
 from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.memory import require_fit_memory
-from jaxmdwarf.io.inputs import expand_inputs
+from jaxmdwarf.io.inputs import Inputs, expand_inputs
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.parts import count_spectra
 from jaxmdwarf.io.provenance import (
@@ -24,6 +24,7 @@ from jaxmdwarf.io.provenance import (
     gather_provenance,
     hash_files,
 )
+from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.io.spectra.readers import ReadTask
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.io.stream import require_processes
@@ -106,69 +107,173 @@ def fit_files(
     and options are the same, and ends with the same catalogue.
     """
     progress, options = progress or Silent(), options or FitConfig()
-    choose_format(out)
-    require_processes(processes)
-    began, part = time.perf_counter(), None if shard is None else Shard.parse(shard)
-    rejects_file = require_rejects(out, overwrite=overwrite)
-    require_output(out, overwrite=overwrite)
-    model = load_model(model_dir)
-    fitter = Fitter(model, options)
-    products = (*list_products(out)[1:], rejects_file, *name_notes(out, part))
-    inputs = expand_inputs(files, leave_out=(out, *products, name_work_folder(out), model_dir))
-    window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
-    requirements = requirements or Requirements(window_aa=window)
-    n_row, plan = _plan_batches(fitter, model, options, inputs.paths)
-    names = model.label_space.names
-    stars = None if gaia is None else _read_gaia(gaia, names)
-    about = {
-        **describe_inputs(inputs.paths),
-        "model": hash_files(model_dir),
-        "options": options,
-        "requirements": requirements,
-    }
-    division = Division.choose(
-        out, kind="a fit", about=about, inputs=inputs, shard=part, chunk_size=options.chunk_size
+    part = None if shard is None else Shard.parse(shard)
+    products = _require_products(out, part, processes, overwrite=overwrite)
+    plan = FitPlan.prepare(
+        files,
+        model_dir,
+        options=options,
+        gaia=gaia,
+        requirements=requirements,
+        leave_out=(out, *products, name_work_folder(out)),
     )
-    paths = division.inputs.paths
+    return plan.run(
+        out,
+        shard=part,
+        processes=processes,
+        command=command,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
-    with division.open(row_bytes=ROW_BYTES, overwrite=overwrite, beside=products) as run:
-        for line in (*fitter.warnings, plan):
-            progress.say(line)
-        compiling = CompileClock.start()
-        worked = run.map_files(
-            paths,
-            ReadTask(requirements),
-            partial(_fit_chunk, fitter=fitter, n_row=n_row),
-            chunk_size=options.chunk_size,
-            title="fitting spectra",
-            progress=progress,
-            processes=processes,
+
+@dataclass(frozen=True)
+class FitPlan:
+    """What a fit of files works with, known before any work: for the whole of it or its parts.
+
+    Parameters
+    ----------
+    model_dir : str
+    fitter : Fitter
+    inputs : Inputs
+        All of them.
+    requirements : Requirements
+    stars : DataFrame or None
+        Photometry and astrometry of Gaia.
+    gaia_hash : str
+        Of the table that they are from.
+    n_row : int
+        Rows of the arrays of every fit.
+    lines : tuple of str
+        What is worth saying before it begins.
+    about : mapping
+        All that results depend on.
+    """
+
+    model_dir: str
+    fitter: Fitter
+    inputs: Inputs
+    requirements: Requirements
+    stars: pd.DataFrame | None
+    gaia_hash: str
+    n_row: int
+    lines: tuple[str, ...]
+    about: Mapping[str, Any]
+
+    @classmethod
+    def prepare(
+        cls,
+        files: Sequence[str | os.PathLike[str]],
+        model_dir: str | os.PathLike[str],
+        *,
+        options: FitConfig,
+        gaia: str | os.PathLike[str] | None = None,
+        requirements: Requirements | None = None,
+        leave_out: Sequence[str | os.PathLike[str]] = (),
+    ) -> FitPlan:
+        """Load the model, find the inputs and hold that they can be fitted; see `fit_files`."""
+        model = load_model(model_dir)
+        fitter = Fitter(model, options)
+        inputs = expand_inputs(files, leave_out=(*leave_out, model_dir))
+        window = float(fitter.grid.wave_aa[0]), float(fitter.grid.wave_aa[-1])
+        requirements = requirements or Requirements(window_aa=window)
+        n_row, said = _plan_batches(fitter, model, options, inputs.paths)
+        return cls(
+            model_dir=os.fspath(model_dir),
+            fitter=fitter,
+            inputs=inputs,
+            requirements=requirements,
+            stars=None if gaia is None else _read_gaia(gaia, model.label_space.names),
+            gaia_hash="none" if gaia is None else hash_files(gaia),
+            n_row=n_row,
+            lines=(*fitter.warnings, said),
+            about={
+                **describe_inputs(inputs.paths),
+                "model": hash_files(model_dir),
+                "options": options,
+                "requirements": requirements,
+            },
         )
-        compile_s = compiling.stop()
-        frame, n_in = division.collect(run, empty_rows(names), rejects_file)
-        frame = frame if stars is None else join_gaia(frame, stars)
-        trained_on = "a simulation" if fitter.preprocessing.simulated else "a model grid"
-        notes = {
-            "model": os.fspath(model_dir),
-            "model_trained_on": trained_on,
-            "label_bounds": write_bounds(model.label_space),
+
+    def run(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        shard: Shard | None = None,
+        processes: int | None = None,
+        command: Sequence[str] | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Fit all inputs, or those of a part, and write the catalogue; see `fit_files`."""
+        progress, began = progress or Silent(), time.perf_counter()
+        products = _require_products(out, shard, processes, overwrite=overwrite)
+        chunk_size = self.fitter.config.chunk_size
+        division = Division.choose(
+            out,
+            kind="a fit",
+            about=self.about,
+            inputs=self.inputs,
+            shard=shard,
+            chunk_size=chunk_size,
+        )
+        names, paths = self.fitter.model.label_space.names, division.inputs.paths
+        with division.open(row_bytes=ROW_BYTES, overwrite=overwrite, beside=products) as run:
+            for line in self.lines:
+                progress.say(line)
+            compiling = CompileClock.start()
+            worked = run.map_files(
+                paths,
+                ReadTask(self.requirements),
+                partial(_fit_chunk, fitter=self.fitter, n_row=self.n_row),
+                chunk_size=chunk_size,
+                title="fitting spectra",
+                progress=progress,
+                processes=processes,
+            )
+            compile_s = compiling.stop()
+            frame, n_in = division.collect(run, empty_rows(names), name_rejects_file(out))
+            frame = frame if self.stars is None else join_gaia(frame, self.stars)
+            provenance = gather_provenance(
+                command=command, model=self.model_dir, notes=self._describe(paths)
+            )
+            division.write_note(run, provenance, n_in, gaia=self.gaia_hash)
+            write_table(frame, out, provenance=provenance)
+        return {
+            "inputs": n_in,
+            "catalogue": len(frame),
+            "rejected": n_in - len(frame),
+            **_count_flags(frame),
+            "fitted_now": worked.n_row,
+            **_tell_rates(worked, compile_s, time.perf_counter() - began),
+            "model_trained_on": self._trained_on,
+            "table": os.fspath(out),
+            "rejects": os.fspath(name_rejects_file(out)),
+        }
+
+    @property
+    def _trained_on(self) -> str:
+        return "a simulation" if self.fitter.preprocessing.simulated else "a model grid"
+
+    def _describe(self, paths: Sequence[str]) -> dict[str, str]:
+        """Notes of a catalogue."""
+        return {
+            "model": self.model_dir,
+            "model_trained_on": self._trained_on,
+            "label_bounds": write_bounds(self.fitter.model.label_space),
             **describe_packs(paths),
         }
-        provenance = gather_provenance(command=command, model=model_dir, notes=notes)
-        joined = "none" if gaia is None else hash_files(gaia)
-        division.write_note(run, provenance, n_in, gaia=joined)
-        write_table(frame, out, provenance=provenance)
-    return {
-        "inputs": n_in,
-        "catalogue": len(frame),
-        "rejected": n_in - len(frame),
-        **_count_flags(frame),
-        "fitted_now": worked.n_row,
-        **_tell_rates(worked, compile_s, time.perf_counter() - began),
-        "model_trained_on": trained_on,
-        "table": os.fspath(out),
-        "rejects": os.fspath(rejects_file),
-    }
+
+
+def _require_products(
+    out: str | os.PathLike[str], shard: Shard | None, processes: int | None, *, overwrite: bool
+) -> tuple[str | os.PathLike[str], ...]:
+    """Hold that all that is written can be; what stands beside the catalogue."""
+    choose_format(out)
+    require_processes(processes)
+    rejects_file = require_rejects(out, overwrite=overwrite)
+    require_output(out, overwrite=overwrite)
+    return (*list_products(out)[1:], rejects_file, *name_notes(out, shard))
 
 
 def _tell_rates(worked: Worked, compile_s: float, wall_s: float) -> dict[str, float]:

@@ -57,7 +57,10 @@ from jaxmdwarf.workflows.progress import Progress, Silent
 if TYPE_CHECKING:
     import pandas as pd
 
-_RECORD, _LOCK, _CHECKPOINTS, _WRITING = "run.json", "lock", "checkpoints", "writing products"
+RECORD_NAME = "run.json"
+"""By which the folder of a run is known."""
+
+_LOCK, _CHECKPOINTS, _WRITING = "lock", "checkpoints", "writing products"
 
 
 class Chunk(NamedTuple):
@@ -332,7 +335,7 @@ class Run:
         self._save()
 
     def _save(self) -> None:
-        write_json(self.folder / _RECORD, self._record)
+        write_json(self.folder / RECORD_NAME, self._record)
 
     def _read_note(self, number: int) -> _Note:
         note = json.loads(self._path(number, "json").read_text(encoding="ascii"))
@@ -384,7 +387,7 @@ def open_run(
         cannot be written to.
     """
     folder = Path(folder)
-    if folder.is_dir() and not {_RECORD, _LOCK} & (names := set(os.listdir(folder))) and names:
+    if folder.is_dir() and not {RECORD_NAME, _LOCK} & (names := set(os.listdir(folder))) and names:
         raise UsageError(f"{folder} exists and does not hold {kind}.", "move it away.")
     require_folder(folder)
     try:
@@ -408,7 +411,7 @@ def open_run(
             )
         else:
             _empty(folder)
-            write_json(folder / _RECORD, record)
+            write_json(folder / RECORD_NAME, record)
         for name in filter(is_unfinished, os.listdir(folder)):  # of a process that was killed
             remove = shutil.rmtree if (folder / name).is_dir() else os.unlink
             remove(folder / name)
@@ -537,7 +540,7 @@ def settle_accounts(
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     complete = isinstance(record, dict) and {"kind", "about", "steps"} <= record.keys()
@@ -552,7 +555,7 @@ def _kept_work(folder: Path) -> bool:
     # A chunk without its note is not finished, and hidden files were being written.
     unfinished = (".parquet", ".npz")
     return any(
-        name not in (_RECORD, _LOCK)
+        name not in (RECORD_NAME, _LOCK)
         and not name.startswith(".")
         and not (name.startswith("chunk-") and name.endswith(unfinished))
         for name in os.listdir(folder)

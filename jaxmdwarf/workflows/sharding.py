@@ -101,9 +101,7 @@ class Shard(NamedTuple):
         >>> [Shard(number, 2).take(inputs).paths for number in (1, 2)]
         [('a', 'b', 'c'), ('d', 'e')]
         """
-        chunks = list(chunk_paths(inputs.paths, chunk_size, CHUNK_BYTES))
-        begins = np.cumsum([0, *map(count_spectra, chunks)])
-        owner = begins[:-1] * self.of // max(begins[-1], 1)
+        owner, chunks = _find_owners(inputs, self.of, chunk_size)
         paths = [
             path
             for chunk, number in zip(chunks, owner, strict=True)
@@ -111,6 +109,27 @@ class Shard(NamedTuple):
             for path in chunk
         ]
         return Inputs(tuple(paths), inputs.rejects if self.number == 1 else ())
+
+
+def count_shares(inputs: Inputs, of: int, chunk_size: int = 1) -> list[int]:
+    """Spectra of each of `of` jobs; see `Shard.take`.
+
+    Examples
+    --------
+    >>> count_shares(Inputs(("a", "b", "c", "d", "e"), ()), 2)
+    [3, 2]
+    """
+    owner, chunks = _find_owners(inputs, of, chunk_size)
+    counts = list(map(count_spectra, chunks))
+    return np.bincount(owner, counts, minlength=of).astype(int).tolist()
+
+
+def _find_owners(inputs: Inputs, of: int, chunk_size: int) -> tuple[np.ndarray, list[list[str]]]:
+    """Whose each chunk of the inputs is, from 0, and these chunks."""
+    chunks = list(chunk_paths(inputs.paths, chunk_size, CHUNK_BYTES))
+    counts = np.array(list(map(count_spectra, chunks)), np.int64)
+    begins = np.cumsum(counts) - counts
+    return begins * of // max(counts.sum(), 1), chunks
 
 
 @dataclass(frozen=True)
@@ -306,7 +325,7 @@ def _read_notes(parts: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Not
     found: dict[int, tuple[Path, Note]] = {}
     first: tuple[Path, Note] | None = None
     for path in map(Path, parts):
-        note = _read_note(path)
+        note = read_note(path)
         first = first or (path, note)
         _require_same_run(first, (path, note))
         number = note["shard"][0]
@@ -328,7 +347,9 @@ def _read_notes(parts: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Not
     return [found[number] for number in sorted(found)]
 
 
-def _read_note(path: Path) -> Note:
+def read_note(path: Path) -> Note:
+    """The note of a part by the path of its table; raises if there is none, or it is damaged."""
+    """The note of a part by the path of its table; raises if there is none, or it is damaged."""
     place = name_shard_note(path)
     if not path.is_file():
         raise UsageError(f"there is no table {path}.", "check the path.")
