@@ -432,3 +432,43 @@ def test_xarray_opens_a_group(night, tmp_path):
     direct = read_placed(str(night / "a_coadd.fits"))[0].found
     np.testing.assert_array_equal(opened["flux"].values[0, : direct.flux.size], direct.flux)
     assert opened["obsid"].values[0] == direct.meta["obsid"]
+
+
+@pytest.mark.slow
+def test_a_pack_may_be_in_an_object_store(night, tmp_path, monkeypatch):
+    """Against a local server of S3: written, added to, and read by other processes."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    try:
+        pytest.importorskip("boto3").client("s3").create_bucket(Bucket="survey")
+        first, second = sorted(night.glob("[a-b]*")), sorted(night.glob("[c-f]*"))
+        pack_files(first, "s3://survey/dr9.zarr", processes=1)
+        summary = pack_files(second, "s3://survey/dr9.zarr", append=True, processes=1)
+        whole = pack_files([night], tmp_path / "whole.zarr", processes=1)
+        assert summary["content"] == whole["content"]
+        # What is told of a remote pack is told here.
+        assert (tmp_path / "dr9_rejects.csv").exists()
+        assert not (tmp_path / "dr9.zarr.partial").exists()
+        measure_files(["s3://survey/dr9.zarr"], tmp_path / "remote.fits", processes=2)
+        measure_files([tmp_path / "whole.zarr"], tmp_path / "local.fits", processes=1)
+        table, expected = (read_table(tmp_path / f"{one}.fits") for one in ("remote", "local"))
+        pd.testing.assert_frame_equal(table, expected, check_exact=True)
+        for url, said in (
+            ("s3://survey/none.zarr", "there is no pack"),
+            ("s3://nowhere/dr9.zarr", "there is no pack"),
+            ("nosuch://survey/dr9.zarr", "cannot be reached: Protocol not known"),
+        ):
+            with pytest.raises(UsageError, match=said):
+                measure_files([url], tmp_path / "T.fits")
+    finally:
+        server.stop()
