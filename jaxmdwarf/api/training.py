@@ -20,6 +20,7 @@ from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.emulator.config import EmulatorConfig
+from jaxmdwarf.workflows.anchoring import prepare_anchors
 from jaxmdwarf.workflows.emulator import learn_emulator, train_grid_emulator
 from jaxmdwarf.workflows.methods.base import TransferMethod
 from jaxmdwarf.workflows.methods.registry import build_transfer_method
@@ -169,6 +170,7 @@ def train_transfer(
     emulator: Any,
     *,
     reference: Any = None,
+    anchors: Any = None,
     method: str | TransferMethod | None = None,
     out: str | os.PathLike[str] | None = None,
     config: TransferConfig | None = None,
@@ -189,6 +191,9 @@ def train_transfer(
     emulator : path, ForwardModel, or what `train_emulator` returned
     reference : path, sequence of path, DataFrame or Table, optional
         Literature labels (Teff, [M/H]) of stars like the observed ones.
+    anchors : path, DataFrame or Table, optional
+        Known labels, with errors, of stars that are among the spectra, matched by path, obsid,
+        Gaia's source_id or position; they are learned from as measurements beside the spectra.
     method : str or TransferMethod, optional
         "matched" (the default), "cyclestar", "matched+cyclestar", one that was registered, or an
         object with settings of its own.
@@ -233,13 +238,15 @@ def train_transfer(
     """
     config = _configure(config, method, velocity=velocity, seed=seed)
     files = _as_files(spectra)
-    if out is not None and files is not None and is_path(emulator) and _are_files(reference):
+    paths = _are_files(reference) and (anchors is None or is_path(anchors))
+    if out is not None and files is not None and is_path(emulator) and paths:
         train_transfer_files(
             files,
             emulator,
             reference,
             out,
             config,
+            anchors=anchors,
             isochrones=isochrones,
             processes=processes,
             resume=resume,
@@ -254,10 +261,17 @@ def train_transfer(
         require_output(out, overwrite=overwrite, mark="model.json")
     base, known = as_model(emulator, "emulator"), _as_reference(reference)
     tracks = None if isochrones is None else read_isochrones(isochrones)
+    anchored = prepare_anchors(anchors, base, config.method, config.anchor_columns)
     found = read(spectra, processes=processes)
     prepared = prepare_spectra(found, base, config.observed, progress, not_read=found.rejects)
     learned = learn_transfer(
-        prepared, base, config, reference=known, isochrones=tracks, progress=progress
+        prepared,
+        base,
+        config,
+        reference=known,
+        anchors=anchored,
+        isochrones=tracks,
+        progress=progress,
     )
     trained = Trained(
         learned.trained.model,

@@ -1,4 +1,4 @@
-"""``jaxmdwarf train-transfer``: a forward model of observed spectra, learned without labels."""
+"""``jaxmdwarf train-transfer``: a forward model of observed spectra, few or none labelled."""
 
 from __future__ import annotations
 
@@ -58,6 +58,28 @@ class Command:
         tyro.conf.arg(
             metavar="NAME=COLUMN [NAME=COLUMN ...]",
             help="Columns of the reference where the guess by name is wrong: teff mh logg.",
+            help_behavior_hint="(default: guessed)",
+        ),
+    ] = ()
+
+    anchors: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="TABLE",
+            help="Known labels, with errors, of stars that are among the spectra, matched by path, "
+            "obsid, Gaia's source_id or position: they are measurements beside the spectra. Any "
+            "of Teff, log g, [M/H] and [alpha/M] may be missing. How well they come out of a "
+            "training that is not told them is printed.",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None
+
+    anchor_columns: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="NAME=COLUMN [NAME=COLUMN ...]",
+            help="Columns of the anchors where the guess by name is wrong: teff e_teff logg mh "
+            "e_mh alpha_m path obsid source_id ra dec ...",
             help_behavior_hint="(default: guessed)",
         ),
     ] = ()
@@ -231,10 +253,12 @@ class Command:
                 ),
                 labels=TrainingSetConfig(cuts=cuts),
                 reference_columns=parse_columns(self.columns),
+                anchor_columns=parse_columns(self.anchor_columns, "--anchor-columns"),
                 min_overlap=self.min_overlap,
                 seed=self.seed,
                 force=self.force,
             ),
+            anchors=self.anchors,
             isochrones=self.isochrones or None,
             processes=self.processes,
             resume=self.resume,

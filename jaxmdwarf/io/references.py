@@ -118,7 +118,7 @@ def extract_reference_labels(
         {
             quantity: np.full(len(table), np.nan)
             if column is None
-            else _plausible_numbers(table, column, quantity, f"{name}, column {column}")
+            else read_plausible(table, column, quantity, where=f"{name}, column {column}")
             for quantity, column in chosen.items()
         }
     )
@@ -166,8 +166,25 @@ def _choose_columns(table: pd.DataFrame, given: Mapping[str, str]) -> dict[str, 
     return chosen
 
 
-def _plausible_numbers(table: pd.DataFrame, column: str, quantity: str, where: str) -> np.ndarray:
-    """Numbers of a column, NaN where no star can have them; raises if none can."""
+def read_plausible(
+    table: pd.DataFrame, column: str, quantity: str, *, where: str, option: str = "--columns"
+) -> np.ndarray:
+    """Numbers of a column of labels, (n,); NaN where no star can have them.
+
+    Parameters
+    ----------
+    table : DataFrame
+    column, quantity : str
+    where : str
+        What errors call the column.
+    option : str
+        By which another column is named.
+
+    Raises
+    ------
+    UsageError
+        If most numbers cannot be those of stars: they are in other units.
+    """
     values = read_numbers(table, column)
     low, high = LABELS[quantity].plausible
     possible = (values >= low) & (values <= high)
@@ -178,7 +195,7 @@ def _plausible_numbers(table: pd.DataFrame, column: str, quantity: str, where: s
             f"{where}: the median {quantity} is {np.median(values[said]):.4g}, which is not in "
             f"{LABELS[quantity].unit}.",
             f"values from {low:g} to {high:g} are expected: convert the column, or name another, "
-            f"as in --columns {quantity}=NAME.",
+            f"as in {option} {quantity}=NAME.",
         )
     kept = values[possible]
     metal_fraction = (
@@ -191,7 +208,7 @@ def _plausible_numbers(table: pd.DataFrame, column: str, quantity: str, where: s
         raise UsageError(
             f"{where}: all values lie between {kept.min():.3g} and {kept.max():.3g}: they look "
             "like metal mass fractions Z.",
-            "give [M/H] or [Fe/H] in dex; another column is named by --columns mh=NAME.",
+            f"give [M/H] or [Fe/H] in dex; another column is named by {option} mh=NAME.",
         )
     return np.where(possible, values, np.nan)
 

@@ -24,9 +24,16 @@ from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.labels.codistribution import check_overlap
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
-from jaxmdwarf.training.transfer.domain import split_domain
+from jaxmdwarf.training.transfer.anchors import AnchorSample
+from jaxmdwarf.training.transfer.domain import DomainSplit, split_domain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.population import PopulationConfig, learn_population
+from jaxmdwarf.workflows.anchoring import (
+    AnchorTable,
+    describe_anchors,
+    find_anchors,
+    prepare_anchors,
+)
 from jaxmdwarf.workflows.methods.base import LEAST_COMMON_STARS, TransferMethod
 from jaxmdwarf.workflows.methods.cyclestar import LOG_NAME
 from jaxmdwarf.workflows.methods.matched import Matched
@@ -61,6 +68,8 @@ class TransferConfig:
     reference_columns : tuple of (str, str)
         Quantity (``teff``, ``mh``, ``logg``) and column of the reference, where the guess from the
         names would be wrong.
+    anchor_columns : tuple of (str, str)
+        The same of the anchors, with those of errors (``e_teff``) and of what tells the stars.
     min_overlap : float
         Least overlap of the labels that the emulator alone finds with those of the synthetic
         domain; see `jaxmdwarf.training.labels.codistribution.check_overlap`.
@@ -77,6 +86,7 @@ class TransferConfig:
     labels: TrainingSetConfig = field(default_factory=TrainingSetConfig)
     n_draws: int = 1_000_000
     reference_columns: tuple[tuple[str, str], ...] = ()
+    anchor_columns: tuple[tuple[str, str], ...] = ()
     min_overlap: float = 0.25
     population: PopulationConfig = field(default_factory=PopulationConfig)
     seed: int = 0
@@ -98,6 +108,7 @@ def train_transfer_files(
     out: str | os.PathLike[str],
     config: TransferConfig | None = None,
     *,
+    anchors: str | os.PathLike[str] | None = None,
     isochrones: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     cache: str | os.PathLike[str] | None = None,
     processes: int | None = None,
@@ -125,6 +136,9 @@ def train_transfer_files(
         Model directory to write. While training, ``<out>.partial`` beside it holds the spectra at
         rest, checkpoints and the log.
     config : TransferConfig, optional
+    anchors : path, optional
+        Table of known labels of stars that are among the spectra
+        (`jaxmdwarf.workflows.anchoring.read_anchors`).
     isochrones : path, sequence of path or None
         PARSEC or MIST tables; the embedded relation if left out.
     cache : path, optional
@@ -148,8 +162,9 @@ def train_transfer_files(
     ------
     UsageError
         Before any work: if `out` exists, cannot be written or is being written by another process;
-        unfinished work of other settings is in the way; a table is missing or lacks columns.
-        Later: if labels of the two domains do not overlap.
+        unfinished work of other settings is in the way; a table is missing or lacks columns, or the
+        method takes no anchors.
+        Later: if labels of the two domains do not overlap, or no spectrum is of an anchor.
     MismatchError
         If there are too few usable spectra.
     WorkFailed
@@ -161,6 +176,7 @@ def train_transfer_files(
     require_output(out, overwrite=overwrite, mark="model.json")
     emulator = load_model(emulator_dir)
     known, tracks = _read_tables(reference, isochrones, dict(config.reference_columns))
+    anchored = prepare_anchors(anchors, emulator, config.method, config.anchor_columns, files)
     rejects_file = require_rejects(out, overwrite=overwrite)
     with open_output(
         out,
@@ -188,6 +204,7 @@ def train_transfer_files(
             emulator,
             config,
             reference=known,
+            anchors=anchored,
             isochrones=tracks,
             folder=run.folder,
             resume=resume,
@@ -196,16 +213,15 @@ def train_transfer_files(
         )
         everything = {"wall_s": round(time.perf_counter() - began, 3), **learned.metrics}
         log = run.folder / TRAINING / LOG_NAME
-        parts = _name_parts(prepared, config.method)
         config.method.save(
             learned.trained,
             out,
             training={"config": describe_transfer(config), **everything},
-            provenance=_name_sources(command, emulator_dir, reference, isochrones),
+            provenance=_name_sources(command, emulator_dir, reference, anchors, isochrones),
             extras={
                 "metrics.json": to_json(everything).encode(),
                 LOG_NAME: log.read_bytes() if log.exists() else b"",
-                "observed.parquet": _as_parquet(prepared.table.assign(part=parts)),
+                "observed.parquet": _as_parquet(prepared.table.assign(**learned.columns)),
             },
         )
     numbers = learned.metrics["transfer"]
@@ -220,12 +236,13 @@ def train_transfer_files(
     }
 
 
-def _name_sources(command, emulator_dir, reference, isochrones) -> dict[str, Any]:
+def _name_sources(command, emulator_dir, reference, anchors, isochrones) -> dict[str, Any]:
     return {
         **asdict(gather_provenance(command=command, model=emulator_dir)),
         "source": {
             "emulator": Path(emulator_dir).name,
             "reference": [path.name for path in _paths(reference)],
+            **({} if anchors is None else {"anchors": [path.name for path in _paths(anchors)]}),
             "isochrones": [path.name for path in _paths(isochrones)],
         },
     }
@@ -251,11 +268,16 @@ class LearnedTransfer(NamedTuple):
     ----------
     trained : TrainedTransfer
     metrics : dict
-        Plain numbers under stable names: ``counts``, ``transfer``, ``training_labels``.
+        Plain numbers under stable names: ``counts``, ``transfer``, ``training_labels``, and
+        ``anchors`` where there are any.
+    columns : dict
+        Row by row of the spectra: ``part``, the one of the split, and ``anchor`` where there are
+        any.
     """
 
     trained: TrainedTransfer
     metrics: dict[str, Any]
+    columns: dict[str, np.ndarray]
 
 
 def learn_transfer(
@@ -264,6 +286,7 @@ def learn_transfer(
     config: TransferConfig | None = None,
     *,
     reference: pd.DataFrame | None = None,
+    anchors: AnchorTable | None = None,
     isochrones: Mapping[str, np.ndarray] | None = None,
     folder: Path | None = None,
     resume: bool = True,
@@ -280,6 +303,8 @@ def learn_transfer(
     reference : DataFrame, optional
         Literature labels, from `jaxmdwarf.io.references.read_references`; without them the
         synthetic domain is as the isochrones have it.
+    anchors : AnchorTable, optional
+        From `jaxmdwarf.workflows.anchoring.prepare_anchors`.
     isochrones : mapping, optional
         From `jaxmdwarf.io.isochrones.read_isochrones`; the embedded relation if left out.
     folder : path, optional
@@ -298,12 +323,18 @@ def learn_transfer(
     Raises
     ------
     UsageError
-        If checkpoints of other settings are in the way, or labels of the domains do not overlap.
+        If checkpoints of other settings are in the way, labels of the domains do not overlap, or no
+        spectrum is of an anchor.
     MismatchError
         If there are too few usable spectra, or nothing is known of the emulator's labels.
     """
     config, progress = config or TransferConfig(), progress or Silent()
     config.method.require(prepared.domain.n_spec)
+    found = None
+    if anchors is not None:
+        found = find_anchors(prepared.table, anchors, emulator.label_space)
+        progress.say(f"anchors: {found.report['matched_by']}")
+    known = {} if found is None else {"anchors": found.sample}
     sample = None
     if reference is not None:
         sample = choose_reference(
@@ -325,32 +356,52 @@ def learn_transfer(
                         prepared.domain.flux, prepared.domain.ivar, prepared.domain.star
                     ),
                     "labels": hash_values(wanted, None if sample is None else asdict(sample)),
+                    **{name: hash_values(asdict(one)) for name, one in known.items()},
                 },
                 resume=resume,
                 overwrite=overwrite,
             )
             kept = stack.enter_context(run).folder
         trained = config.method.train(
-            prepared.domain, emulator, wanted, reference=sample, folder=kept, progress=progress
+            prepared.domain,
+            emulator,
+            wanted,
+            reference=sample,
+            folder=kept,
+            progress=progress,
+            **known,
         )
         _require_sound(trained, force=config.force, progress=progress)
-    trained, population = _add_population(trained, prepared, config, progress)
-    metrics = {
+    split = _split(prepared, config.method, None if found is None else found.sample)
+    trained, population = _add_population(trained, prepared, config, split, progress)
+    report = dict(trained.report)
+    told = report.pop("anchors", {})
+    metrics: dict[str, Any] = {
         "counts": {
             "input": prepared.n_in,
             "used": prepared.domain.n_spec,
             "rejected": len(prepared.rejects),
             "not_m_dwarf": prepared.n_not_m_dwarf,
         },
-        "transfer": {"method": config.method.name, **trained.report},
+        "transfer": {"method": config.method.name, **report},
         "population": population,
         "training_labels": {**label_report, "overlap_with_observed": overlap},
     }
-    return LearnedTransfer(trained, metrics)
+    columns = {"part": _name_parts(split, prepared.domain.n_spec)}
+    if found is not None:
+        metrics["anchors"] = {**found.report, **told}
+        for line in describe_anchors(metrics["anchors"]):
+            progress.say(line)
+        columns["anchor"] = found.sample.mark(prepared.domain.n_spec)
+    return LearnedTransfer(trained, metrics, columns)
 
 
 def _add_population(
-    trained: TrainedTransfer, prepared: PreparedSpectra, config: TransferConfig, progress: Progress
+    trained: TrainedTransfer,
+    prepared: PreparedSpectra,
+    config: TransferConfig,
+    split: DomainSplit,
+    progress: Progress,
 ) -> tuple[TrainedTransfer, dict[str, Any] | None]:
     """The model with what its training stars look like through it, and what was found of them.
 
@@ -361,7 +412,6 @@ def _add_population(
     if not model.keeps_population:
         return trained, None
     columns = [describe_label(name).column for name in model.label_space.names]
-    split = split_domain(domain.n_spec, seed=config.method.seed, star=domain.star)
     with progress.stage("fits of the training stars", 1.0) as task:
         learned = learn_population(
             model,
@@ -424,11 +474,18 @@ def choose_reference(
     return ReferenceSample(labels, (errors[0], errors[1]))
 
 
-def _name_parts(prepared: PreparedSpectra, method: TransferMethod) -> np.ndarray:
-    """Whether each spectrum was trained on, validated on or held out."""
+def _split(
+    prepared: PreparedSpectra, method: TransferMethod, anchors: AnchorSample | None
+) -> DomainSplit:
+    """The split that a method has made of the spectra."""
     domain = prepared.domain
-    parts = np.full(domain.n_spec, "train", dtype=object)
-    split = split_domain(domain.n_spec, seed=method.seed, star=domain.star)
+    anchored = None if anchors is None else anchors.mark(domain.n_spec)
+    return split_domain(domain.n_spec, seed=method.seed, star=domain.star, anchored=anchored)
+
+
+def _name_parts(split: DomainSplit, n_spec: int) -> np.ndarray:
+    """Whether each spectrum was trained on, validated on or held out."""
+    parts = np.full(n_spec, "train", dtype=object)
     parts[split.validation], parts[split.test] = "validation", "test"
     return parts
 

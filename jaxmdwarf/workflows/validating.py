@@ -160,12 +160,12 @@ def validate_tables(
         If no row is left.
     """
     options = options or ValidationConfig()
-    prepared = _prepare(reference, options.kind)
+    prepared = prepare_reference(reference, options.kind)
     n_reference, reference = len(reference), prepared.table
     given = {**prepared.columns, **dict(options.columns)}
     _require_columns(reference, given)
     pairs = _find_quantities(catalogue, reference, given)
-    matches, how = _match(catalogue, prepared, given, options)
+    matches, how = match_rows(catalogue, prepared, given, options)
     notes = [*prepared.notes, how]
     notes += [
         f"{name}: {measured} against {known}"
@@ -229,8 +229,15 @@ def choose_published(reference: pd.DataFrame, kind: str) -> PublishedTable | Non
     return None if kind == "other" else find_published(kind)
 
 
-def _prepare(reference: pd.DataFrame, kind: str) -> PreparedTable:
-    """The reference as its authors would have it read, if it is a published one."""
+def prepare_reference(reference: pd.DataFrame, kind: str = "") -> PreparedTable:
+    """The reference as its authors would have it read, if it is a published one.
+
+    Parameters
+    ----------
+    reference : DataFrame
+    kind : str
+        See `ValidationConfig`.
+    """
     published = choose_published(reference, kind)
     if published is None:
         return PreparedTable(reference, {}, None, ())
@@ -326,12 +333,31 @@ def _further_labels(catalogue: pd.DataFrame) -> list[str]:
     return [name for name in names if f"e_{name}" in names and describe_column(name) is None]
 
 
-def _match(
+def match_rows(
     catalogue: pd.DataFrame,
     prepared: PreparedTable,
     given: Mapping[str, str],
     options: ValidationConfig,
 ) -> tuple[Matches, str]:
+    """Rows of two tables that are of one star, and what they were matched by, in words.
+
+    Parameters
+    ----------
+    catalogue : DataFrame
+    prepared : PreparedTable
+        The reference.
+    given : mapping
+        Columns of the reference by quantity, where guesses from their names are wrong.
+    options : ValidationConfig
+        Its `match`, `radius_arcsec` and `epoch_yr`.
+
+    Raises
+    ------
+    UsageError
+        If the tables have nothing in common to be matched by.
+    WorkFailed
+        If no row matches.
+    """
     reference = prepared.table
 
     def columns(name: str) -> tuple[str, str] | None:

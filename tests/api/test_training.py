@@ -103,6 +103,18 @@ def test_a_transfer_is_trained_on_spectra_in_memory(model, stars, tmp_path):
     assert np.isfinite(jm.fit(stars.arrays(0), trained).labels).all()
 
 
+def test_a_table_of_anchors_in_memory_finds_its_spectra(model, stars):
+    @dataclass(frozen=True)
+    class Anchored(Widened):
+        takes_anchors = True
+
+    known = pd.DataFrame({"path": [f"spectrum {row}" for row in range(6)], "Teff": 3500.0})
+    config = replace(CONFIG, method=Anchored())
+    spectra = [stars.arrays(row) for row in range(4)]
+    with pytest.raises(UsageError, match="only 4 of 4 usable spectra are of stars"):
+        jm.train_transfer(spectra, model, anchors=known, config=config)
+
+
 def test_files_and_a_directory_are_worked_on_as_the_command_does(model, stars, tmp_path):
     saved = save_model(model, tmp_path / "emulator")
     spectra = jm.read(stars.arrays())
@@ -121,6 +133,11 @@ BAD = {
     "no grid": (lambda m: _as_grid(3.0), UsageError),
     "an unknown method": (lambda m: jm.train_transfer("x", m, method="mached"), UsageError),
     "no emulator": (lambda m: jm.train_transfer([jm.Spectrum], 3.0), UsageError),
+    "anchors that are none": (lambda m: jm.train_transfer("x", m, anchors=[3500.0]), UsageError),
+    "anchors for networks": (
+        lambda m: jm.train_transfer("x", m, anchors=pd.DataFrame(), method="cyclestar"),
+        UsageError,
+    ),
     "a reference that is none": (
         lambda m: jm.train_transfer("x", m, reference=[1.0, 2.0]),
         UsageError,

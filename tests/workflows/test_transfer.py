@@ -33,6 +33,7 @@ from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, Sc
 from jaxmdwarf.training.labels.mixture import MixtureConfig
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
 from jaxmdwarf.training.transfer.distil import DistillationConfig
+from jaxmdwarf.training.transfer.domain import split_domain
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows import transfer as stages
 from jaxmdwarf.workflows.methods import registry
@@ -47,6 +48,7 @@ from jaxmdwarf.workflows.methods.registry import (
 )
 from jaxmdwarf.workflows.observed import ObservedConfig, prepare_observed
 from jaxmdwarf.workflows.packing import pack_files
+from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.transfer import (
     TransferConfig,
     choose_reference,
@@ -478,6 +480,65 @@ class Dimmed(TransferMethod):
             lambda one: one.model_error, emulator, jnp.full(emulator.grid.n_pix, self.error)
         )
         return TrainedTransfer(wider, {"error": self.error})
+
+
+@dataclass(frozen=True)
+class Noted(TransferMethod):
+    """A method that tells what anchors it was given."""
+
+    name = "noted"
+    takes_anchors = True
+
+    def train(self, domain, emulator, labels, *, anchors=None, **more):
+        told = {} if anchors is None else {"anchors": {"rows": anchors.rows.tolist()}}
+        return TrainedTransfer(emulator, told)
+
+
+def test_anchors_reach_the_method_and_are_on_record(train, survey, tmp_path):
+    options = replace(OPTIONS, method=Noted())
+    # Stars that chance would hold out.
+    held = split_domain(N_STAR, seed=0).test
+    known = tmp_path / "known.csv"
+    pd.DataFrame({"obsid": 1000 + held, "Teff": 3400.0, "e_Teff": 50.0}).to_csv(known, index=False)
+    told = []
+    progress = Silent()
+    progress.say = told.append
+    train(tmp_path / "model", options, anchors=known, progress=progress)
+    about = describe_model(tmp_path / "model")
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert metrics["anchors"]["matched"] == len(held) == len(metrics["anchors"]["rows"])
+    assert metrics["anchors"]["assumed_errors"] == {}
+    assert about["provenance"]["source"]["anchors"] == ["known.csv"]
+    assert any("rows matched by obsid" in line for line in told)
+    table = pd.read_parquet(tmp_path / "model" / "observed.parquet")
+    assert set(table["obsid"][table["anchor"]].astype(int)) == set(1000 + held)
+    # Too many of the test stars are known for the rest to be a test: the split stays.
+    assert (table["part"][table["anchor"]] == "test").all()
+    fewer = known.with_name("fewer.csv")
+    pd.read_csv(known).drop(columns="e_Teff")[:1].merge(
+        pd.DataFrame({"obsid": 1000 + split_domain(N_STAR, seed=0).train[:5], "Teff": 3300.0}),
+        how="outer",
+    ).to_csv(fewer, index=False)
+    train(tmp_path / "other", options, anchors=fewer)
+    table = pd.read_parquet(tmp_path / "other" / "observed.parquet")
+    assert table["anchor"].sum() == 6
+    assert (table["part"][table["anchor"]] == "train").all()
+    metrics = json.loads((tmp_path / "other" / "metrics.json").read_text())
+    assert metrics["anchors"]["assumed_errors"] == {"teff": 80.0}
+
+
+def test_anchors_of_no_use_are_refused_before_spectra_are_read(
+    train, tmp_path, monkeypatch, reference
+):
+    def read(*args, **more):
+        raise AssertionError("spectra were read")
+
+    monkeypatch.setattr(stages, "prepare_observed", read)
+    with pytest.raises(UsageError, match="nothing tells which spectra"):
+        train(tmp_path / "m", replace(OPTIONS, method=Noted()), anchors=reference)
+    with pytest.raises(UsageError, match="takes no anchors"):
+        train(tmp_path / "m", anchors=reference)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_method_of_a_users_own_trains_saves_and_loads(train, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.spectra import SpectrumBatch
@@ -130,6 +130,7 @@ def split_domain(
     shares: tuple[float | int, float | int, float | int] = PAPER_SHARES,
     least: tuple[int, int, int] = (1, 1, 1),
     star: Int[np.ndarray, "n_spec"] | None = None,
+    anchored: Bool[np.ndarray, "n_spec"] | None = None,
 ) -> DomainSplit:
     """Split rows at random (paper, section 3.3.1: 8:2:1), all spectra of a star to one part.
 
@@ -144,6 +145,9 @@ def split_domain(
         Sizes that are needed of the parts whose share is not 0.
     star : (n_spec,) int, optional
         Number of the star of each row; without it each row is a star of its own.
+    anchored : (n_spec,) bool, optional
+        Rows whose stars are to be learned from, wherever chance would have put them. Where this
+        would leave the other parts less than half of their stars, all stay where they are.
 
     Raises
     ------
@@ -174,6 +178,8 @@ def split_domain(
     reached = np.empty(visits.size, int)
     reached[order] = np.cumsum(visits[order])
     part = ((reached > n_train).astype(int) + (reached > n_train + n_validation))[number]
+    if anchored is not None:
+        part = _move_to_training(part, number, anchored)
     split = DomainSplit(*(np.flatnonzero(part == one) for one in range(3)))
     sizes = tuple(map(len, split))
     needed = [int(small) if share else 0 for small, share in zip(least, shares, strict=True)]
@@ -193,6 +199,15 @@ def split_domain(
             f"give at least {enough} usable spectra, or smaller batches (--batch-size).",
         )
     return split
+
+
+def _move_to_training(part: np.ndarray, number: np.ndarray, anchored: np.ndarray) -> np.ndarray:
+    """Parts of rows once the stars of anchored rows are in the first."""
+    moves = np.isin(number, number[anchored])
+    for one in (1, 2):
+        if 2 * np.count_nonzero((part == one) & ~moves) < np.count_nonzero(part == one):
+            return part
+    return np.where(moves, 0, part)
 
 
 def floor_errors(

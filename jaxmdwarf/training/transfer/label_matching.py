@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -96,7 +96,7 @@ class Population(NamedTuple):
             index = space.index(name)
             low, high = space.lower[index], space.upper[index]
             scaled[:, index] = (value - low) / (high - low) - 0.5
-        expected, _ = _relate(self.relations, space, scaled)
+        expected, _ = relate(self.relations, space, scaled)
         for name, values in expected.items():
             scaled[:, space.index(name)] = values
         return np.clip(scaled[0], -0.45, 0.45)
@@ -188,9 +188,9 @@ def match_labels(
     scaled = found.scaled.astype(np.float64).copy()
     at = scaled[:, columns] * width + middle
     target = population.mean + (at - centre) @ stretch.T
-    _, before = _relate(population.relations, space, scaled)
+    _, before = relate(population.relations, space, scaled)
     scaled[:, columns] = (target - middle) / width
-    expected, _ = _relate(population.relations, space, scaled)
+    expected, _ = relate(population.relations, space, scaled)
     for name, values_of in expected.items():
         # Only the mean distance from a relation is theory's doing; the rest is the star's own.
         own = before[name] - np.median(before[name][chosen])
@@ -240,9 +240,19 @@ def _matrix_root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, 1e-12 * values.max()))) @ vectors.T
 
 
-def _relate(relations, space: LabelSpace, scaled: np.ndarray):
-    """Scaled labels that relations expect, and how far the labels are from them."""
-    expected, distance = {}, {}
+def relate(
+    relations: Sequence[RelationPrior], space: LabelSpace, scaled: Float[np.ndarray, "n n_label"]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Scaled labels that relations expect, and how far the labels are from them, each (n,).
+
+    Parameters
+    ----------
+    relations : sequence of RelationPrior
+    space : LabelSpace
+    scaled : (n, n_label)
+    """
+    expected: dict[str, np.ndarray] = {}
+    distance: dict[str, np.ndarray] = {}
     for relation in relations:
         index = space.index(relation.name)
         width = space.upper[index] - space.lower[index]
@@ -250,3 +260,31 @@ def _relate(relations, space: LabelSpace, scaled: np.ndarray):
         away = -np.asarray(residual, np.float64)[:, 0] * relation.sigma / width
         expected[relation.name], distance[relation.name] = scaled[:, index] - away, away
     return expected, distance
+
+
+def follow_relations(
+    relations: Sequence[RelationPrior],
+    space: LabelSpace,
+    scaled: Float[np.ndarray, "n n_label"],
+    columns: Sequence[int],
+    by: Float[np.ndarray, "n k"],
+) -> Float[np.ndarray, "n n_label"]:
+    """Labels of which some move, others at the distance from their relations that they had.
+
+    Parameters
+    ----------
+    relations : sequence of RelationPrior
+    space : LabelSpace
+    scaled : (n, n_label)
+    columns : sequence of int
+        Those that move.
+    by : (n, k)
+        How far, scaled.
+    """
+    _, before = relate(relations, space, scaled)
+    moved = np.array(scaled, np.float64)
+    moved[:, columns] += by
+    expected, _ = relate(relations, space, moved)
+    for name, values in expected.items():
+        moved[:, space.index(name)] = values + before[name]
+    return moved

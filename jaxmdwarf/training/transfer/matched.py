@@ -13,16 +13,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
+from jaxmdwarf.training.transfer.anchor_folds import judge_anchors
+from jaxmdwarf.training.transfer.anchors import (
+    Anchored,
+    AnchorSample,
+    KnownLabels,
+    anchor_labels,
+    settle_relations,
+)
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_errors import (
     learn_label_errors,
@@ -86,6 +94,9 @@ class MatchedConfig:
         learned; 0 for none.
     max_resampled : int
         Stars of such a sample at most.
+    n_fold : int
+        Parts of the anchors' stars that are held out one after the other, to see how well their
+        labels come out; 0 for none.
     seed : int
         Of the split and of the draws.
     """
@@ -104,13 +115,20 @@ class MatchedConfig:
     learn_priors: bool = True
     n_resample: int = 8
     max_resampled: int = 800
+    n_fold: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
         sizes = (self.n_passes, self.max_spectra, len(self.strengths), self.max_resampled - 29)
-        counts = (self.n_nuisance, self.n_resample)
+        counts = (self.n_nuisance, self.n_resample, self.n_fold)
         positive = (*self.strengths, self.outside, self.logg_sigma, self.alpha_sigma, self.keep)
-        if min(sizes) < 1 or min(counts) < 0 or not min(positive) > 0 or self.keep > 1:
+        if (
+            min(sizes) < 1
+            or min(counts) < 0
+            or self.n_fold == 1
+            or not min(positive) > 0
+            or self.keep > 1
+        ):
             raise UsageError(f"sizes, strengths and widths must be positive, got {self}.")
 
 
@@ -121,9 +139,13 @@ def train_matched(
     config: MatchedConfig | None = None,
     *,
     reference: ReferenceSample | None = None,
+    anchors: AnchorSample | None = None,
     on_pass: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainedTransfer:
     """Learn a correction of `emulator` for the observed domain, without labels of its stars.
+
+    Labels of anchors, where there are any, are taken as measurements of these stars, and tell what
+    the distribution of the reference only says in the mean.
 
     Parameters
     ----------
@@ -137,6 +159,9 @@ def train_matched(
     config : MatchedConfig, optional
     reference : ReferenceSample, optional
         The distribution of Teff and [M/H]; that of `labels` if left out.
+    anchors : AnchorSample, optional
+        Spectra whose labels are known; they are learned from, and so are all spectra of their
+        stars.
     on_pass : callable, optional
         Gets a plain dictionary after each pass.
 
@@ -153,8 +178,9 @@ def train_matched(
     config = config or MatchedConfig()
     _require_inputs(emulator, observed, labels)
     space = emulator.label_space
-    split = split_for_matching(observed.n_spec, config, observed.star)
-    rows = _choose_rows(observed, split.train, config, _LEAST_STARS)
+    marked = None if anchors is None else anchors.mark(observed.n_spec)
+    split = split_for_matching(observed.n_spec, config, observed.star, marked)
+    rows = _choose_rows(observed, split.train, config, _LEAST_STARS, marked)
     held = _choose_rows(observed, split.validation, replace(config, max_spectra=2000), 10)
     reference, common = _find_common(reference, rows, config.least_common)
     population = describe_population(
@@ -164,42 +190,50 @@ def train_matched(
         least_scatter={"logg": config.logg_sigma, "alpha_m": config.alpha_sigma},
     )
     stars, validation = StarSample(observed, emulator, rows), StarSample(observed, emulator, held)
+    known: KnownLabels | None = None
+    settled: dict[str, float] = {}
+    if anchors is not None:
+        known = anchors.place(space, stars.rows, stars.star)
+        population, settled = settle_relations(population, space, known)
     began = time.perf_counter()
-    models: list[CorrectedModel] = []
+    learned: list[_Learned] = []
     trials: list[dict[str, Any]] = []
     theory, start = _start_model(emulator, population, config), population.mean_scaled(space)
     found = estimate_labels(theory, stars, start)
     stars.drop_hits(residuals_of(theory, stars, found), _find_noise_scale(found, stars.snr))
     found = estimate_labels(theory, stars, start)
     for strength in config.strengths:
-        model, history, kept = _learn(
-            theory, found, stars, population, strength, config, common, on_pass
+        one = _learn(
+            theory, found, stars, population, strength, config, common, on_pass, known=known
         )
-        posterior = estimate_labels(model, validation, start)
-        models.append(model)
-        trials.append(
-            {
-                "strength": strength,
-                "evidence": float(np.mean(_clip(posterior.evidence))),
-                "evidence_of_stars": posterior.evidence,
-                "mismatch": max(abs(value - 1) for value in history[-1]["stretch"].values()),
-                "passes": history,
-                "kept": kept,
-            }
-        )
+        posterior = estimate_labels(one.model, validation, start)
+        learned.append(one)
+        trials.append(_describe_trial(strength, posterior, one.history))
     n_matched = len(rows) if common is None else int(np.count_nonzero(common))
     number = _choose_trial(trials, n_matched, population.n_star)
-    chosen, best = trials[number], models[number]
+    chosen, best = trials[number], learned[number].model
     if config.n_resample:
         uncertainty = _learn_uncertainty(
-            best, stars, population, reference, common, chosen["strength"], config
+            best, stars, population, reference, common, chosen["strength"], config, known=known
         )
         best = _exchange(best, uncertainty=jnp.asarray(uncertainty))
-    best = _learn_of_stars(best, stars, population, chosen["kept"], config)
+    best = _learn_of_stars(best, stars, learned[number], config)
     there = np.asarray(space.unscale(estimate_labels(best, stars, start).scaled))
-    if common is not None and reference is not None:
-        known = there[np.searchsorted(rows, np.asarray(reference.rows))]
-        best = _exchange(best, label_error=learn_label_errors(best, observed, reference, known))
+    told: dict[str, Any] = {}
+    if known is not None:
+
+        def learn(some: KnownLabels) -> CorrectedModel:
+            args = (theory, found, stars, population, chosen["strength"], config, common, None)
+            again = _learn(*args, known=some)
+            return _learn_of_stars(again.model, stars, again, config)
+
+        best, told = judge_anchors(best, learn, known, observed, rows, there, config.n_fold)
+        last = learned[number].anchored
+        told |= {"relations_moved": settled, **({} if last is None else last.describe())}
+    if best.label_error is None and common is not None and reference is not None:
+        of_reference = there[np.searchsorted(rows, np.asarray(reference.rows))]
+        error = learn_label_errors(best, observed, reference, of_reference)
+        best = _exchange(best, label_error=error)
     best = _exchange(best, velocity_error=learn_velocity_error(best, observed, rows, there))
     report = {
         "n_train": len(rows),
@@ -207,6 +241,29 @@ def train_matched(
         "n_common": 0 if common is None else int(np.count_nonzero(common)),
         "matched_on": "all stars" if common is None else "common stars",
         "iterations_per_s": len(trials) * config.n_passes / (time.perf_counter() - began),
+        **_describe_choice(best, trials, chosen),
+    }
+    return TrainedTransfer(best, {**report, "anchors": told} if told else report)
+
+
+def _describe_trial(
+    strength: float, posterior: Posterior, history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What a strength is chosen by: evidence of validation stars, and what is left to stretch."""
+    return {
+        "strength": strength,
+        "evidence": float(np.mean(_clip(posterior.evidence))),
+        "evidence_of_stars": posterior.evidence,
+        "mismatch": max(abs(value - 1) for value in history[-1]["stretch"].values()),
+        "passes": history,
+    }
+
+
+def _describe_choice(
+    best: CorrectedModel, trials: list[dict[str, Any]], chosen: dict[str, Any]
+) -> dict[str, Any]:
+    """Plain numbers of the model that was chosen, and of those that were not."""
+    return {
         "strength": chosen["strength"],
         "evidence": {f"{one['strength']:g}": one["evidence"] for one in trials},
         "mismatch": {f"{one['strength']:g}": one["mismatch"] for one in trials},
@@ -217,11 +274,13 @@ def train_matched(
         "last_shift": chosen["passes"][-1]["shift"],
         "passes": chosen["passes"],
     }
-    return TrainedTransfer(best, report)
 
 
 def split_for_matching(
-    n_spec: int, config: MatchedConfig, star: Int[np.ndarray, n_spec] | None = None
+    n_spec: int,
+    config: MatchedConfig,
+    star: Int[np.ndarray, n_spec] | None = None,
+    anchored: Bool[np.ndarray, n_spec] | None = None,
 ) -> DomainSplit:
     """Spectra to learn from, to validate with and to test, see `split_domain`.
 
@@ -230,7 +289,8 @@ def split_for_matching(
     MismatchError
         If they are too few for matching distributions.
     """
-    return split_domain(n_spec, seed=config.seed, least=(_LEAST_STARS, 20, 1), star=star)
+    least = (_LEAST_STARS, 20, 1)
+    return split_domain(n_spec, seed=config.seed, least=least, star=star, anchored=anchored)
 
 
 def _find_common(
@@ -247,20 +307,17 @@ def _find_common(
 
 
 def _learn_of_stars(
-    model: CorrectedModel,
-    stars: StarSample,
-    population: Population,
-    kept: np.ndarray,
-    config: MatchedConfig,
+    model: CorrectedModel, stars: StarSample, learned: _Learned, config: MatchedConfig
 ) -> CorrectedModel:
     """The model with the priors of a fit of one star."""
     # Teff is what a survey's selection makes of it, and spectra tell it well: the fit of a star
     # leans on the rest only.
+    population = learned.population
     model = _exchange(model, label_priors=population.priors_of_a_star)
     if not config.learn_priors:
         return model
     start = population.mean_scaled(model.label_space)
-    priors = learn_star_priors(model, stars, kept, start, names=("mh", "alpha_m"))
+    priors = learn_star_priors(model, stars, learned.kept, start, names=("mh", "alpha_m"))
     return _exchange(model, label_priors=priors)
 
 
@@ -315,6 +372,29 @@ def _start_model(
     )
 
 
+class _Learned(NamedTuple):
+    """What passes have led to.
+
+    Parameters
+    ----------
+    model : CorrectedModel
+    history : list of dict
+        Plain numbers of each pass.
+    kept : (n,) bool
+        Stars that were learned from.
+    population : Population
+        What the stars are, on the scale of the anchors if there are any.
+    anchored : Anchored or None
+        Of the last pass.
+    """
+
+    model: CorrectedModel
+    history: list[dict[str, Any]]
+    kept: np.ndarray
+    population: Population
+    anchored: Anchored | None
+
+
 def _learn(
     model: CorrectedModel,
     found: Posterior,
@@ -324,16 +404,25 @@ def _learn(
     config: MatchedConfig,
     common: np.ndarray | None,
     on_pass: Callable[[dict[str, Any]], None] | None,
-) -> tuple[CorrectedModel, list[dict[str, Any]], np.ndarray]:
+    *,
+    known: KnownLabels | None = None,
+) -> _Learned:
     """Passes of matching, regression, nuisance directions and label fit, from theory's labels."""
     space = model.label_space
-    start = population.mean_scaled(space)
+    start, expected = population.mean_scaled(space), population
+    anchored: Anchored | None = None
     history: list[dict[str, Any]] = []
     for number in range(config.n_passes):
         if number:
             found = estimate_labels(model, stars, start)
         model = _exchange(model, noise_scale=_find_noise_scale(found, stars.snr))
         matched, stretch, moved = match_labels(found, space, population, common)
+        if known is not None:
+            # The reference is asked anew in each pass; what anchors make of it is not.
+            anchored = anchor_labels(matched, space, population, known)
+            matched, expected = anchored.posterior, anchored.population
+            stretch, moved = anchored.stretch @ stretch, moved + anchored.moved
+            model = _exchange(model, label_priors=expected.priors)
         chi2 = found.chi2_red / (1 + (stars.snr / 20.0) ** 2)
         kept = chi2 <= np.quantile(chi2, config.keep)
         correction = regress_correction(model, stars, matched, kept, strength, config.outside)
@@ -352,7 +441,7 @@ def _learn(
         history.append(line)
         if on_pass is not None:
             on_pass(line)
-    return model, history, kept
+    return _Learned(model, history, kept, expected, anchored)
 
 
 def _learn_uncertainty(
@@ -363,6 +452,8 @@ def _learn_uncertainty(
     common: np.ndarray | None,
     strength: float,
     config: MatchedConfig,
+    *,
+    known: KnownLabels | None = None,
 ) -> Float[np.ndarray, "m n_feature n_pix"]:
     """How the correction changes with the stars, of survey and reference, that it is learned from.
 
@@ -384,11 +475,11 @@ def _learn_uncertainty(
         for half, rows in enumerate(parts):
             some, expected = stars.take(rows), population
             if reference is not None:
-                known = shuffled[half * n_known : (half + 1) * n_known]
+                listed = shuffled[half * n_known : (half + 1) * n_known]
                 if common is not None:
-                    known = np.flatnonzero(np.isin(np.asarray(reference.rows), some.rows))
-                expected = population.described_by(reference.teff_mh[known], reference.errors)
-            learned, _, _ = _learn(
+                    listed = np.flatnonzero(np.isin(np.asarray(reference.rows), some.rows))
+                expected = population.described_by(reference.teff_mh[listed], reference.errors)
+            learned = _learn(
                 model,
                 Posterior(*(column[rows] for column in found)),
                 some,
@@ -397,8 +488,9 @@ def _learn_uncertainty(
                 again,
                 None if common is None else common[rows],
                 None,
+                known=None if known is None else known.take(rows),
             )
-            learned_from.append(np.asarray(learned.correction))
+            learned_from.append(np.asarray(learned.model.correction))
         scale = 0.5 * np.sqrt(2 * size / stars.n_star / config.n_resample)
         changes.append(scale * (learned_from[0] - learned_from[1]))
     return np.stack(changes).astype(np.float32)
@@ -458,7 +550,11 @@ def _clip(evidence: np.ndarray) -> np.ndarray:
 
 
 def _choose_rows(
-    observed: ObservedDomain, rows: np.ndarray, config: MatchedConfig, least: int
+    observed: ObservedDomain,
+    rows: np.ndarray,
+    config: MatchedConfig,
+    least: int,
+    anchored: np.ndarray | None = None,
 ) -> np.ndarray:
     """Spectra good enough to learn from, at most so many."""
     good = rows[observed.snr[rows] >= config.min_snr]
@@ -470,7 +566,9 @@ def _choose_rows(
         )
     if len(good) > config.max_spectra:
         rng = np.random.default_rng(config.seed)
-        good = np.sort(rng.choice(good, config.max_spectra, replace=False))
+        always = good[anchored[good]] if anchored is not None else good[:0]
+        others, n_more = np.setdiff1d(good, always), max(config.max_spectra - len(always), 0)
+        good = np.sort(np.r_[always, rng.choice(others, n_more, replace=False)])
     return good
 
 

@@ -62,9 +62,13 @@ class TransferMethod(abc.ABC):
     ----------
     name : str
         What commands call it.
+    takes_anchors : bool
+        Whether `train` has a keyword ``anchors``: spectra of known labels
+        (`jaxmdwarf.training.transfer.anchors.AnchorSample`), or None.
     """
 
     name: ClassVar[str]
+    takes_anchors: ClassVar[bool] = False
 
     @abc.abstractmethod
     def train(

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
+from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.matched import (
@@ -32,6 +33,7 @@ class Matched(TransferMethod):
     settings: MatchedConfig = field(default_factory=MatchedConfig)
 
     name = "matched"
+    takes_anchors = True
 
     @classmethod
     def build(cls, options: MethodOptions) -> Matched:
@@ -60,6 +62,7 @@ class Matched(TransferMethod):
         labels,
         *,
         reference: ReferenceSample | None = None,
+        anchors: AnchorSample | None = None,
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> TrainedTransfer:
@@ -73,5 +76,11 @@ class Matched(TransferMethod):
                 task.advance(note=f"labels moved by {shift['teff']:+.0f} K, {shift['mh']:+.2f} dex")
 
             return train_matched(
-                emulator, domain, labels, settings, reference=reference, on_pass=report
+                emulator,
+                domain,
+                labels,
+                settings,
+                reference=reference,
+                anchors=anchors,
+                on_pass=report,
             )

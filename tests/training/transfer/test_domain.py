@@ -92,3 +92,21 @@ def test_rows_stay_together():
     assert part.names == ("star-7", "star-2")
     assert np.array_equal(np.asarray(part.batch().flux), domain.flux[[7, 2]])
     assert np.array_equal(np.asarray(domain.batch([2]).ivar), domain.ivar[[2]])
+
+
+def test_stars_that_are_known_are_learned_from_unless_too_few_others_are_left():
+    star = np.random.default_rng(0).integers(0, 150, 400)
+    without = split_domain(400, seed=3, star=star)
+    known = np.zeros(400, bool)
+    known[without.test[:3]] = known[without.validation[:9]] = True
+    split = split_domain(400, seed=3, star=star, anchored=known)
+    assert set(np.flatnonzero(np.isin(star, star[known]))) <= set(split.train)
+    assert np.array_equal(np.sort(np.concatenate(split)), np.arange(400))
+    parts = [set(star[rows]) for rows in split]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    # Nobody else changes sides.
+    unmoved = ~np.isin(star, star[known])
+    for before, after in zip(without[1:], split[1:], strict=True):
+        assert np.array_equal(before[unmoved[before]], after)
+    everyone = split_domain(400, seed=3, star=star, anchored=np.ones(400, bool))
+    assert all(map(np.array_equal, everyone, without))

@@ -11,11 +11,13 @@ from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.io.models import load_model, save_model
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
 from jaxmdwarf.training.transfer.matched import (
     MatchedConfig,
+    _choose_rows,
     _choose_trial,
     _find_noise_scale,
     _halve,
@@ -143,6 +145,70 @@ def test_common_stars_are_matched_where_the_reference_is_a_special_sample(univer
     # Half a Gaussian is no Gaussian: the match is less good. Taken for all stars, it would be off
     # by the distance of the means, 160 K.
     assert abs(np.median(after[hot, 0])) < 60
+
+
+@pytest.fixture(scope="module")
+def misled(universe, sample_labels):
+    """A reference that is 90 K too hot and 0.1 dex too metal-rich."""
+    return ReferenceSample(sample_labels(800, 5)[:, [0, 2]] + [90.0, 0.1])
+
+
+def know_some(labels, rows, errors):
+    """Teff and [M/H] of some stars with errors."""
+    known, sigma = np.full((2, len(rows), 4), np.nan)
+    noise = np.random.default_rng(4).standard_normal((len(rows), 2))
+    known[:, [0, 2]] = labels[np.ix_(rows, [0, 2])] + noise * errors
+    sigma[:, [0, 2]] = errors
+    return AnchorSample(np.asarray(rows), known, sigma)
+
+
+def test_anchors_put_labels_right_where_the_reference_is_wrong(universe, sample_labels, misled):
+    theory, domain, labels, _ = universe
+    anchors = know_some(labels, np.arange(0, 900, 9), [40.0, 0.05])
+    config = replace(QUICK, n_resample=0, n_fold=2)
+    trained = train_matched(
+        theory, domain, sample_labels(2000, 6), config, reference=misled, anchors=anchors
+    )
+    others = np.setdiff1d(np.arange(900), anchors.rows)
+    after = (fit_at_rest(trained.model, domain) - labels)[others]
+    assert abs(np.median(after[:, 0])) < 20
+    assert abs(np.median(after[:, 2])) < 0.03
+    told = trained.report["anchors"]
+    assert told["n_stars"] == told["n_spectra"] == 100
+    # What the reference is off by is told, and not averaged.
+    offset, error = (told[name] for name in ("offset_from_reference", "e_offset_from_reference"))
+    assert abs(offset["teff"] + 90) < 25
+    assert abs(offset["mh"] + 0.1) < 0.03
+    assert error["teff"] < 10
+    held_out = told["held_out"]
+    assert held_out["teff"]["n"] > 90
+    assert abs(held_out["teff"]["bias"]) < 20
+    assert held_out["teff"]["scatter"] < 70
+    assert 0.7 < held_out["teff"]["pull_width"] < 1.3
+    assert trained.model.label_error is not None
+
+
+def test_anchors_that_know_next_to_nothing_change_next_to_nothing(universe, sample_labels, misled):
+    theory, domain, labels, _ = universe
+    rows = split_domain(900, seed=QUICK.seed).train[::10]
+    config = replace(QUICK, n_passes=2, n_resample=0, n_fold=0)
+    args = (theory, domain, sample_labels(2000, 6), config)
+    without = train_matched(*args, reference=misled)
+    anchors = know_some(labels, rows, [1e5, 100.0])
+    within = train_matched(*args, reference=misled, anchors=anchors)
+    np.testing.assert_allclose(within.model.correction, without.model.correction, atol=2e-4)
+    assert "anchors" not in without.report
+
+
+def test_anchors_among_too_many_spectra_are_all_learned_from(universe):
+    _, domain, _, _ = universe
+    config = replace(QUICK, max_spectra=200)
+    marked = np.zeros(900, bool)
+    marked[::30] = True
+    rows = _choose_rows(domain, np.arange(900), config, 60, marked)
+    assert len(rows) == 200
+    assert set(np.flatnonzero(marked)) <= set(rows)
+    assert (np.diff(rows) > 0).all()
 
 
 def test_training_twice_gives_the_same_model_and_it_survives_the_disk(
