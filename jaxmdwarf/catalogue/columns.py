@@ -294,7 +294,7 @@ _OWN_COLUMNS = (
     ),
     Column(
         "RVDrift",
-        "Drift of the wavelength scale, 6500 less 8400 Angstrom",
+        "Drift of wavelengths at 6500 Angstrom",
         "km/s",
         ucd="instr.calib",
     ),
