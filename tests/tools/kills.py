@@ -127,6 +127,24 @@ def prepare_measure(folder: Path) -> Command:
     return Command(small + BY_COMMAND_LINE, words)
 
 
+def prepare_pack(folder: Path) -> Command:
+    from tests.io.conftest import write
+    from tests.io.spectra.conftest import write_desi
+
+    night = folder / "night"
+    night.mkdir()
+    content = write(folder / "one.fits").read_bytes()
+    for number in range(240):
+        changed = content.replace(b"740103011", b"%09d" % (740_000_000 + number))
+        (night / f"{number:03d}.fits").write_bytes(changed)
+    # Another group, which stands between the two halves of the first.
+    write_desi(night / "120_coadd.fits", 24)
+    (night / "text.fits").write_text("no spectrum")
+    small = "import jaxmdwarf.workflows.packing as stage\nstage.CHUNK_SIZE = 12\n"
+    words = ["pack", str(night), "--out", "survey.zarr", "--processes", "2"]
+    return Command(small + BY_COMMAND_LINE, words)
+
+
 def prepare_fit(folder: Path) -> Command:
     from jaxmdwarf.io.models import save_model
     from tests.workflows.conftest import _write_stars
@@ -288,6 +306,7 @@ def prepare_quickstart(folder: Path) -> Command:
 
 COMMANDS: dict[str, Callable[[Path], Command]] = {
     "measure": prepare_measure,
+    "pack": prepare_pack,
     "fit": prepare_fit,
     "clean": prepare_clean,
     "grid": prepare_grid,

@@ -21,7 +21,7 @@ from jaxmdwarf.io.spectra.readers import read_placed
 from jaxmdwarf.io.spectra.records import LogGrid, SpectrumRecord
 from jaxmdwarf.io.spectra.registry import SpectrumReader, register_reader, unregister_reader
 from jaxmdwarf.io.tables import read_table
-from jaxmdwarf.workflows import packing
+from jaxmdwarf.workflows import measuring, packing
 from jaxmdwarf.workflows.gridding import make_grid
 from jaxmdwarf.workflows.measuring import measure_files
 from jaxmdwarf.workflows.packing import pack_files
@@ -354,6 +354,31 @@ def edit_root(pack, **changes):
     content = json.loads(place.read_text())
     content["attributes"] |= changes
     place.write_text(json.dumps(content))
+
+
+def test_reader_processes_share_a_pack(tmp_path, monkeypatch):
+    wave = 10 ** (3.76 + 2e-4 * np.arange(1000))
+    (flux, ivar), grid = star(wave), LogGrid(3.76, 2e-4, wave.size)
+    records = []
+    for number in range(400):
+        header = {"path": f"{number}.fits", "obsid": str(number), "layout": "x", "z": 0.0}
+        record = SpectrumRecord(grid, flux, ivar, {**layout.NO_HEADER, **header})
+        records.append((record, record.content_hash()))
+    writer = writing.PackWriter(str(tmp_path / "survey.zarr"), layout.PackIndex())
+    writer.add(records[:200])
+    writer.add(records[200:])
+    writer.commit({})
+    flip(tmp_path / "survey.zarr" / "x-0" / "flux" / "c" / "1" / "0")
+    monkeypatch.setattr(measuring, "CHUNK_SIZE", 200)  # parts are not divided: two chunks
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.parquet"
+        summary = measure_files([tmp_path / "survey.zarr"], out, processes=processes)
+        assert (summary["inputs"], summary["measured"]) == (400, 256)
+    (one, of_one), (two, of_two) = (tables(tmp_path / f"{n}.parquet") for n in (1, 2))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert of_one == of_two
+    assert [int(reject.path.removesuffix(".fits")) for reject in of_one] == list(range(256, 400))
+    assert one["obsid"].tolist() == list(range(256))
 
 
 def test_what_is_no_pack_of_this_version_is_told_before_any_work(night, tmp_path, monkeypatch):
