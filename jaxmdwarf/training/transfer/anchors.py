@@ -237,7 +237,12 @@ def anchor_labels(
         population.relations, space, matched.scaled, columns, moved_by / width[columns]
     )
     covariance = together @ matched.covariance @ together.transpose(0, 2, 1)
-    scaled, covariance, added, far = _combine(scaled, covariance, known, has)
+    # A spectrum is no worse than none: labels that are known poorly tell little of how bad it is.
+    most = np.full(space.n_label, np.inf)
+    most[columns] = 1 / in_units
+    for relation in population.relations:
+        most[space.index(relation.name)] = relation.sigma / width[space.index(relation.name)]
+    scaled, covariance, added, far = _combine(scaled, covariance, known, has, most)
     stretch = (np.eye(2) + terms[:, 1:3]) * unit[:, None] / unit
     correlation = population.covariance[0, 1] / np.prod(unit)
     moved = unit * (terms[:, 0] + terms[:, 4] * correlation)
@@ -351,6 +356,7 @@ def _combine(
     covariance: Float[np.ndarray, "n n_label n_label"],
     known: KnownLabels,
     has: Bool[np.ndarray, "n n_label"],
+    most: Float[np.ndarray, n_label],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Labels of anchors from spectrum and measurement, each with its error; others as they are."""
     away = np.where(has, known.scaled - scaled, 0.0)
@@ -362,7 +368,7 @@ def _combine(
         if rows.size < LEAST_ANCHORS:
             continue
         error = np.sqrt(own[rows, column] + known.sigma[rows, column] ** 2)
-        added[column] = find_added(away[rows, column], error)
+        added[column] = min(find_added(away[rows, column], error), most[column])
         far[rows] |= np.abs(away[rows, column]) > _FAR_SIGMA * np.hypot(error, added[column])
     rows = np.flatnonzero(has.any(axis=1) & ~far)
     measured = has[rows].astype(np.float64)
@@ -373,5 +379,10 @@ def _combine(
     gain = of_spectrum * measured[:, None, :] @ np.linalg.inv(total)
     scaled, covariance = scaled.astype(np.float64).copy(), covariance.astype(np.float64).copy()
     scaled[rows] += np.einsum("nab,nb->na", gain, away[rows])
-    covariance[rows] = of_spectrum - gain @ (measured[:, :, None] * of_spectrum)
+    # What was added decides how much a spectrum counts, and widens no star's errors: else a label
+    # that is known to next to nothing would make its star worse than one without.
+    left = np.eye(len(added)) - gain * measured[:, None, :]
+    covariance[rows] = left @ covariance[rows] @ left.transpose(0, 2, 1) + (
+        gain * (noise * measured)[:, None, :]
+    ) @ gain.transpose(0, 2, 1)
     return scaled, covariance, added, far
