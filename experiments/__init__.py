@@ -24,6 +24,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "experiments.real_lamost:RealLamostConfig",
         "real LAMOST files through a model of simulated theory",
     ),
+    "real_default": (
+        "experiments.real_default:RealDefaultConfig",
+        "the model that comes with the package, made and judged on real spectra",
+    ),
     "lamost_dr10": (
         "experiments.lamost_dr10:LamostDr10Config",
         "the paper's own run, on data of your own",
