@@ -86,7 +86,7 @@ def start_transfer(data: TransferData, config: CycleStarConfig) -> TransferState
     )
     if sizes.centred:
         synthetic = data.emulator.predict_scaled_batch(data.scaled[:512]).mean(axis=0)
-        centres = synthetic.astype(jnp.float32), data.mean
+        centres = synthetic.astype(jnp.float32), _find_centre(data, sizes.flux_spread)
         generator, critics = set_centres(generator, *centres), set_centres(critics, *centres)
     if config.networks.equal_start:
         generator = equate_domains(generator)
@@ -103,6 +103,20 @@ def start_transfer(data: TransferData, config: CycleStarConfig) -> TransferState
         best_step=jnp.asarray(0, jnp.int32),
         step=jnp.asarray(0, jnp.int32),
     )
+
+
+def _find_centre(data: TransferData, spread: float) -> Float[Array, "n_pix"]:
+    """Mean observed spectrum of all stars; 1 where no pixel is good.
+
+    Stars count by their errors and the scatter of stars together, so nearly alike: brighter ones
+    are hotter, and their mean alone would differ from theory's by a difference of labels too.
+    """
+    good = data.ivar > 0
+    variance = 1.0 / jnp.where(good, data.ivar, 1.0) + spread**2
+    weight = jnp.where(good, 1.0 / variance, 0.0)
+    total = jnp.sum(weight, axis=0)
+    mean = jnp.sum(weight * (jnp.where(good, data.flux, 1.0) - 1.0), axis=0)
+    return (1.0 + mean / jnp.maximum(total, 1e-12)).astype(jnp.float32)
 
 
 def require_same_shapes(restored: TransferState, expected: TransferState) -> TransferState:

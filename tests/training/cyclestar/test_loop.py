@@ -167,6 +167,19 @@ def test_the_model_is_a_forward_model_that_moves_the_emulator_towards_the_stars(
     assert miss[0] < 0.35 * miss[1]
 
 
+def test_networks_start_about_the_mean_star_and_not_the_brightest():
+    config = configure()
+    data = prepare(config)
+    bright = np.arange(len(data.flux)) % 2 == 0
+    flux = np.where(bright[:, None], 0.9, 1.1) * np.ones(data.flux.shape)
+    ivar = np.where(bright[:, None], 200.0**2, 50.0**2) * (np.asarray(data.ivar) > 0)
+    data = data._replace(flux=jnp.asarray(flux, jnp.float32), ivar=jnp.asarray(ivar, jnp.float32))
+    centre = np.asarray(start_transfer(data, config).generator["decoder_obs"]["centre"])
+    masked = ivar[0] == 0
+    np.testing.assert_allclose(centre[~masked], flux.mean(axis=0)[~masked], atol=0.005)
+    assert np.all(centre[masked] == 1.0)
+
+
 def test_steps_and_their_losses_do_not_depend_on_where_dispatches_end():
     config = configure()
     data = prepare(config)
