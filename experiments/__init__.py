@@ -16,6 +16,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "experiments.gap_ablation:GapAblationConfig",
         "which cause of the gap between theory and nature costs what?",
     ),
+    "cyclestar_designs": (
+        "experiments.cyclestar_designs:CycleStarDesignsConfig",
+        "why adversarial transfer drifts, and what holds it",
+    ),
     "repeat_visits": (
         "experiments.repeat_visits:RepeatVisitsConfig",
         "do total errors cover the truth in every bin of S/N?",
