@@ -205,8 +205,13 @@ def _ask(label: Labeller, case: Case) -> Answer:
 
 
 def _join(parts: Sequence[Estimate]) -> Estimate:
+    """All surveys; labels that a method's validation left out for one of them are left out."""
     labels, errors = (
-        {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        {
+            name: np.concatenate([table[name] for table in tables])
+            for name in tables[0]
+            if all(name in table for table in tables)
+        }
         for tables in ([part.labels for part in parts], [part.errors for part in parts])
     )
     return Estimate(labels, errors)

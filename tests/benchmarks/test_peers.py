@@ -360,6 +360,16 @@ def test_answers_are_kept_and_the_page_has_their_numbers(tmp_path):
     assert "Ahead of the package's row" in page
 
 
+def test_a_label_that_was_left_out_for_one_survey_is_not_judged():
+    from benchmarks.peers.common import Estimate
+    from benchmarks.peers.run import _join
+
+    both = Estimate({"teff": np.ones(2), "logg": np.ones(2)}, {"teff": np.ones(2)})
+    joined = _join([both, Estimate({"teff": np.zeros(3)}, {"teff": np.zeros(3)})])
+    assert joined.labels["teff"].tolist() == [1, 1, 0, 0, 0]
+    assert set(joined.labels) == set(joined.errors) == {"teff"}
+
+
 def test_known_and_judged_stars_share_no_star():
     from benchmarks.peers.survey import choose_judged, choose_known
 
