@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_json(options.result, result, indent=None)
     result = json.loads(options.result.read_text(encoding="utf-8"))
     tables = render_tables(result)
-    if options.result == RESULT:
+    if options.result == RESULT and PAGE.is_file():
         text = PAGE.read_text(encoding="utf-8")
         PAGE.write_text(put_tables(text, tables), encoding="utf-8")
     else:

@@ -410,3 +410,22 @@ def test_a_comparison_of_other_settings_is_not_mixed_in(tmp_path):
     (tmp_path / "config.json").write_text('{"n_spectra": 7}')
     with pytest.raises(UsageError, match="other settings"):
         compare_peers(tmp_path, [21], CaseConfig(), progress=Silent())
+
+
+def test_the_command_renders_what_another_file_holds(tmp_path, capsys):
+    from benchmarks.peers.__main__ import main
+    from benchmarks.peers.run import Answer, summarise
+    from benchmarks.peers.survey import CaseConfig
+    from jaxmdwarf.io.json_files import write_json
+
+    estimates, truth, snr = make_estimates()
+    answers = {
+        "payne": [Answer(estimates["theirs"], 1.0)],
+        "ours": [Answer(estimates["ours"], 1.0)],
+    }
+    file = tmp_path / "peers.json"
+    write_json(file, summarise(answers, truth, [snr], [21], CaseConfig()))
+    assert main(["--render", "--result", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "The Payne without transfer" in told
+    assert "1,500 judged spectra" in told
