@@ -32,6 +32,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,8 +116,8 @@ class GroupKey(NamedTuple):
         width = -(-record.flux.size // WIDTH_STEP) * WIDTH_STEP
         return cls(
             str(record.meta["layout"]),
-            record.flux.dtype.name,
-            record.ivar.dtype.name,
+            _name_dtype(record.flux.dtype),
+            _name_dtype(record.ivar.dtype),
             isinstance(record.pixels, LogGrid),
             width,
         )
@@ -268,6 +269,12 @@ def extend_content(content: str, digests: list[str]) -> str:
     return content
 
 
+@lru_cache(maxsize=1024, typed=True)
 def write_text(value: Any) -> str:
-    """A text as columns hold it."""
+    """A text as columns hold it; most are those of many spectra."""
     return escape_path(str(value))
+
+
+@lru_cache(maxsize=64)
+def _name_dtype(dtype: np.dtype) -> str:
+    return dtype.name
