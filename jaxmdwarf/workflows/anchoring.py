@@ -16,6 +16,7 @@ from jaxmdwarf.catalogue.published import PreparedTable
 from jaxmdwarf.catalogue.quantities import find_positions, read_errors
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.inputs import expand_inputs
+from jaxmdwarf.io.parts import PackPart
 from jaxmdwarf.io.references import read_plausible
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace, describe_label
@@ -183,10 +184,15 @@ def prepare_anchors(
 
 
 def require_among(anchors: AnchorTable, paths: Sequence[str | os.PathLike[str]]) -> None:
-    """Raise `UsageError`, before files are read, if anchors go by path alone and none is there."""
+    """Raise `UsageError`, before files are read, if anchors go by path alone and none is there.
+
+    What a pack holds is known once it is read.
+    """
     table = anchors.prepared.table
     others = any(anchors.given.get(way) or find_column(table, way) for way in ("obsid", "ra"))
     column = anchors.given.get("path") or find_column(table, "path")
+    if any(isinstance(path, PackPart) for path in paths):
+        return
     if column is None or others or find_positions(table, anchors.given) is not None:
         return
     named = {os.path.basename(str(path).strip()) for path in table[column]}

@@ -8,6 +8,7 @@ import pytest
 
 from jaxmdwarf.cli import main
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.io.parts import PackPart
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.workflows import transfer as stages
 from jaxmdwarf.workflows.anchoring import (
@@ -137,7 +138,8 @@ def test_paths_that_are_not_there_are_refused_before_files_are_read():
     require_among(by_path, ["folder/star-3.fits"])
     with pytest.raises(UsageError, match="none of 1 files is among the 8 paths"):
         require_among(by_path, ["folder/other.fits"])
-    # What goes by obsid is known once headers are read.
+    # What goes by obsid, or is in a pack, is known once that is read.
+    require_among(by_path, [PackPart("survey.zarr", "5f0c", 0, 256)])
     require_among(read_anchors(make_table(path=names), SPACE), ["folder/other.fits"])
 
 
