@@ -29,7 +29,7 @@ from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS, PixelGrid, doppler_factor
 SURVEY_PIXELS = PixelGrid.logarithmic(5905.0, 8995.0, 1e-4 * float(np.log(10.0)))
 """Pixels of the SDSS and of LAMOST, which templates were drawn from and are put back on."""
 
-SPECTRUM_NOISE, TEMPLATE_ERROR = 0.035, 0.005
+SPECTRUM_NOISE, TEMPLATE_ERROR = 0.035, 0.01
 """Relative errors of a pixel of a single spectrum of a template, and of a mean of very many."""
 
 RED_AA = (5940.0, 8960.0)
@@ -145,7 +145,7 @@ def _read_lepine(path: Path) -> list[Anchor]:
         parts = re.match(r"(u?e?sd)M(\d)(\d)_", name)
         wave, flux, _ = archive[name].T
         good = np.isfinite(flux) & (flux > 0)
-        sigma = np.where(good, 0.01 * np.median(flux[good]), np.inf)
+        sigma = np.where(good, 0.02 * np.median(flux[good]), np.inf)
         spectrum = RawSpectrum.from_arrays(
             wave.astype(np.float64),
             np.where(good, flux, 0.0),

@@ -47,6 +47,10 @@ class MismatchError(JaxmdwarfError):
     """Two objects that must agree (pixel grids, label spaces, shapes) do not."""
 
 
+class DefaultModelWarning(UserWarning):
+    """Nobody chose a model, so the one that comes with the package is used; says what that is."""
+
+
 def require_one_shape(**arrays: Any) -> None:
     """Refuse arrays that are to be read row by row and differ in shape.
 

@@ -47,7 +47,8 @@ class Fitter:
 
     Parameters
     ----------
-    model : path, ForwardModel, or what a training returned
+    model : path, ForwardModel, or what a training returned, optional
+        The model that comes with the package if left out, with a warning that says what it is.
     fix : mapping of str to float, optional
         Labels that are held, physical units: ``{"logg": 4.8}``; or one value a spectrum.
     priors : str, Prior, or a sequence of them
@@ -98,7 +99,7 @@ class Fitter:
     ...     print(fitter.fit(night))
     """
 
-    def __init__(self, model: Any, **options: Unpack[FitOptions]) -> None:
+    def __init__(self, model: Any = None, **options: Unpack[FitOptions]) -> None:
         self.model: ForwardModel = as_model(model)
         _require_known(options)
         own = dict(options)
@@ -161,7 +162,7 @@ class Fitter:
 
 def fit(
     x: Any,
-    model: str | os.PathLike[str] | ForwardModel | Any,
+    model: str | os.PathLike[str] | ForwardModel | Any = None,
     *,
     wave_unit: Any = None,
     medium: str | None = None,
@@ -177,9 +178,10 @@ def fit(
         A file, a folder, a pattern; ``(wave, flux, ivar)`` as arrays, lists or quantities; a
         specutils spectrum; a `jaxmdwarf.Spectrum`. See `jaxmdwarf.read`. Not normalised: types and
         kinds of object are told by broad bands, which a pseudo-continuum takes out.
-    model : path, ForwardModel, or what a training returned
+    model : path, ForwardModel, or what a training returned, optional
         A path is loaded anew by each call; `jaxmdwarf.load_model` loads it once, and
-        `jaxmdwarf.Fitter` also keeps what was prepared and compiled.
+        `jaxmdwarf.Fitter` also keeps what was prepared and compiled. The model that comes with the
+        package if left out, with a warning that says what it is.
     wave_unit, medium, processes
         See `jaxmdwarf.read`.
     keep_spectra : bool, optional

@@ -15,8 +15,9 @@ def as_model(model: Any, what: str = "model") -> ForwardModel:
 
     Parameters
     ----------
-    model : ForwardModel, path, or an object with an attribute ``model``
-        The last is what `jaxmdwarf.train_emulator` and `jaxmdwarf.train_transfer` return.
+    model : ForwardModel, path, None, or an object with an attribute ``model``
+        The last is what `jaxmdwarf.train_emulator` and `jaxmdwarf.train_transfer` return; None is
+        the model that comes with the package.
     what : str
         Name of the argument, for the error.
 
@@ -27,7 +28,7 @@ def as_model(model: Any, what: str = "model") -> ForwardModel:
     FormatError
         If the directory holds no model that this version reads.
     """
-    if isinstance(model, str | os.PathLike):
+    if model is None or isinstance(model, str | os.PathLike):
         return load_model(model)
     if isinstance(model, ForwardModel):
         return model

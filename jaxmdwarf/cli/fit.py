@@ -34,19 +34,10 @@ class Command:
     rates that are printed, spectra_per_s is end to end; fit_spectra_per_s is that of the fits
     alone, without reading and without compiling (compile_s).
 
-    Example: jaxmdwarf fit night1/ --model MODEL --out catalogue.fits
+    Example: jaxmdwarf fit night1/ --out catalogue.fits --model MODEL
     """
 
     files: SpectrumFiles
-
-    model: Annotated[
-        str,
-        tyro.conf.arg(
-            metavar="MODEL",
-            help="Model directory that train-transfer or train-emulator wrote, or DIR/transfer of "
-            "quickstart.",
-        ),
-    ]
 
     out: Annotated[
         str,
@@ -56,6 +47,17 @@ class Command:
             ".ecsv .mrt; with --dask a folder of Parquet tables.",
         ),
     ]
+
+    model: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="MODEL",
+            help="Model directory that train-transfer or train-emulator wrote, or DIR/transfer of "
+            "quickstart.",
+            help_behavior_hint="(default: the model that comes with the package, for a first look "
+            "at real spectra; what it is and how well it does is said)",
+        ),
+    ] = None
 
     velocity: VelocitySource = "fit"
 

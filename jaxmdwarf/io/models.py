@@ -8,13 +8,14 @@ import hashlib
 import io
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxmdwarf.errors import FormatError, JaxmdwarfError, UsageError
+from jaxmdwarf.errors import DefaultModelWarning, FormatError, JaxmdwarfError, UsageError
 from jaxmdwarf.io.atomic import write_folder_atomically
 from jaxmdwarf.io.json_files import plain_json, to_json
 from jaxmdwarf.io.model_checks import (
@@ -29,6 +30,9 @@ from jaxmdwarf.models.base import ForwardModel
 
 MODEL_FORMAT = "jaxmdwarf-model"
 MODEL_VERSION = 1
+DEFAULT_MODEL = Path(__file__).parent / "default_model"
+"""The model that comes with the package; ``python -m experiments real_default`` makes it."""
+
 _JSON_NAME = "model.json"
 _ARRAYS_NAME = "arrays.npz"
 
@@ -78,8 +82,14 @@ def save_model(
     return write_model_directory(path, description, arrays, extras=extras)
 
 
-def load_model(path: str | os.PathLike[str]) -> ForwardModel:
+def load_model(path: str | os.PathLike[str] | None = None) -> ForwardModel:
     """Read the model of a model directory, exactly as it was saved.
+
+    Parameters
+    ----------
+    path : path, optional
+        Without it the model that comes with the package is loaded, and a `DefaultModelWarning` says
+        what it is, which scales its labels are on and how well it did.
 
     Raises
     ------
@@ -88,6 +98,9 @@ def load_model(path: str | os.PathLike[str]) -> ForwardModel:
     FormatError
         If it is not a model, of another format version, of an unknown kind, or damaged.
     """
+    if path is None:
+        warnings.warn(read_default_notice(), DefaultModelWarning, stacklevel=2)
+        path = DEFAULT_MODEL
     about, arrays = read_model_directory(path)
     try:
         return _assemble_model(about, arrays)
@@ -98,6 +111,11 @@ def load_model(path: str | os.PathLike[str]) -> ForwardModel:
             f"the parts of the model {os.fspath(path)} do not belong together: {_tell(error)}.",
             "copy the model again from where it came, or train it again.",
         ) from error
+
+
+def read_default_notice() -> str:
+    """One line on the model that comes with the package: what it is, its scales, its errors."""
+    return str(describe_model(DEFAULT_MODEL)["training"]["notice"])
 
 
 def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:

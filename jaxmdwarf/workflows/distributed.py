@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxmdwarf import __version__
 from jaxmdwarf.errors import JaxmdwarfError, UsageError, WorkFailed
 from jaxmdwarf.inference.config import FitConfig
+from jaxmdwarf.io.models import DEFAULT_MODEL
 from jaxmdwarf.io.parts import count_spectra
 from jaxmdwarf.io.provenance import hash_files, hash_values
 from jaxmdwarf.io.stream import chunk_paths
@@ -48,8 +49,8 @@ class _Task(NamedTuple):
     Parameters
     ----------
     files : tuple of str
-    model, gaia : str
-        Paths; `gaia` may be None.
+    model, gaia : str or None
+        Paths; None of a model is the one of the package.
     out : str
         Folder of the output.
     options : FitConfig
@@ -62,7 +63,7 @@ class _Task(NamedTuple):
     """
 
     files: tuple[str, ...]
-    model: str
+    model: str | None
     gaia: str | None
     out: str
     options: FitConfig
@@ -74,7 +75,7 @@ class _Task(NamedTuple):
 
 def fit_on_workers(
     files: Sequence[str | os.PathLike[str]],
-    model_dir: str | os.PathLike[str],
+    model_dir: str | os.PathLike[str] | None,
     out: str | os.PathLike[str],
     *,
     cluster: str | Client = "local:2",
@@ -90,8 +91,8 @@ def fit_on_workers(
     ----------
     files : sequence of path
         Files, folders, patterns, ``@lists`` and packs, under paths that all workers see.
-    model_dir : path
-        A model directory.
+    model_dir : path or None
+        A model directory; None takes the model that comes with the package.
     out : path
         A folder, for ``parts/00001.parquet`` and so on, each with its rejects and its note beside
         it: `jaxmdwarf.workflows.sharding.merge_tables` makes one table of them.
@@ -127,7 +128,7 @@ def fit_on_workers(
     folder = Path(out).absolute()
     require_output(folder, mark=RECORD_NAME, holds="parts of a fit", overwrite=True)
     names = tuple(_absolute(name) for name in files)
-    model = os.path.abspath(model_dir)
+    model = None if model_dir is None else os.path.abspath(model_dir)
     table = None if gaia is None else os.path.abspath(gaia)
     plan = FitPlan.prepare(names, model, options=options, gaia=table, leave_out=(folder,))
     n_part = _choose_parts(plan, n_part)
@@ -141,7 +142,7 @@ def fit_on_workers(
             gaia=table,
             out=os.fspath(folder),
             options=options,
-            model_hash=hash_files(model),
+            model_hash=hash_files(plan.model_dir),
             version=__version__,
             compiled=_find_compile_cache(),
             identity=hash_values(repr(about)),
@@ -226,9 +227,10 @@ def _find_fault(task: _Task) -> str:
     """Why a worker cannot do the task; empty if it can."""
     if __version__ != task.version:
         return f"has version {__version__} of jaxmdwarf, not {task.version}"
-    found = hash_files(task.model) if os.path.isdir(task.model) else ""
+    model = task.model or os.fspath(DEFAULT_MODEL)
+    found = hash_files(model) if os.path.isdir(model) else ""
     if found != task.model_hash:
-        return f"{'has another' if found else 'does not see the'} model at {task.model}"
+        return f"{'has another' if found else 'does not see the'} model at {model}"
     if not os.access(task.out, os.W_OK):
         return f"cannot write to {task.out}"
     if task.compiled and not _find_compile_cache() and os.path.isdir(task.compiled):

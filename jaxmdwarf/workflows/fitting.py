@@ -16,7 +16,7 @@ from jaxmdwarf.inference.config import FitConfig, choose_batch_size
 from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.memory import require_fit_memory
 from jaxmdwarf.io.inputs import Inputs, expand_inputs
-from jaxmdwarf.io.models import load_model
+from jaxmdwarf.io.models import DEFAULT_MODEL, load_model, read_default_notice
 from jaxmdwarf.io.parts import count_spectra
 from jaxmdwarf.io.provenance import (
     describe_inputs,
@@ -40,13 +40,16 @@ from jaxmdwarf.workflows.sharding import Division, Shard, name_notes
 if TYPE_CHECKING:
     import pandas as pd
 
+DEFAULT_NAME = "the model that comes with the package"
+"""What catalogues call it; its hash is beside."""
+
 ROW_BYTES = 2_000
 """Disk space of a catalogue row and of its entry in a chunk, generously."""
 
 
 def fit_files(
     files: Sequence[str | os.PathLike[str]],
-    model_dir: str | os.PathLike[str],
+    model_dir: str | os.PathLike[str] | None,
     out: str | os.PathLike[str],
     *,
     options: FitConfig | None = None,
@@ -64,8 +67,8 @@ def fit_files(
     ----------
     files : sequence of path
         Files, folders, patterns and ``@lists``.
-    model_dir : path
-        A model directory.
+    model_dir : path or None
+        A model directory; None takes the model that comes with the package, and says so.
     out : path
         The catalogue; its extension chooses the format. Rows are in the order of the inputs.
     options : FitConfig, optional
@@ -134,6 +137,10 @@ class FitPlan:
     Parameters
     ----------
     model_dir : str
+    model_name : str
+        What catalogues call it.
+    notice : str
+        What is to be said of the model that comes with the package; empty of others.
     fitter : Fitter
     inputs : Inputs
         All of them.
@@ -151,6 +158,8 @@ class FitPlan:
     """
 
     model_dir: str
+    model_name: str
+    notice: str
     fitter: Fitter
     inputs: Inputs
     requirements: Requirements
@@ -164,7 +173,7 @@ class FitPlan:
     def prepare(
         cls,
         files: Sequence[str | os.PathLike[str]],
-        model_dir: str | os.PathLike[str],
+        model_dir: str | os.PathLike[str] | None,
         *,
         options: FitConfig,
         gaia: str | os.PathLike[str] | None = None,
@@ -172,6 +181,9 @@ class FitPlan:
         leave_out: Sequence[str | os.PathLike[str]] = (),
     ) -> FitPlan:
         """Load the model, find the inputs and hold that they can be fitted; see `fit_files`."""
+        notice = read_default_notice() if model_dir is None else ""
+        name = DEFAULT_NAME if model_dir is None else os.fspath(model_dir)
+        model_dir = DEFAULT_MODEL if model_dir is None else model_dir
         model = load_model(model_dir)
         fitter = Fitter(model, options)
         inputs = expand_inputs(files, leave_out=(*leave_out, model_dir))
@@ -180,13 +192,15 @@ class FitPlan:
         n_row, said = _plan_batches(fitter, model, options, inputs.paths)
         return cls(
             model_dir=os.fspath(model_dir),
+            model_name=name,
+            notice=notice,
             fitter=fitter,
             inputs=inputs,
             requirements=requirements,
             stars=None if gaia is None else _read_gaia(gaia, model.label_space.names),
             gaia_hash="none" if gaia is None else hash_files(gaia),
             n_row=n_row,
-            lines=(*fitter.warnings, said),
+            lines=tuple(filter(None, (notice, *fitter.warnings, said))),
             about={
                 **describe_inputs(inputs.paths),
                 "model": hash_files(model_dir),
@@ -258,9 +272,10 @@ class FitPlan:
     def _describe(self, paths: Sequence[str]) -> dict[str, str]:
         """Notes of a catalogue."""
         return {
-            "model": self.model_dir,
+            "model": self.model_name,
             "model_trained_on": self._trained_on,
             "label_bounds": write_bounds(self.fitter.model.label_space),
+            **({"model_notice": self.notice} if self.notice else {}),
             **describe_packs(paths),
         }
 

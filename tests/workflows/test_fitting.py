@@ -33,8 +33,10 @@ from jaxmdwarf.preprocess.continuum import pseudo_continuum
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
+from jaxmdwarf.workflows import fitting
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.packing import pack_files
+from jaxmdwarf.workflows.progress import Silent
 from jaxmdwarf.workflows.sharding import merge_tables
 from tests.io.spectra.conftest import write_desi
 
@@ -245,6 +247,29 @@ def test_a_killed_run_resumes_to_the_same_catalogue(
     resumed = read_table(out)
     for name in whole.columns:
         np.testing.assert_array_equal(resumed[name].to_numpy(), whole[name].to_numpy())
+
+
+def test_without_a_model_the_one_of_the_package_is_used_and_said(
+    survey, model_dir, catalogue, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fitting, "DEFAULT_MODEL", model_dir)
+    monkeypatch.setattr(fitting, "read_default_notice", lambda: "ours, on a scale")
+    said = []
+
+    class Listening(Silent):
+        def say(self, text):
+            said.append(text)
+
+    out = tmp_path / "default.fits"
+    fit_files([survey[0]], None, out, options=OPTIONS, processes=1, progress=Listening())
+    assert said[0] == "ours, on a scale"
+    table, (given, _, _) = read_table(out), catalogue
+    np.testing.assert_array_equal(table["Teff"], given["Teff"])
+    told, before = table.attrs["provenance"], given.attrs["provenance"]
+    assert told["model"] == fitting.DEFAULT_NAME
+    assert told["model_notice"] == "ours, on a scale"
+    assert told["model_hash"] == before["model_hash"]
+    assert "model_notice" not in before
 
 
 @pytest.mark.slow
