@@ -26,7 +26,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     ),
     "real_lamost": (
         "experiments.real_lamost:RealLamostConfig",
-        "real LAMOST files through a model of simulated theory",
+        "real LAMOST files through the model that comes with the package",
     ),
     "real_default": (
         "experiments.real_default:RealDefaultConfig",
