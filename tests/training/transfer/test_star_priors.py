@@ -31,4 +31,8 @@ def test_mean_and_width_are_those_of_the_stars(universe):
     (found,) = learn_star_priors(model, stars, kept, start, names=("mh",))
     assert found.mean == pytest.approx(labels[:, 2].mean(), abs=0.03)
     assert found.sigma == pytest.approx(labels[:, 2].std(), rel=0.15)
+    # Stars that do not count are as if they were not there.
+    rich = labels[:, 2] > np.median(labels[:, 2])
+    (of_rich,) = learn_star_priors(model, stars, rich, start, names=("mh",))
+    assert of_rich.mean == pytest.approx(labels[rich, 2].mean(), abs=0.03)
     assert learn_star_priors(model, stars, kept, start, names=()) == model.label_priors
