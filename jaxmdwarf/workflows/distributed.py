@@ -287,7 +287,7 @@ def _connect(cluster: str | Client) -> Iterator[Client]:
         except TimeoutError:
             raise UsageError(
                 f"the scheduler at {cluster} has no worker.",
-                f"start some with 'dask worker {cluster} --nthreads 1'.",
+                f"start some with 'dask worker {cluster}'.",
             ) from None
         yield client
 

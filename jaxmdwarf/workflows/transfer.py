@@ -480,7 +480,11 @@ def _split(
     """The split that a method has made of the spectra."""
     domain = prepared.domain
     anchored = None if anchors is None else anchors.mark(domain.n_spec)
-    return split_domain(domain.n_spec, seed=method.seed, star=domain.star, anchored=anchored)
+    # Methods hold themselves how many they need of each part; one that splits nothing needs none.
+    none = (0, 0, 0)
+    return split_domain(
+        domain.n_spec, seed=method.seed, star=domain.star, anchored=anchored, least=none
+    )
 
 
 def _name_parts(split: DomainSplit, n_spec: int) -> np.ndarray:
