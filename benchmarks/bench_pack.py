@@ -7,8 +7,9 @@ bench_fit.py, in a temporary folder or in DIR, where they stay. All are in the c
 when the clock starts. `pack` starts from the files and ends with a finished pack; `read files` is
 what it cannot be faster than. Reading ends with flux, inverse variance, wavelength solution and
 header of every spectrum, in this process alone or handed over by two reader processes. `measure`
-and `fit` are whole runs, from the inputs to the written table, each in this process after one run
-that compiles. Medians of the rounds. `--save` writes the result to
+and `fit` (with the model that comes with the package, of which these stars are none: many are
+fitted again) are whole runs, from the inputs to the written table, each in this process after one
+run that compiles. Medians of the rounds. `--save` writes the result to
 benchmarks/results/<device>/pack.json.
 """
 
@@ -24,7 +25,6 @@ import numpy as np
 from bench_fit import make_emulator
 from results_io import count_cpu_seconds, name_device, save_result
 
-from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.packs import reading
 from jaxmdwarf.io.packs.store import list_parts
 from jaxmdwarf.io.spectra.lamost_writer import LamostHeader, write_lamost_files
@@ -135,12 +135,10 @@ def main():
 
 
 def compare(options, folder, scratch):
-    night, model_dir = folder / "night", folder / "emulator"
+    night = folder / "night"
     if not night.is_dir():
         night.mkdir(parents=True)
-        model = make_emulator(32)
-        save_model(model, model_dir)
-        write_survey(night, model, options.n)
+        write_survey(night, make_emulator(32), options.n)
     files = sorted(map(str, night.iterdir()))[: options.n]
     pack, part = scratch / "survey.zarr", scratch / "fitted.zarr"
     summary = pack_files(files, pack)
@@ -154,7 +152,7 @@ def compare(options, folder, scratch):
 
     def fit(inputs, name):
         out = scratch / f"{name}.parquet"
-        return fit_files(inputs, model_dir, out, overwrite=True)["catalogue"]
+        return fit_files(inputs, None, out, overwrite=True)["catalogue"]
 
     own = files[: options.fit]
     if own:
