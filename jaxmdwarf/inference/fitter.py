@@ -192,10 +192,10 @@ class Fitter:
         problem = self._build_problem(raws, frame, fixed, n_row)
         solved = self._fit_domains(problem, start, self.config.schedule)
         result = FitResult(*(np.array(column[:n_spec]) for column in solved))
-        raws, looks, drift = self._fit_again(raws, problem, result, frame, fixed)
+        raws, looks, scales = self._fit_again(raws, problem, result, frame, fixed)
         flags |= result.flags | self._compare_headers(given, result)
-        if drift is not None:
-            flags[find_drifting(drift)] |= int(QualityFlag.WAVELENGTH_DRIFT)
+        if scales is not None:
+            flags[scales.undone] |= int(QualityFlag.WAVELENGTH_DRIFT)
         score = self._score_outliers(looks, result)
         if score is not None:
             flags[score > 1] |= int(QualityFlag.OUT_OF_DOMAIN)
@@ -216,8 +216,8 @@ class Fitter:
             kept,
             score,
             n_clipped,
-            None if drift is None else drift.size_kms,
-            None if drift is None else drift.e_size,
+            None if scales is None else scales.drift.size_kms,
+            None if scales is None else scales.drift.e_size,
         )
 
     @property
@@ -341,7 +341,7 @@ class Fitter:
         result: FitResult,
         frame: np.ndarray,
         fixed: dict[str, np.ndarray],
-    ) -> tuple[list[RawSpectrum], list[_Look], Drift | None]:
+    ) -> tuple[list[RawSpectrum], list[_Look], _Scales | None]:
         """Fit stars again that are elsewhere, have outliers or a drifting scale, in place.
 
         Returns
@@ -351,8 +351,8 @@ class Fitter:
         list of _Look
             The given problem, and those of stars that were fitted again. The last that has a star
             is the one that was solved for it.
-        Drift or None
-            Of all scales; None where none was looked for.
+        _Scales or None
+            Drifts of all scales; None where none was looked for.
         """
         raws, looks = list(raws), [_Look(np.arange(len(raws)), problem)]
         latest = np.zeros(len(raws), np.int64)
@@ -372,9 +372,9 @@ class Fitter:
                 refit(np.flatnonzero(far), self.config.schedule)
 
         follow()
-        drift = None
+        scales = None
         if self._follows_drifts:
-            drift = self._follow_drifts(raws, looks, latest, result, refit)
+            scales = self._follow_drifts(raws, looks, latest, result, refit)
             follow()
         # Where a star is, it has been searched for with these pixels as well.
         schedule = replace(self.config.schedule, secondary_distance=None)
@@ -388,9 +388,9 @@ class Fitter:
         # Outliers may have held a star where it is not.
         if self._clipping:
             follow()
-        if drift is not None:
-            _add_errors(result, drift, find_drifting(drift), frame)
-        return raws, looks, drift
+        if scales is not None:
+            _add_errors(result, scales, frame)
+        return raws, looks, scales
 
     def _follow_drifts(
         self,
@@ -399,35 +399,37 @@ class Fitter:
         latest: np.ndarray,
         result: FitResult,
         refit: Callable[[np.ndarray, FitScheduleConfig], None],
-    ) -> Drift:
+    ) -> _Scales:
         """Undo drifts of wavelength scales and fit these stars again, in place; all drifts."""
         given = list(raws)
-        found = blank_drift(len(raws), result.covariance.shape[-1])
-        taken = np.zeros_like(found.coefficients)
+        left = blank_drift(len(raws), result.covariance.shape[-1])
+        taken = np.zeros_like(left.coefficients)
         wanted, n_seen = np.arange(len(raws)), 0
-        for _ in range(_MOST_DRIFTS):
+        for turn in range(_MOST_DRIFTS):
             for number in range(n_seen, len(looks)):
                 rows, problem = looks[number]
-                if np.isin(rows[latest[rows] == number], wanted).any():
+                here = np.flatnonzero((latest[rows] == number) & np.isin(rows, wanted))
+                if here.size:
                     some = measure_drift(problem, result.take(rows), taken[rows])
-                    for column, values in zip(found, some, strict=True):
-                        here = latest[rows] == number
-                        column[rows[here]] = values[here]
+                    # A star that is lost keeps what was found of it before.
+                    told = here[np.isfinite(some.gain[here]) | (turn == 0)]
+                    for column, values in zip(left, some, strict=True):
+                        column[rows[told]] = values[told]
             n_seen = len(looks)
-            if not taken.any():
-                gain = found.gain.copy()
-                wanted = find_drifting(found)
+            if turn == 0:
+                wanted = find_drifting(left)
             else:
-                wanted = wanted[np.abs(found.size_kms[wanted]) > _SAME_DRIFT_KMS]
+                wanted = wanted[np.abs(left.size_kms[wanted]) > _SAME_DRIFT_KMS]
             if not wanted.size:
                 break
-            taken[wanted] += found.coefficients[wanted]
+            taken[wanted] += left.coefficients[wanted]
+            left.coefficients[wanted] = 0.0
             for row in wanted:
                 raws[row] = undo_drift(given[row], taken[row])
-            result.residual_kms[wanted] += found.moved_kms[wanted]
+            result.residual_kms[wanted] += left.moved_kms[wanted]
             refit(wanted, self.config.schedule)
-        # What made it a drift is how much it explained at first.
-        return found._replace(coefficients=found.coefficients + taken, gain=gain)
+        total = left._replace(coefficients=left.coefficients + taken)
+        return _Scales(total, taken.any(axis=1))
 
     def _clip(
         self,
@@ -476,10 +478,17 @@ def _no_synthetic_domain() -> UsageError:
     )
 
 
-def _add_errors(result: FitResult, drift: Drift, rows: np.ndarray, frame: np.ndarray) -> None:
+class _Scales(NamedTuple):
+    """Drifts of wavelength scales, and of which rows they were taken out."""
+
+    drift: Drift
+    undone: np.ndarray
+
+
+def _add_errors(result: FitResult, scales: _Scales, frame: np.ndarray) -> None:
     """Errors of labels and velocities that come of not knowing drifts, in place."""
-    n_label = result.labels.shape[1]
-    result.covariance[rows] += drift.covariance_of_labels[rows]
+    rows, n_label = np.flatnonzero(scales.undone), result.labels.shape[1]
+    result.covariance[rows] += scales.drift.covariance_of_labels[rows]
     errors = np.sqrt(np.diagonal(result.covariance[rows], axis1=-2, axis2=-1))
     result.errors[rows] = errors[:, :n_label]
     result.e_rv[rows] = errors[:, n_label] * doppler_factor(frame[rows])

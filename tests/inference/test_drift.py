@@ -9,6 +9,7 @@ from jaxmdwarf.inference.drift import (
     HELD_AA,
     KNOTS_AA,
     LEAST_HELD,
+    blank_drift,
     can_drift,
     undo_drift,
 )
@@ -134,3 +135,47 @@ def test_undoing_a_drift_gives_the_wavelengths_back():
     seen = wave * (1 + drift / SPEED_OF_LIGHT_KMS)
     raw = RawSpectrum(seen, np.ones(7), np.ones(7))
     np.testing.assert_allclose(undo_drift(raw, AT_KNOTS_KMS).wave_aa, wave, atol=3e-3)
+
+
+def test_steps_add_up_and_the_last_is_counted_once(model, stars, monkeypatch):
+    """What is told is what was taken out, whether or not anything looked at it again."""
+    steps = iter([40.0, 12.0, 5.0])
+    moved = []
+
+    def measure(problem, result, known):
+        n = len(result.flags)
+        found = blank_drift(n, result.covariance.shape[-1])
+        found.coefficients[:] = next(steps)
+        found.covariance[:] = 4.0 * np.eye(len(KNOTS_AA))
+        found.gain[:], found.moved_kms[:], found.spread[:] = 100.0, 0.0, 0.0
+        moved.append(known[0].tolist())
+        return found
+
+    monkeypatch.setattr("jaxmdwarf.inference.fitter.measure_drift", measure)
+    config = FitConfig(priors=("none",), clip_sigma=0.0)
+    fitted = Fitter(model, config).fit(stars[0][:2], pad_to=32)
+    assert moved == [[0.0] * 5, [40.0] * 5, [52.0] * 5]
+    np.testing.assert_allclose(fitted.drift_kms, 57.0)
+    assert (fitted.flags & FLAG).all()
+
+
+def test_a_star_that_is_lost_keeps_the_drift_that_was_taken_out(model, stars, monkeypatch):
+    calls = []
+
+    def measure(problem, result, known):
+        found = blank_drift(len(result.flags), result.covariance.shape[-1])
+        if not calls:
+            found.coefficients[:], found.gain[:] = 40.0, 100.0
+            found.covariance[:] = 4.0 * np.eye(len(KNOTS_AA))
+            found.moved_kms[:], found.spread[:] = 0.0, 0.0
+        calls.append(known)
+        return found
+
+    monkeypatch.setattr("jaxmdwarf.inference.fitter.measure_drift", measure)
+    config = FitConfig(priors=("none",), clip_sigma=0.0)
+    fitted = Fitter(model, config).fit(stars[0][:2], pad_to=32)
+    assert len(calls) == 2
+    np.testing.assert_allclose(fitted.drift_kms, 40.0)
+    np.testing.assert_allclose(fitted.e_drift, 2.0)
+    assert (fitted.flags & FLAG).all()
+    assert np.isfinite(fitted.result.e_rv).all()
