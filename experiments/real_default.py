@@ -31,14 +31,14 @@ from jaxmdwarf.spectra import RawSpectrum
 from jaxmdwarf.training.emulator.config import EmulatorConfig
 from jaxmdwarf.training.labels.isochrones import LabelCutsConfig, isochrone_points
 from jaxmdwarf.training.labels.training_set import fit_main_sequence_relation
-from jaxmdwarf.training.transfer.anchored import (
-    AnchoredConfig,
-    KnownLabels,
-    describe_anchors,
-    train_anchored,
-)
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_errors import spread_label_errors
+from jaxmdwarf.training.transfer.supervised import (
+    StatedLabels,
+    SupervisedConfig,
+    state_labels,
+    train_supervised,
+)
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.observed import ObservedConfig, prepare_spectra
@@ -76,7 +76,7 @@ class RealDefaultConfig:
     n_groups : int
         Groups of anchors that are left out together; 0 leaves each out alone.
     training : EmulatorConfig
-    correction : AnchoredConfig
+    correction : SupervisedConfig
     """
 
     out: str = "runs/real_default"
@@ -85,7 +85,7 @@ class RealDefaultConfig:
     seed: int = 0
     n_groups: int = 15
     training: EmulatorConfig = field(default_factory=EmulatorConfig)
-    correction: AnchoredConfig = field(default_factory=AnchoredConfig)
+    correction: SupervisedConfig = field(default_factory=SupervisedConfig)
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """What ``metrics.json`` holds."""
@@ -107,7 +107,7 @@ class RealDefaultConfig:
         }
         with open_run(out / "left_out", kind="fits", about=about, overwrite=True) as run:
             left_out = leave_out(sample, emulator, self.correction, self.n_groups, run, progress)
-        trained = train_anchored(
+        trained = train_supervised(
             emulator, sample.domain, sample.known, self.correction, priors=sample.relations
         )
         away, known = compare_labels(left_out, sample.labels)
@@ -158,7 +158,7 @@ class Sample(NamedTuple):
     ----------
     anchors : list of Anchor
     labels : AnchorLabels
-    known : KnownLabels
+    known : StatedLabels
         The same as scaled labels.
     domain : ObservedDomain
     relations : tuple of RelationPrior
@@ -169,7 +169,7 @@ class Sample(NamedTuple):
 
     anchors: list[Anchor]
     labels: AnchorLabels
-    known: KnownLabels
+    known: StatedLabels
     domain: ObservedDomain
     relations: tuple[RelationPrior, ...]
     strangers: list[Anchor]
@@ -197,7 +197,7 @@ def gather_sample(data: Path, emulator: ForwardModel, progress: Progress) -> Sam
     return Sample(
         anchors,
         labels,
-        describe_anchors(emulator.label_space, labels.values, labels.covariance),
+        state_labels(emulator.label_space, labels.values, labels.covariance),
         prepared.domain,
         relations,
         strangers,
@@ -245,7 +245,7 @@ def fit_each(
 def leave_out(
     sample: Sample,
     emulator: ForwardModel,
-    config: AnchoredConfig,
+    config: SupervisedConfig,
     n_groups: int,
     run: Run,
     progress: Progress,
@@ -268,7 +268,7 @@ def leave_out(
         for number, group in enumerate(groups):
 
             def fit_without(group: np.ndarray = group) -> dict[str, Any]:
-                trained = train_anchored(
+                trained = train_supervised(
                     emulator,
                     sample.domain,
                     sample.known,

@@ -92,7 +92,7 @@ def test_no_anchor_is_judged_by_a_model_that_has_seen_it(monkeypatch, tmp_path, 
         labels = np.repeat(rows[:, None], 4, axis=1) * 1.0
         return real_default.FittedLabels(labels, labels, np.ones((len(rows), 4, 4)), rows, rows)
 
-    monkeypatch.setattr(real_default, "train_anchored", train)
+    monkeypatch.setattr(real_default, "train_supervised", train)
     monkeypatch.setattr(real_default, "fit_each", fit)
     sample = SimpleNamespace(anchors=list(range(n)), domain=None, known=None, relations=())
     with open_run(tmp_path / "run", kind="fits", about={}) as run:

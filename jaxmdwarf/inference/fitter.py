@@ -429,7 +429,7 @@ class Fitter:
             result.residual_kms[wanted] += left.moved_kms[wanted]
             refit(wanted, self.config.schedule)
         total = left._replace(coefficients=left.coefficients + taken)
-        return _Scales(total, taken.any(axis=1))
+        return _Scales(total, np.any(taken != 0, axis=1))
 
     def _clip(
         self,

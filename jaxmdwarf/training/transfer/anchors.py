@@ -193,8 +193,8 @@ def anchor_labels(
     """Move labels that were matched to a reference onto the scale of the anchors; use theirs.
 
     The difference between the labels of anchors and what their spectra say is regressed on a
-    constant, linear and quadratic terms in the latter, shrunk to none as far as the reference may
-    be believed (``docs/method.md``, "Anchors"). All stars are moved by it. Then each anchor's own
+    constant, linear and quadratic terms in the latter, shrunk to none as far as the reference is
+    certain (``docs/method.md``, "Anchors"). All stars are moved by it. Then each anchor's own
     labels are measurements of it, beside its spectrum.
 
     Parameters

@@ -39,7 +39,7 @@ _SMOOTHED_PIXELS = 5
 
 
 @dataclass(frozen=True)
-class AnchoredConfig:
+class SupervisedConfig:
     """How a correction is learned from anchors.
 
     Parameters
@@ -72,7 +72,7 @@ class AnchoredConfig:
             raise UsageError(f"passes, strengths and errors must be positive, got {self}.")
 
 
-class KnownLabels(NamedTuple):
+class StatedLabels(NamedTuple):
     """What is known of the labels of anchors.
 
     Parameters
@@ -86,30 +86,30 @@ class KnownLabels(NamedTuple):
     scaled: Float[np.ndarray, "n n_label"]
     precision: Float[np.ndarray, "n n_label n_label"]
 
-    def take(self, rows: Int[np.ndarray, k]) -> KnownLabels:
+    def take(self, rows: Int[np.ndarray, k]) -> StatedLabels:
         """Those of some of the anchors."""
-        return KnownLabels(self.scaled[rows], self.precision[rows])
+        return StatedLabels(self.scaled[rows], self.precision[rows])
 
 
-class Anchored(NamedTuple):
+class SupervisedTransfer(NamedTuple):
     """A correction and what it makes of the spectra that it was learned from.
 
     Parameters
     ----------
     model : CorrectedModel
-    labels : KnownLabels
+    labels : StatedLabels
         Of the anchors as the last regression took them, in the order of the rows.
     """
 
     model: CorrectedModel
-    labels: KnownLabels
+    labels: StatedLabels
 
 
-def describe_anchors(
+def state_labels(
     space: LabelSpace,
     values: Float[np.ndarray, "n n_label"],
     covariance: Float[np.ndarray, "n n_label n_label"],
-) -> KnownLabels:
+) -> StatedLabels:
     """What the literature says of anchors, as scaled labels.
 
     Parameters
@@ -130,7 +130,7 @@ def describe_anchors(
     --------
     >>> space = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -2.0), (4000.0, 2.0))
     >>> errors = np.diag([100.0**2, np.inf])[None]
-    >>> known = describe_anchors(space, np.array([[3600.0, 0.0]]), errors)
+    >>> known = state_labels(space, np.array([[3600.0, 0.0]]), errors)
     >>> known.scaled.round(2).tolist(), known.precision.round(2).tolist()
     ([[0.1, 0.0]], [[[100.0, 0.0], [0.0, 0.0]]])
     """
@@ -146,18 +146,18 @@ def describe_anchors(
         if (np.linalg.eigvalsh(errors[block] / np.outer(width, width)[block]) <= 0).any():
             raise UsageError(f"the errors of anchor {star} are no covariance: {errors.tolist()}.")
         precision[star][block] = np.linalg.inv(errors[block] / np.outer(width, width)[block])
-    return KnownLabels((values - lower) / width - 0.5, precision)
+    return StatedLabels((values - lower) / width - 0.5, precision)
 
 
-def train_anchored(
+def train_supervised(
     emulator: ForwardModel,
     observed: ObservedDomain,
-    known: KnownLabels,
-    config: AnchoredConfig | None = None,
+    known: StatedLabels,
+    config: SupervisedConfig | None = None,
     *,
     priors: Sequence[Prior] = (),
     rows: Int[np.ndarray, k] | None = None,
-) -> Anchored:
+) -> SupervisedTransfer:
     """Learn a correction of `emulator` from spectra whose labels are known.
 
     Parameters
@@ -166,9 +166,9 @@ def train_anchored(
         With a linear low-rank head, and Teff and [M/H] among its labels.
     observed : ObservedDomain
         At rest.
-    known : KnownLabels
-        One row a spectrum, see `describe_anchors`.
-    config : AnchoredConfig, optional
+    known : StatedLabels
+        One row a spectrum, see `state_labels`.
+    config : SupervisedConfig, optional
     priors : sequence of Prior
         What is said of any star; the model keeps them.
     rows : (k,) int, optional
@@ -176,7 +176,7 @@ def train_anchored(
 
     Returns
     -------
-    Anchored
+    SupervisedTransfer
         The error of single pixels of its model is what anchors leave of their spectra beyond noise
         and nuisance directions.
 
@@ -185,7 +185,7 @@ def train_anchored(
     MismatchError
         If grids or labels do not match, or there are too few anchors for the terms.
     """
-    config = config or AnchoredConfig()
+    config = config or SupervisedConfig()
     rows = np.arange(observed.n_spec) if rows is None else np.asarray(rows)
     _require_anchors(emulator, observed, known, config, rows)
     known = known.take(rows)
@@ -207,20 +207,20 @@ def train_anchored(
         model = replace(model, correction=jnp.asarray(correction))  # type: ignore[type-var]
         model = _learn_scatter(model, stars, estimate_labels(model, stars, start), config)
         stars = StarSample(observed, model, rows)
-    return Anchored(model, labels)
+    return SupervisedTransfer(model, labels)
 
 
 def combine_labels(
-    known: KnownLabels,
+    known: StatedLabels,
     found: Posterior,
     space: LabelSpace,
     fit_error: tuple[float, float],
-) -> KnownLabels:
+) -> StatedLabels:
     """The mean of literature and fits, each weighed by the inverse of its covariance.
 
     Parameters
     ----------
-    known : KnownLabels
+    known : StatedLabels
     found : Posterior
         Of fits that know nothing of the literature.
     space : LabelSpace
@@ -235,11 +235,11 @@ def combine_labels(
     precision = known.precision + fitted
     pull = np.einsum("nij,nj->ni", known.precision, known.scaled)
     pull += np.einsum("nij,nj->ni", fitted, found.scaled)
-    return KnownLabels(np.linalg.solve(precision, pull[:, :, None])[:, :, 0], precision)
+    return StatedLabels(np.linalg.solve(precision, pull[:, :, None])[:, :, 0], precision)
 
 
 def _start_model(
-    emulator: ForwardModel, known: KnownLabels, config: AnchoredConfig, priors: tuple[Prior, ...]
+    emulator: ForwardModel, known: StatedLabels, config: SupervisedConfig, priors: tuple[Prior, ...]
 ) -> CorrectedModel:
     """Theory, nothing corrected yet, with features about the labels of the anchors."""
     space, n_pix = emulator.label_space, emulator.grid.n_pix
@@ -265,7 +265,7 @@ def _start_model(
 
 
 def _learn_scatter(
-    model: CorrectedModel, stars: StarSample, found: Posterior, config: AnchoredConfig
+    model: CorrectedModel, stars: StarSample, found: Posterior, config: SupervisedConfig
 ) -> CorrectedModel:
     """Directions in which anchors scatter about the model, and the error of its pixels beside."""
     residual_of = residuals_of(model, stars, found, without_nuisance=True)
@@ -316,8 +316,8 @@ def _measure_scatter(residual: np.ndarray, ivar: np.ndarray, n_term: int) -> np.
 def _require_anchors(
     emulator: ForwardModel,
     observed: ObservedDomain,
-    known: KnownLabels,
-    config: AnchoredConfig,
+    known: StatedLabels,
+    config: SupervisedConfig,
     rows: np.ndarray,
 ) -> None:
     emulator.require_grid(observed.grid)

@@ -8,16 +8,16 @@ import pytest
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.training.labels.training_set import fit_main_sequence_relation
-from jaxmdwarf.training.transfer.anchored import (
-    AnchoredConfig,
-    combine_labels,
-    describe_anchors,
-    train_anchored,
-)
 from jaxmdwarf.training.transfer.label_errors import spread_label_errors
 from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample, estimate_labels
+from jaxmdwarf.training.transfer.supervised import (
+    SupervisedConfig,
+    combine_labels,
+    state_labels,
+    train_supervised,
+)
 
-CONFIG = AnchoredConfig(order=1, n_nuisance=2, fit_error=(20.0, 0.03))
+CONFIG = SupervisedConfig(order=1, n_nuisance=2, fit_error=(20.0, 0.03))
 N_ANCHOR = 100
 TEFF_ERROR, MH_ERROR = 60.0, 0.1
 
@@ -48,7 +48,7 @@ def literature(universe):
     values = np.clip(values, theory.label_space.lower, theory.label_space.upper)
     covariance = np.diag([TEFF_ERROR**2, 0.05**2, MH_ERROR**2, 0.05**2])
     covariance = np.broadcast_to(covariance, (len(labels), 4, 4))
-    return describe_anchors(theory.label_space, values, covariance), values
+    return state_labels(theory.label_space, values, covariance), values
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def relations(universe):
 def anchored(universe, literature, relations):
     theory, domain, _, _ = universe
     rows = np.arange(N_ANCHOR)
-    return train_anchored(theory, domain, literature[0], CONFIG, priors=relations, rows=rows)
+    return train_supervised(theory, domain, literature[0], CONFIG, priors=relations, rows=rows)
 
 
 def test_stars_that_are_no_anchors_get_the_right_labels(universe, anchored):
@@ -97,7 +97,7 @@ def test_the_error_of_pixels_is_what_anchors_leave_beyond_noise(universe, litera
     wrong = domain.flux.copy()
     wrong[:, 120:160] += 0.06 * rng.standard_normal((len(wrong), 40)).astype(np.float32)
     noisier = replace(domain, flux=wrong)
-    found = train_anchored(
+    found = train_supervised(
         theory,
         noisier,
         literature[0],
@@ -113,7 +113,7 @@ def test_literature_and_fits_are_weighed_by_their_errors(universe):
     space = universe[0].label_space
     width = np.subtract(space.upper, space.lower)
     errors = np.diag([50.0**2, np.inf, 0.1**2, np.inf])
-    known = describe_anchors(space, np.array([[3600.0, 5.0, -0.4, 0.1]]), errors[None])
+    known = state_labels(space, np.array([[3600.0, 5.0, -0.4, 0.1]]), errors[None])
     fitted = np.array([[3700.0, 4.8, 0.0, 0.2]])
     own = np.diag([30.0, 0.1, 0.05, 0.05]) ** 2
     covariance = (own / np.outer(width, width))[None]
@@ -131,15 +131,15 @@ def test_literature_and_fits_are_weighed_by_their_errors(universe):
 def test_what_cannot_be_learned_from_is_refused(universe, literature):
     theory, domain, _, _ = universe
     with pytest.raises(MismatchError, match=r"8 anchors are too few.*at least 10"):
-        train_anchored(theory, domain, literature[0], CONFIG, rows=np.arange(8))
+        train_supervised(theory, domain, literature[0], CONFIG, rows=np.arange(8))
     with pytest.raises(MismatchError, match="900 spectra, but labels of 20"):
-        train_anchored(theory, domain, literature[0].take(np.arange(20)), CONFIG)
+        train_supervised(theory, domain, literature[0].take(np.arange(20)), CONFIG)
     with pytest.raises(UsageError, match="teff = 9000 K lies outside"):
-        describe_anchors(theory.label_space, np.array([[9e3, 5, 0, 0]]), np.eye(4)[None])
+        state_labels(theory.label_space, np.array([[9e3, 5, 0, 0]]), np.eye(4)[None])
     with pytest.raises(UsageError, match="anchor 0 are no covariance"):
-        describe_anchors(theory.label_space, np.array([[3500.0, 5, 0, 0]]), -np.eye(4)[None])
+        state_labels(theory.label_space, np.array([[3500.0, 5, 0, 0]]), -np.eye(4)[None])
     with pytest.raises(UsageError, match="must be positive"):
-        AnchoredConfig(n_passes=0)
+        SupervisedConfig(n_passes=0)
 
 
 def test_differences_beyond_what_is_expected_become_errors_of_labels(universe):
