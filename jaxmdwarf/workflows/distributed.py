@@ -281,7 +281,7 @@ def _connect(cluster: str | Client) -> Iterator[Client]:
             f"no scheduler answers at {cluster} ({str(error).splitlines()[0]}).",
             "start one with 'dask scheduler', or check the address.",
         ) from None
-    with client:
+    with _quiet_client(), client:
         try:
             client.wait_for_workers(1, timeout=_CONNECT_S)
         except TimeoutError:
@@ -345,6 +345,7 @@ def _work(client: Client, task: _Task, sizes: Mapping[Shard, int], progress: Pro
         for shard in waiting
     }
     failed: dict[Shard, str] = {}
+    n_lost = 0
     with progress.stage(
         "fitting spectra", float(sum(sizes.values())), unit="spectra", done=float(before)
     ) as stage:
@@ -352,24 +353,38 @@ def _work(client: Client, task: _Task, sizes: Mapping[Shard, int], progress: Pro
             shard = futures[future]
             if future.status == "finished":
                 stage.advance(float(sizes[shard]))
+            elif future.status == "error":
+                failed[shard] = _tell_failure(future.exception())
             else:
-                failed[shard] = _tell_failure(future)
+                n_lost += 1
+    kept = f"give the same command: {len(sizes) - len(failed) - n_lost} parts are done and stay."
+    if n_lost:
+        raise WorkFailed(
+            f"the scheduler went away with {n_lost} of {len(sizes)} parts still to be done.",
+            f"start one again, with workers, and {kept}",
+        )
     if failed:
-        n_done = len(sizes) - len(failed)
-        named = "; ".join(f"part {shard}: {reason}" for shard, reason in list(failed.items())[:3])
+        named = " ".join(f"Part {shard}: {reason}" for shard, reason in list(failed.items())[:3])
         raise WorkFailed(
             f"{len(failed)} of {len(sizes)} parts failed. {named}",
-            f"mend what is named and give the same command: {n_done} parts are done and stay.",
+            f"mend what is named and {kept}",
         )
 
 
-def _tell_failure(future: Any) -> str:
-    if future.status != "error":
-        return "lost with the scheduler."
-    error = future.exception()
-    if isinstance(error, JaxmdwarfError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+@contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Without the client's own pages of traceback where a scheduler is lost: that is told once."""
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _tell_failure(error: BaseException) -> str:
+    return str(error) if isinstance(error, JaxmdwarfError) else f"{type(error).__name__}: {error}."
 
 
 def _sum_up(out: Path, shards: Sequence[Shard]) -> dict[str, Any]:

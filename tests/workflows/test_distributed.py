@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -19,7 +20,8 @@ from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.workflows import distributed as module
 from jaxmdwarf.workflows.distributed import fit_on_workers, name_part
 from jaxmdwarf.workflows.fitting import fit_files
-from jaxmdwarf.workflows.sharding import Shard, merge_tables
+from jaxmdwarf.workflows.progress import Silent
+from jaxmdwarf.workflows.sharding import Shard, merge_tables, name_shard_note
 from tests.workflows.test_interruption import make_emulator, write_survey
 
 N_STAR, N_PART, CHUNK = 60, 4, 4
@@ -52,12 +54,15 @@ def kill_in_the_middle(client, out, blocked):
     """Put a folder in the way of a part, and kill -9 a worker once a chunk of another is done."""
     killed = []
 
+    def wait_for(done, seconds):
+        until = time.monotonic() + 300.0
+        while not done() and time.monotonic() < until:
+            time.sleep(seconds)
+
     def watch():
-        while not blocked.parent.exists():
-            time.sleep(0.005)
+        wait_for(blocked.parent.exists, 0.005)
         blocked.mkdir()
-        while not list(out.glob("parts/*.partial/chunk-*.json")):
-            time.sleep(0.02)
+        wait_for(lambda: list(out.glob("parts/*.partial/chunk-*.json")), 0.02)
         pid = next(iter(client.run(os.getpid).values()))
         os.kill(pid, signal.SIGKILL)
         killed.append(pid)
@@ -72,7 +77,7 @@ def test_a_worker_is_killed_and_a_part_cannot_be_written(survey, model_dir, clie
     blocked = name_part(out, Shard(2, N_PART))
     how = {"cluster": client, "n_part": N_PART, "options": OPTIONS}
     thread, killed = kill_in_the_middle(client, out, blocked)
-    message = r"1 of 4 parts failed\. part 2/4: .*is a folder"
+    message = r"1 of 4 parts failed\. Part 2/4: .*is a folder"
     with pytest.raises(WorkFailed, match=message) as caught:
         fit_on_workers([survey], model_dir, out, **how)
     thread.join()
@@ -112,18 +117,22 @@ def test_another_run_is_not_gone_on_with(survey, model_dir, client, tmp_path):
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_workers_that_cannot_do_it_are_told_before_any_work(model_dir, tmp_path):
-    right = module._Task(
+def make_task(model_dir, out):
+    return module._Task(
         files=(),
         model=str(model_dir),
         gaia=None,
-        out=str(tmp_path),
+        out=str(out),
         options=OPTIONS,
         model_hash=hash_files(model_dir),
         version=__version__,
         compiled="",
         identity="",
     )
+
+
+def test_workers_that_cannot_do_it_are_told_before_any_work(model_dir, tmp_path):
+    right = make_task(model_dir, tmp_path)
     assert module._find_fault(right) == ""
     for change, message in (
         ({"version": "0.0.1"}, "has version"),
@@ -132,6 +141,28 @@ def test_workers_that_cannot_do_it_are_told_before_any_work(model_dir, tmp_path)
         ({"out": str(tmp_path / "nowhere")}, "cannot write to"),
     ):
         assert message in module._find_fault(right._replace(**change))
+
+
+class Lost:
+    """A future whose scheduler has gone."""
+
+    status = "cancelled"
+
+
+def test_a_scheduler_that_goes_away_is_told_in_one_sentence(model_dir, monkeypatch, tmp_path):
+    import distributed
+
+    monkeypatch.setattr(distributed, "as_completed", iter)
+    client = SimpleNamespace(submit=lambda *_, **__: Lost())
+    done = name_part(tmp_path, Shard(1, 3))
+    done.parent.mkdir()
+    for path in (done, name_shard_note(done)):
+        path.touch()
+    sizes = {Shard(number, 3): 10 for number in (1, 2, 3)}
+    message = "the scheduler went away with 2 of 3 parts still to be done"
+    with pytest.raises(WorkFailed, match=message) as caught:
+        module._work(client, make_task(model_dir, tmp_path), sizes, Silent())
+    assert "1 parts are done" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
