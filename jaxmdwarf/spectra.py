@@ -28,8 +28,6 @@ class SpectrumMeta:
         Identifier of the observation or target.
     designation : str
         The survey's name of the object; empty where it gives none.
-    designation : str
-        The survey's name of the object.
     survey, layout : str
         Who wrote the file, and in which format.
     ra_deg, dec_deg : float

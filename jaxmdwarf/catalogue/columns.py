@@ -28,6 +28,10 @@ REPEAT_PREFIX = "e_repeat_"
 
 Kind = Literal["float", "int", "bool", "text", "identifier"]
 
+ORIGINS = ("header", "measured", "kind", "fit")
+"""What rows are made of: `SpectrumMeta`, `SpectrumMeasurements`, what `describe_kinds` finds, and
+`FittedSpectra` with its `FitResult`."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -49,6 +53,9 @@ class Column:
     aliases : tuple of str
         Columns of other people's tables that hold it, as `jaxmdwarf.labels.normalise_column` writes
         them; the name itself is always understood.
+    source : str
+        Where rows take it from, one of `ORIGINS` and the name of a field there: ``fit.n_pix``.
+        Empty for what is computed from several fields, or joined later.
     """
 
     name: str
@@ -57,6 +64,12 @@ class Column:
     ucd: str = ""
     kind: Kind = "float"
     aliases: tuple[str, ...] = ()
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        origin, dot, name = self.source.partition(".")
+        if self.source and not (origin in ORIGINS and dot and name):
+            raise ValueError(f"{self.name}: {self.source!r} is none of {ORIGINS} and a field.")
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -106,9 +119,20 @@ def partial_error_columns(label: Label) -> tuple[Column, Column]:
 
 
 def _band_index(name: str) -> tuple[Column, Column]:
+    error, field = f"e_{name}", name.lower()
     return (
-        Column(name, f"{name} band index (Reid et al. 1995)", ucd="spect.index"),
-        Column(f"e_{name}", f"Error of {name}, one sigma", ucd="stat.error;spect.index"),
+        Column(
+            name,
+            f"{name} band index (Reid et al. 1995)",
+            ucd="spect.index",
+            source=f"measured.{field}",
+        ),
+        Column(
+            error,
+            f"Error of {name}, one sigma",
+            ucd="stat.error;spect.index",
+            source=f"measured.e_{field}",
+        ),
     )
 
 
@@ -119,7 +143,13 @@ _OWN_COLUMNS = (
         ucd="meta.id;meta.main",
         kind="text",
     ),
-    Column("obsid", "Identifier of the spectrum in its survey", ucd="meta.id", kind="identifier"),
+    Column(
+        "obsid",
+        "Identifier of the spectrum in its survey",
+        ucd="meta.id",
+        kind="identifier",
+        source="header.obsid",
+    ),
     Column(
         "source_id",
         "Identifier of the star in Gaia",
@@ -140,6 +170,7 @@ _OWN_COLUMNS = (
         "deg",
         "pos.eq.ra;meta.main",
         aliases=("radeg", "raj2000", "raicrs", "ra2016", "raj2016", "alpha"),
+        source="header.ra_deg",
     ),
     Column(
         "Dec",
@@ -150,27 +181,37 @@ _OWN_COLUMNS = (
             *("decdeg", "dedeg", "dej2000", "decj2000", "deicrs", "de", "dej2016", "dec2016"),
             *("decj2016", "decicrs", "delta"),
         ),
+        source="header.dec_deg",
     ),
     Column(
         "SNRr", "Median signal-to-noise per pixel in r", ucd="stat.snr;em.opt.R", aliases=("snr",)
     ),
     Column("SNRi", "Median signal-to-noise per pixel in i", ucd="stat.snr;em.opt.I"),
-    Column("Class", "Class from the pipeline of the survey", ucd="src.class", kind="text"),
+    Column(
+        "Class",
+        "Class from the pipeline of the survey",
+        ucd="src.class",
+        kind="text",
+        source="header.object_class",
+    ),
     Column(
         "Subclass",
         "Spectral subclass from the pipeline of the survey",
         ucd="src.spType",
         kind="text",
+        source="header.subclass",
     ),
     Column(
         "SpT",
         "Spectral subtype from TiO5, from K5 (-2) over M0 (0) to M7 (7)",
         ucd="src.spType",
+        source="measured.spt",
     ),
     Column(
         "e_SpT",
         "Error of SpT, with the scatter of the relation, one sigma",
         ucd="stat.error;src.spType",
+        source="measured.e_spt",
     ),
     Column(
         "Gmag",
@@ -229,7 +270,13 @@ _OWN_COLUMNS = (
         "km/s",
         "spect.dopplerVeloc.opt",
     ),
-    Column("Activity", "1 if Halpha emission is detected, else 0", ucd="meta.code", kind="int"),
+    Column(
+        "Activity",
+        "1 if Halpha emission is detected, else 0",
+        ucd="meta.code",
+        kind="int",
+        source="measured.active",
+    ),
     Column(
         "VBFlag",
         "1 for candidates of variability, 2 of binarity, else 0",
@@ -261,56 +308,101 @@ _OWN_COLUMNS = (
         "Equivalent width of Halpha, emission positive",
         "Angstrom",
         "spect.line.eqWidth",
+        source="measured.ew_halpha",
     ),
     Column(
         "e_EW_Halpha",
         "Error of EW_Halpha, one sigma",
         "Angstrom",
         "stat.error;spect.line.eqWidth",
+        source="measured.e_ew_halpha",
     ),
     *_band_index("TiO5"),
     *_band_index("CaH1"),
     *_band_index("CaH2"),
     *_band_index("CaH3"),
-    Column("zeta", "Metallicity index of TiO5 and CaH (Lepine et al. 2007)", ucd="phys.abund.Z"),
-    Column("e_zeta", "Error of zeta, one sigma", ucd="stat.error;phys.abund.Z"),
+    Column(
+        "zeta",
+        "Metallicity index of TiO5 and CaH (Lepine et al. 2007)",
+        ucd="phys.abund.Z",
+        source="measured.zeta",
+    ),
+    Column(
+        "e_zeta",
+        "Error of zeta, one sigma",
+        ucd="stat.error;phys.abund.Z",
+        source="measured.e_zeta",
+    ),
     Column(
         "kind",
         "M dwarf, K dwarf, giant, hotter star, galaxy, empty or unknown",
         ucd="src.class",
         kind="text",
+        source="kind.kind",
     ),
-    Column("BandStrength", "Depth of TiO and CaH bands, 1 at M0 of SDSS", ucd="spect.index"),
-    Column("e_BandStrength", "Error of BandStrength, one sigma", ucd="stat.error;spect.index"),
+    Column(
+        "BandStrength",
+        "Depth of TiO and CaH bands, 1 at M0 of SDSS",
+        ucd="spect.index",
+        source="kind.strength",
+    ),
+    Column(
+        "e_BandStrength",
+        "Error of BandStrength, one sigma",
+        ucd="stat.error;spect.index",
+        source="kind.e_strength",
+    ),
     Column(
         "SpT_bands",
         "Subtype from BandStrength, as SDSS types: -1 is K7, 0 is M0",
         ucd="src.spType",
+        source="kind.band_type",
     ),
     Column(
         "e_SpT_bands",
         "Error of SpT_bands, with the scatter of the templates, one sigma",
         ucd="stat.error;src.spType",
+        source="kind.e_band_type",
     ),
     Column(
         "RVDrift",
         "Drift of wavelengths at 6500 Angstrom",
         "km/s",
         ucd="instr.calib",
+        source="fit.drift_kms",
     ),
-    Column("e_RVDrift", "Error of RVDrift, one sigma", "km/s", ucd="stat.error;instr.calib"),
-    Column("chi2_red", "Chi-square per good pixel of the best model", ucd="stat.fit.chi2"),
+    Column(
+        "e_RVDrift",
+        "Error of RVDrift, one sigma",
+        "km/s",
+        ucd="stat.error;instr.calib",
+        source="fit.e_drift",
+    ),
+    Column(
+        "chi2_red",
+        "Chi-square per good pixel of the best model",
+        ucd="stat.fit.chi2",
+        source="fit.chi2_red",
+    ),
     Column(
         "OutlierScore",
         "Distance from the training stars of the model; 1 is the limit",
         ucd="stat.fit.goodness",
+        source="fit.outlier_score",
     ),
-    Column("n_pix", "Number of pixels that entered the fit", ucd="meta.number", kind="int"),
+    Column(
+        "n_pix",
+        "Number of pixels that entered the fit",
+        ucd="meta.number",
+        kind="int",
+        source="fit.n_pix",
+    ),
     Column(
         "n_clipped",
         "Pixels of the file that were left out of the fit as outliers",
         ucd="meta.number",
         kind="int",
+        source="fit.n_clipped",
     ),
     Column(
         "flags", "Sum of quality bits; FLAGn of the header says bit n", ucd="meta.code", kind="int"
@@ -349,6 +441,21 @@ TABLE_1: tuple[str, ...] = (
 """The 24 columns of the paper's Table 1, as they are spelled here."""
 
 _AFTER_VELOCITY = tuple(COLUMNS).index("RV_used") + 1
+
+
+def columns_from(origin: str) -> dict[str, str]:
+    """Columns that rows take from one of `ORIGINS`, by the name of the field there.
+
+    Examples
+    --------
+    >>> columns_from("kind")["strength"]
+    'BandStrength'
+    """
+    return {
+        column.source.partition(".")[2]: column.name
+        for column in COLUMNS.values()
+        if column.source.startswith(f"{origin}.")
+    }
 
 
 def describe_column(name: str) -> Column | None:

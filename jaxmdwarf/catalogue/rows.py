@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import COLUMNS, order_columns
+from jaxmdwarf.catalogue.columns import COLUMNS, columns_from, order_columns
 from jaxmdwarf.catalogue.texts import escape_path
 from jaxmdwarf.labels import describe_label
 from jaxmdwarf.measure.indices import Measurement
@@ -26,35 +26,6 @@ if TYPE_CHECKING:
     from jaxmdwarf.inference.fitted import FittedSpectra
     from jaxmdwarf.spectra import RawSpectrum
 
-MEASURED: dict[str, str] = {
-    "spt": "SpT",
-    "e_spt": "e_SpT",
-    "active": "Activity",
-    "ew_halpha": "EW_Halpha",
-    "e_ew_halpha": "e_EW_Halpha",
-    "tio5": "TiO5",
-    "e_tio5": "e_TiO5",
-    "cah1": "CaH1",
-    "e_cah1": "e_CaH1",
-    "cah2": "CaH2",
-    "e_cah2": "e_CaH2",
-    "cah3": "CaH3",
-    "e_cah3": "e_CaH3",
-    "zeta": "zeta",
-    "e_zeta": "e_zeta",
-}
-"""Columns of what `measure_spectrum` reads off a spectrum, by its own names."""
-
-KIND: dict[str, str] = {
-    "kind": "kind",
-    "strength": "BandStrength",
-    "e_strength": "e_BandStrength",
-    "band_type": "SpT_bands",
-    "e_band_type": "e_SpT_bands",
-}
-"""Columns of what `classify_spectra` and `estimate_band_type` find, by their own names."""
-
-_TEXTS = ("ID", "Class", "Subclass", "kind", "path", "obsid")
 _ALL_DIGITS = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 
 
@@ -71,13 +42,13 @@ def list_columns(
     ['RV', 'e_RV', 'M_H', 'e_M_H', 'RVDrift', 'e_RVDrift', 'chi2_red', 'OutlierScore', 'n_pix', \
 'n_clipped']
     """
-    names = ["ID", "obsid", "RA", "Dec", "SNRr", "SNRi", "Class", "Subclass"]
-    names += [*MEASURED.values(), *KIND.values(), "flags", "good", "spectrum", "path"]
+    names = ["ID", "SNRr", "SNRi", "flags", "good", "spectrum", "path"]
+    for origin in ("header", "measured", "kind"):
+        names += columns_from(origin).values()
     if kind == "measure":
         return order_columns([*names, "RV_used"])
     labels = [describe_label(name) for name in label_names]
-    names += ["RV", "e_RV", "RVDrift", "e_RVDrift"]
-    names += ["chi2_red", "OutlierScore", "n_pix", "n_clipped"]
+    names += ["RV", "e_RV", *columns_from("fit").values()]
     names += [column for label in labels for column in (label.column, label.error_column)]
     return order_columns(names, label_names)
 
@@ -93,11 +64,7 @@ def describe_header(meta: Mapping[str, Any]) -> dict[str, Any]:
     ra, dec = float(meta["ra_deg"]), float(meta["dec_deg"])
     return {
         "ID": meta.get("designation") or name_by_position(ra, dec),
-        "obsid": meta["obsid"],
-        "RA": ra,
-        "Dec": dec,
-        "Class": meta["object_class"],
-        "Subclass": meta["subclass"],
+        **{column: meta[name] for name, column in columns_from("header").items()},
         "spectrum": int(meta.get("index", 0)),
         "path": escape_path(meta["path"]),
     }
@@ -105,9 +72,7 @@ def describe_header(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe_measurements(measured: SpectrumMeasurements) -> dict[str, Any]:
     """What was read off a spectrum, under the names of the columns; not its flags and S/N."""
-    values = {column: getattr(measured, name) for name, column in MEASURED.items()}
-    values["Activity"] = int(measured.active)
-    return values
+    return {column: getattr(measured, name) for name, column in columns_from("measured").items()}
 
 
 def describe_kinds(
@@ -136,7 +101,7 @@ def describe_kinds(
     Returns
     -------
     columns : dict of str to (n_spec,) array
-        Those of `KIND`.
+        Those that are taken from ``kind``.
     flags : (n_spec,) int32
         NOT_M_DWARF.
     """
@@ -161,7 +126,7 @@ def describe_kinds(
         "band_type": found_type.value,
         "e_band_type": found_type.error,
     }
-    columns = {column: values[name] for name, column in KIND.items()}
+    columns = {column: values[name] for name, column in columns_from("kind").items()}
     return columns, np.where(found.not_m_dwarf, int(QualityFlag.NOT_M_DWARF), 0).astype(np.int32)
 
 
@@ -223,14 +188,12 @@ def tabulate_fit(
         label = describe_label(name)
         columns[label.column] = result.labels[:, index]
         columns[label.error_column] = result.errors[:, index]
-    columns["chi2_red"], columns["n_pix"] = result.chi2_red, result.n_pix
-    columns["n_clipped"] = 0 if fitted.n_clipped is None else fitted.n_clipped
-    for name, values in (
-        ("OutlierScore", fitted.outlier_score),
-        ("RVDrift", fitted.drift_kms),
-        ("e_RVDrift", fitted.e_drift),
-    ):
-        columns[name] = np.full(len(raws), np.nan) if values is None else values
+    known = {**result._asdict(), **vars(fitted)}
+    for name, column in columns_from("fit").items():
+        values = known[name]
+        # What was not looked for: no pixels clipped, but no number for a drift.
+        nothing = 0 if COLUMNS[column].kind == "int" else np.nan
+        columns[column] = np.full(len(raws), nothing) if values is None else values
     if measure:
         velocity = np.where(np.isfinite(result.rv_kms), result.rv_kms, fitted.frame_kms)
         read_off, of_kind = _measure(raws, velocity, columns["SNRr"], columns["SNRi"])
@@ -244,9 +207,11 @@ def _measure(
     raws: Sequence[RawSpectrum], rv_kms: np.ndarray, snr_r: np.ndarray, snr_i: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Columns and flags of what is read off spectra at rest; those of one pixel grid together."""
-    columns = {name: np.full(len(raws), np.nan) for name in MEASURED.values()}
-    columns |= {name: np.full(len(raws), np.nan) for name in KIND.values()}
-    columns["kind"] = np.full(len(raws), "", object)
+    read_off = columns_from("measured")
+    columns: dict[str, np.ndarray] = {
+        name: np.full(len(raws), "", object) if _is_text(name) else np.full(len(raws), np.nan)
+        for name in (*read_off.values(), *columns_from("kind").values())
+    }
     flags = np.zeros(len(raws), np.int32)
     alike: dict[tuple[int, float, float], list[int]] = {}
     for row, raw in enumerate(raws):
@@ -270,7 +235,7 @@ def _measure(
                 rv_kms=rv_kms[rows],
                 measured=found,
             )
-            for name, column in MEASURED.items():
+            for name, column in read_off.items():
                 columns[column][rows] = found[name]
             for column, values in kinds.items():
                 columns[column][rows] = values
@@ -298,10 +263,14 @@ def empty_rows(label_names: Sequence[str] = (), kind: Literal["measure", "fit"] 
     import pandas as pd
 
     columns: dict[str, Any] = {
-        name: np.zeros(0, object if name in _TEXTS else np.float64)
+        name: np.zeros(0, object if _is_text(name) else np.float64)
         for name in list_columns(kind, label_names)
     }
     return finish_rows(pd.DataFrame(columns), label_names)
+
+
+def _is_text(name: str) -> bool:
+    return name in COLUMNS and COLUMNS[name].kind in ("text", "identifier")
 
 
 def settle_identifiers(table: pd.DataFrame) -> pd.DataFrame:

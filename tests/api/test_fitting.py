@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxmdwarf as jm
+from jaxmdwarf.catalogue.columns import COLUMNS, Column
 from jaxmdwarf.errors import FormatError, RejectedInput, UsageError, WorkFailed
 from jaxmdwarf.inference import schedule
 from jaxmdwarf.inference.config import FitConfig
@@ -51,6 +52,28 @@ def test_the_table_has_units_and_descriptions_and_says_what_flags_mean(fits, sta
         name: table[name].pformat(show_name=False, show_unit=False)[1] for name in ("RV", "Teff")
     }
     assert [len(text.strip().partition(".")[2]) for text in digits.values()] == [2, 1]
+
+
+def test_a_column_is_one_entry_that_says_where_its_values_are(fits, monkeypatch, tmp_path):
+    new = {
+        name: Column(name, "new", ucd="meta.number", kind=kind, source=source)
+        for name, kind, source in (
+            ("n_iter", "int", "fit.n_iter"),
+            ("frame", "float", "fit.frame_kms"),
+            ("survey", "text", "header.survey"),
+        )
+    }
+    for name, column in new.items():
+        monkeypatch.setitem(COLUMNS, name, column)
+    some = fits[4:7]  # rows of all are made already
+    table = some.to_table()
+    assert np.array_equal(table["n_iter"], some.result.n_iter)
+    assert np.isfinite(table["frame"]).all()
+    assert list(table["survey"]) == [""] * 3
+    some.write(tmp_path / "stars.fits")
+    assert set(new) <= set(read_table(tmp_path / "stars.fits").columns)
+    with pytest.raises(ValueError, match="none of"):
+        Column("mine", "new", source="elsewhere.n_iter")
 
 
 def test_a_table_is_written_as_the_command_writes_it_and_never_replaced_silently(

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from jaxtyping import Array, Float
 
-from jaxmdwarf.catalogue.rows import MEASURED, list_columns
+from jaxmdwarf.catalogue.columns import columns_from
+from jaxmdwarf.catalogue.rows import list_columns
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
 from jaxmdwarf.inference.fitter import Fitter
@@ -180,7 +181,7 @@ def test_what_needs_no_model_is_measured_at_the_fitted_velocity(catalogue, surve
     raw = read_spectrum(survey[0] / f"star-{row:03d}.fits.gz")
     fitted = table[table["obsid"] == 1000 + row].iloc[0]
     expected = measure_spectrum(raw.wave_aa, raw.flux, raw.ivar, rv_kms=fitted["RV"])
-    for name, column in MEASURED.items():
+    for name, column in columns_from("measured").items():
         value = float(getattr(expected, name))
         assert float(fitted[column]) == pytest.approx(value, rel=1e-6, nan_ok=True), name
 
