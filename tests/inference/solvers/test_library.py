@@ -55,9 +55,10 @@ def reference(model, survey):
     ("solver", "n"),
     [
         ("lbfgs", 64),
-        ("optimistix", 32),
-        ("optimistix-lbfgs", 16),
-        pytest.param("jaxopt", 12, marks=pytest.mark.slow),  # tests/registries has it, too
+        # tests/registries has all of them on one problem
+        pytest.param("optimistix", 32, marks=pytest.mark.slow),
+        pytest.param("optimistix-lbfgs", 16, marks=pytest.mark.slow),
+        pytest.param("jaxopt", 12, marks=pytest.mark.slow),
     ],
 )
 def test_solvers_agree(model, survey, reference, solver, n):
