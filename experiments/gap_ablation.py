@@ -205,7 +205,7 @@ def remember_fluxes(source: FluxSource) -> FluxSource:
 def _judge(
     model: ForwardModel, raws: list[RawSpectrum], truth: pd.DataFrame, priors: tuple[Prior, ...]
 ) -> dict[str, Any]:
-    config = FitConfig(priors=priors or ("none",), chunk_size=256)
+    config = FitConfig(priors=priors or ("none",), chunk_size=256, likelihood_labels=False)
     table = tabulate_fit(raws, Fitter(model, config).fit(raws))
     validation = validate_tables(table, truth)
     labels, pulls = recovery_metrics(validation.comparisons), pull_metrics(validation.comparisons)

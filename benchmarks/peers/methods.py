@@ -59,7 +59,11 @@ def fit_model(model: ForwardModel, raws: list[RawSpectrum], priors: str) -> Esti
     raws : list of RawSpectrum
     priors : {"model", "none"}
     """
-    result = Fitter(model, FitConfig(priors=(priors,), chunk_size=256)).fit(raws).result
+    result = (
+        Fitter(model, FitConfig(priors=(priors,), chunk_size=256, likelihood_labels=False))
+        .fit(raws)
+        .result
+    )
     names = model.label_space.names
     return Estimate(
         dict(zip(names, np.asarray(result.labels, np.float64).T, strict=True)),

@@ -36,6 +36,7 @@ class FitOptions(TypedDict, total=False):
     min_snr: float
     clip_sigma: float
     wavelength_drift: bool
+    likelihood_labels: bool
     poly_order: int | None
     solver: str | Solver
     batch_size: int | None
@@ -69,6 +70,9 @@ class Fitter:
     wavelength_drift : bool
         Put wavelength scales right that drift beyond doubt (the default), held from 8400 Angstrom
         on.
+    likelihood_labels : bool
+        Find labels without any prior beside those with (the default), in a fifth of the time of
+        the fit: `Fits.likelihood_labels`.
     poly_order : int, optional
         Order of a multiplicative polynomial that is fitted beside the labels.
     solver : str or Solver

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmdwarf.api.inputs import Spectra, count, describe_rejects, name_spectrum
+from jaxmdwarf.catalogue.columns import label_columns, likelihood_columns
 from jaxmdwarf.catalogue.rows import settle_identifiers, tabulate_fit
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitted import FittedFlux, FittedSpectra
@@ -98,6 +99,19 @@ class Fits:
         return np.asarray(self._fitted.result.errors)
 
     @property
+    def likelihood_labels(self) -> np.ndarray:
+        """Labels by the spectra alone, without priors, (n, n_label); NaN where none were asked."""
+        return self._or_nothing(self._fitted.likelihood_labels)
+
+    @property
+    def likelihood_errors(self) -> np.ndarray:
+        """One-sigma errors of `likelihood_labels`, (n, n_label)."""
+        return self._or_nothing(self._fitted.likelihood_errors)
+
+    def _or_nothing(self, values: np.ndarray | None) -> np.ndarray:
+        return np.full(self.labels.shape, np.nan) if values is None else values
+
+    @property
     def covariance(self) -> np.ndarray:
         """Of the labels, and of the velocity as the last row where it was fitted: (n, k, k)."""
         return np.asarray(self._fitted.result.covariance)
@@ -159,7 +173,8 @@ class Fits:
         table.meta.update(write_flag_cards())
         decimals = {"RA": 6, "Dec": 6}
         for label in (*map(describe_label, self.label_names), VELOCITY):
-            decimals[label.column] = decimals[label.error_column] = label.decimals
+            shown = (*label_columns(label), *likelihood_columns(label)[:2])
+            decimals |= {column.name: label.decimals for column in shown}
         for name in table.colnames:
             # How it is printed; all digits stay.
             if table[name].dtype.kind == "f":

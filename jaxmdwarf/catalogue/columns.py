@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations, permutations
 from typing import Literal
 
 from jaxmdwarf.labels import (
@@ -115,6 +116,43 @@ def partial_error_columns(label: Label) -> tuple[Column, Column]:
             error.unit,
             error.ucd.replace("stat.error", "stat.stdev"),
         ),
+    )
+
+
+def likelihood_columns(label: Label) -> tuple[Column, Column, Column]:
+    """The columns of a label by the spectrum alone, its error, and how much is the priors'.
+
+    Examples
+    --------
+    >>> [column.name for column in likelihood_columns(describe_label("mh"))]
+    ['M_H_lik', 'e_M_H_lik', 'prior_M_H']
+    """
+    column, error = label_columns(label)
+    name = f"{column.name}_lik"
+    return (
+        Column(name, f"{column.name} by the spectrum alone, no priors", column.unit, column.ucd),
+        Column(f"e_{name}", f"Error of {name}, one sigma", column.unit, error.ucd),
+        Column(
+            f"prior_{column.name}",
+            f"Share of the information on {column.name} that is the priors'",
+            ucd="stat.weight",
+        ),
+    )
+
+
+def correlation_column(one: Label, other: Label) -> Column:
+    """The column of the correlation of the errors of two labels.
+
+    Examples
+    --------
+    >>> correlation_column(describe_label("teff"), describe_label("mh")).name
+    'corr_Teff_M_H'
+    """
+    names = one.column, other.column
+    return Column(
+        f"corr_{'_'.join(names)}",
+        f"Correlation of the errors of {' and '.join(names)} by the fit",
+        ucd="stat.correlation",
     )
 
 
@@ -472,6 +510,14 @@ def describe_column(name: str) -> Column | None:
         for column in (*label_columns(label), *partial_error_columns(label)):
             if column.name == name:
                 return column
+    for label in LABELS.values():
+        for column in likelihood_columns(label):
+            if column.name == name:
+                return column
+    for pair in permutations(LABELS.values(), 2):
+        column = correlation_column(*pair)
+        if column.name == name:
+            return column
     return None
 
 
@@ -490,14 +536,16 @@ def order_columns(names: Iterable[str], labels: Sequence[str] = ()) -> list[str]
     ['ID', 'RV', 'Teff', 'flags', 'path', 'mine']
     """
     order = list(COLUMNS)
+    known = [describe_label(label) for label in dict.fromkeys([*labels, *LABELS])]
     order[_AFTER_VELOCITY:_AFTER_VELOCITY] = [
         column.name
-        for label in dict.fromkeys([*labels, *LABELS])
+        for label in known
         for column in (
-            *label_columns(describe_label(label)),
-            *partial_error_columns(describe_label(label)),
+            *label_columns(label),
+            *partial_error_columns(label),
+            *likelihood_columns(label),
         )
-    ]
+    ] + [correlation_column(*pair).name for pair in combinations(known, 2)]
     place = order.index("RV_used")
     order[place:place] = [column.name for column in partial_error_columns(VELOCITY)]
     number = {name: number for number, name in enumerate(order)}
@@ -520,6 +568,9 @@ def write_column_page() -> str:
     known = [name for label in LABELS.values() for name in (label.column, label.error_column)]
     for label in (*LABELS.values(), VELOCITY):
         known += [column.name for column in partial_error_columns(label)]
+    for label in LABELS.values():
+        known += [column.name for column in likelihood_columns(label)]
+    known += [correlation_column(*pair).name for pair in combinations(LABELS.values(), 2)]
     for name in order_columns([*COLUMNS, *known]):
         column = describe_column(name)
         assert column is not None

@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import COLUMNS, columns_from, order_columns
+from jaxmdwarf.catalogue.columns import (
+    COLUMNS,
+    columns_from,
+    correlation_column,
+    label_columns,
+    likelihood_columns,
+    order_columns,
+)
 from jaxmdwarf.catalogue.texts import escape_path
 from jaxmdwarf.labels import describe_label
 from jaxmdwarf.measure.indices import Measurement
@@ -39,8 +47,8 @@ def list_columns(
     >>> list_columns("measure")[:6]
     ['ID', 'obsid', 'RA', 'Dec', 'SNRr', 'SNRi']
     >>> [name for name in list_columns("fit", ["mh"]) if name not in list_columns("measure")]
-    ['RV', 'e_RV', 'M_H', 'e_M_H', 'RVDrift', 'e_RVDrift', 'chi2_red', 'OutlierScore', 'n_pix', \
-'n_clipped']
+    ['RV', 'e_RV', 'M_H', 'e_M_H', 'M_H_lik', 'e_M_H_lik', 'prior_M_H', 'RVDrift', 'e_RVDrift', \
+'chi2_red', 'OutlierScore', 'n_pix', 'n_clipped']
     """
     names = ["ID", "SNRr", "SNRi", "flags", "good", "spectrum", "path"]
     for origin in ("header", "measured", "kind"):
@@ -49,7 +57,9 @@ def list_columns(
         return order_columns([*names, "RV_used"])
     labels = [describe_label(name) for name in label_names]
     names += ["RV", "e_RV", *columns_from("fit").values()]
-    names += [column for label in labels for column in (label.column, label.error_column)]
+    for label in labels:
+        names += [column.name for column in (*label_columns(label), *likelihood_columns(label))]
+    names += [correlation_column(*pair).name for pair in combinations(labels, 2)]
     return order_columns(names, label_names)
 
 
@@ -184,10 +194,7 @@ def tabulate_fit(
     flags[low] |= int(QualityFlag.LOW_SNR)
     flags[[raw.meta.had_nonfinite for raw in raws]] |= int(QualityFlag.INPUT_NAN)
     columns["RV"], columns["e_RV"] = result.rv_kms, result.e_rv
-    for index, name in enumerate(fitted.label_names):
-        label = describe_label(name)
-        columns[label.column] = result.labels[:, index]
-        columns[label.error_column] = result.errors[:, index]
+    columns |= _tabulate_labels(fitted)
     known = {**result._asdict(), **vars(fitted)}
     for name, column in columns_from("fit").items():
         values = known[name]
@@ -201,6 +208,29 @@ def tabulate_fit(
         flags |= of_kind
     columns["flags"] = flags
     return finish_rows(pd.DataFrame(columns), fitted.label_names)
+
+
+def _tabulate_labels(fitted: FittedSpectra) -> dict[str, Any]:
+    """Columns of the labels: with priors, of the spectrum alone, how their errors go together."""
+    result = fitted.result
+    labels = [describe_label(name) for name in fitted.label_names]
+    nothing = np.full(result.labels.shape, np.nan)
+    alone, e_alone = (
+        nothing if values is None else values
+        for values in (fitted.likelihood_labels, fitted.likelihood_errors)
+    )
+    share = np.clip(1 - (result.errors / e_alone) ** 2, 0, 1)
+    columns: dict[str, Any] = {}
+    for index, label in enumerate(labels):
+        described = (*label_columns(label), *likelihood_columns(label))
+        kinds = (result.labels, result.errors, alone, e_alone, share)
+        for column, values in zip(described, kinds, strict=True):
+            columns[column.name] = values[:, index]
+    for one, other in combinations(range(len(labels)), 2):
+        scale = result.errors[:, one] * result.errors[:, other]
+        name = correlation_column(labels[one], labels[other]).name
+        columns[name] = result.covariance[:, one, other] / scale
+    return columns
 
 
 def _measure(

@@ -82,6 +82,11 @@ class Command:
         ),
     ] = True
 
+    likelihood_labels: Annotated[
+        bool,
+        tyro.conf.arg(help="Also find labels by the spectra alone, without priors: a fifth more."),
+    ] = True
+
     batch_size: Annotated[
         int | None,
         tyro.conf.arg(
@@ -194,6 +199,7 @@ class Command:
             min_snr=self.min_snr,
             clip_sigma=self.clip_sigma,
             wavelength_drift=self.wavelength_drift,
+            likelihood_labels=self.likelihood_labels,
             chunk_size=self.chunk_size,
             domain=self.domain,
             priors=self.priors,

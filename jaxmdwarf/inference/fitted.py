@@ -16,7 +16,10 @@ from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem, padded_rows
 from jaxmdwarf.inference.results import FitResult
 
-_OPTIONAL = ("outlier_score", "n_clipped", "drift_kms", "e_drift")
+_OPTIONAL = (
+    *("outlier_score", "n_clipped", "drift_kms", "e_drift"),
+    *("likelihood_labels", "likelihood_errors"),
+)
 # Columns that are None where nothing was looked for.
 
 
@@ -72,6 +75,8 @@ class FittedSpectra:
     drift_kms, e_drift : (n_spec,), optional
         Drift of the wavelength scale at 6500 relative to 8400 Angstrom and its error, whether it
         was undone (`QualityFlag.WAVELENGTH_DRIFT`) or not; None where none was looked for.
+    likelihood_labels, likelihood_errors : (n_spec, n_label), optional
+        Labels of the spectra alone, without priors: `jaxmdwarf.inference.likelihood`.
     """
 
     result: FitResult
@@ -84,6 +89,8 @@ class FittedSpectra:
     n_clipped: np.ndarray | None = None
     drift_kms: np.ndarray | None = None
     e_drift: np.ndarray | None = None
+    likelihood_labels: np.ndarray | None = None
+    likelihood_errors: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.flags)

@@ -22,6 +22,7 @@ from jaxmdwarf.inference.drift import (
     undo_drift,
 )
 from jaxmdwarf.inference.fitted import FittedSpectra, join_fitted, start_from
+from jaxmdwarf.inference.likelihood import LikelihoodLabels, fit_likelihood
 from jaxmdwarf.inference.objective import scale_errors
 from jaxmdwarf.inference.outliers import measure_distances
 from jaxmdwarf.inference.parameters import Start
@@ -199,6 +200,7 @@ class Fitter:
         score = self._score_outliers(looks, result)
         if score is not None:
             flags[score > 1] |= int(QualityFlag.OUT_OF_DOMAIN)
+        alone = self._fit_likelihood(looks, result)
         few = (result.n_pix > 0) & (2 * result.n_pix < self._n_unmasked)
         flags[few] |= int(QualityFlag.FEW_PIXELS)
         n_clipped = _count_clipped(given, raws)
@@ -218,6 +220,7 @@ class Fitter:
             n_clipped,
             None if scales is None else scales.drift.size_kms,
             None if scales is None else scales.drift.e_size,
+            *((None, None) if alone is None else alone),
         )
 
     @property
@@ -251,6 +254,22 @@ class Fitter:
             distances = measure_distances(problem, result.take(rows), self._population)
             score[rows] = np.max(distances / np.asarray(self._population.limits), axis=1)
         return score
+
+    def _fit_likelihood(self, looks: Sequence[_Look], result: FitResult) -> LikelihoodLabels | None:
+        """See `FittedSpectra.likelihood_labels`."""
+        if not self.config.likelihood_labels:
+            return None
+        alone = LikelihoodLabels(*(np.full(result.labels.shape, np.nan) for _ in range(2)))
+        for rows, seen in looks:
+            problem = seen
+            if self.config.domain == "synthetic":
+                problem = self._find_synthetic(seen) or seen
+            found = fit_likelihood(
+                problem, result.take(rows), solver=self._solver, schedule=self.config.schedule
+            )
+            for column, values in zip(alone, found, strict=True):
+                column[rows] = values
+        return alone
 
     def _fit_domains(
         self, problem: FitProblem, start: Start | None, schedule: FitScheduleConfig

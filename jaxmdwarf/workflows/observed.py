@@ -107,6 +107,7 @@ class ObservedConfig:
             # What theory lacks is what is to be learned, and looks like outliers to it.
             clip_sigma=0.0,
             wavelength_drift=False,
+            likelihood_labels=False,
             chunk_size=self.chunk_size,
             solver=self.solver,
             schedule=self.schedule,

@@ -184,6 +184,20 @@ def test_priors_are_given_by_name_or_as_objects(model, stars):
     tight = jm.fit(stars.arrays(0), model, priors=LabelPrior("logg", 4.0, 1e-3))
     assert tight.labels[0, 1] == pytest.approx(4.0, abs=0.01)
     assert abs(free.labels[0, 1] - 4.0) > 0.05
+    # What the spectrum says of itself does not depend on what was believed before.
+    away = np.abs(tight.likelihood_labels - free.labels) / free.errors
+    assert away.max() < 0.05
+    assert tight.likelihood_errors == pytest.approx(free.errors, rel=0.05)
+    assert free.likelihood_labels == pytest.approx(free.labels)
+    row, other = tight.to_table()[0], free.to_table()[0]
+    assert row["Logg_lik"] == pytest.approx(tight.likelihood_labels[0, 1])
+    assert row["prior_Logg"] == pytest.approx(1.0, abs=1e-3)
+    assert [other[f"prior_{name}"] for name in ("Teff", "Logg", "M_H", "alpha_M")] == [0.0] * 4
+    covariance = other["corr_Teff_M_H"] * other["e_Teff"] * other["e_M_H"]
+    assert covariance == pytest.approx(free.covariance[0, 0, 2])
+    quick = jm.fit(stars.arrays(0), model, priors="none", likelihood_labels=False)
+    assert np.isnan(quick.likelihood_labels).all()
+    assert np.isnan(quick.to_table()["prior_Teff"]).all()
     with pytest.raises(UsageError, match="no prior 'sequense'"):
         jm.fit(stars.arrays(0), model, priors="sequense")
 

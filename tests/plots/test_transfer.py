@@ -1,7 +1,6 @@
 """Figures of the transfer show the numbers that they were given and survive odd input."""
 
 import numpy as np
-import pytest
 
 from jaxmdwarf.diagnostics.embedding import PairMap
 from jaxmdwarf.plots.domains import plot_domains

@@ -114,7 +114,8 @@ def test_a_fifth_label_is_added_in_one_place(tmp_path, carbon, write_stars):
     assert ((table["flags"] & at_bound) > 0)[rows > 0].mean() < 0.1
     assert (table["good"] == ((table["flags"] & int(HARMFUL_FLAGS)) == 0)).all()
     names_in_order = list(table.columns)
-    assert names_in_order.index("e_alpha_M") + 1 == names_in_order.index("C_O")
+    assert names_in_order.index("prior_alpha_M") + 1 == names_in_order.index("C_O")
+    assert "corr_alpha_M_C_O" in names_in_order
     header = fits.getheader(tmp_path / "catalogue.fits", 1)
     number = 1 + names_in_order.index("C_O")
     assert header[f"TUCD{number}"] == "phys.abund"
