@@ -30,6 +30,7 @@ def build_catalogue(
     binaries: Any = (),
     ages: Any = None,
     paper_cuts: bool | None = None,
+    photometry: bool | None = None,
     config: CatalogueConfig | None = None,
 ) -> Table:
     """Make the value-added catalogue: total errors, cuts as flags, variables, binaries, ages.
@@ -44,6 +45,9 @@ def build_catalogue(
         Lists of stars.
     paper_cuts : bool, optional
         Remove rows that fail a cut; that of `config` by default.
+    photometry : bool, optional
+        Let photometry and parallaxes speak for Teff and log g beside the spectra (Mann et al. 2015,
+        2019); what `config` says by default, which is not.
     config : CatalogueConfig, optional
         Of `jaxmdwarf.catalogue.value_added`.
 
@@ -70,6 +74,8 @@ def build_catalogue(
     config = config or CatalogueConfig()
     if paper_cuts is not None:
         config = replace(config, paper_cuts=paper_cuts)
+    if photometry is not None:
+        config = replace(config, photometry=photometry)
     tables = [_read(one) for one in (fits if isinstance(fits, list | tuple) else [fits])]
     made, rejects, _ = catalogue_tables(
         tables,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmdwarf.api.inputs import Spectra, count, describe_rejects, name_spectrum
-from jaxmdwarf.catalogue.columns import label_columns, likelihood_columns
+from jaxmdwarf.catalogue.label_columns import label_columns, likelihood_columns
 from jaxmdwarf.catalogue.rows import settle_identifiers, tabulate_fit
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.fitted import FittedFlux, FittedSpectra

@@ -7,153 +7,15 @@ of stellar labels come from `jaxmdwarf.labels`, all others are here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import combinations, permutations
-from typing import Literal
 
-from jaxmdwarf.labels import (
-    GENERIC_UCD,
-    LABELS,
-    VELOCITY,
-    Label,
-    describe_label,
-    normalise_column,
-    reserve_columns,
+from jaxmdwarf.catalogue.column import Column
+from jaxmdwarf.catalogue.label_columns import (
+    describe_label_column,
+    label_columns,
+    list_label_columns,
+    partial_error_columns,
 )
-
-FORMAL_PREFIX = "e_fit_"
-"""Begins columns of errors without the part that repeats show (paper, eq. 8)."""
-
-REPEAT_PREFIX = "e_repeat_"
-"""Begins columns of the scatter of repeat visits (paper, eq. 9)."""
-
-Kind = Literal["float", "int", "bool", "text", "identifier"]
-
-ORIGINS = ("header", "measured", "kind", "fit")
-"""What rows are made of: `SpectrumMeta`, `SpectrumMeasurements`, what `describe_kinds` finds, and
-`FittedSpectra` with its `FitResult`."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Parameters
-    ----------
-    name : str
-        As in the file.
-    description : str
-        One sentence, with the paper's spelling where it has another (Table 1).
-    unit : str
-        As astropy reads it; empty for pure numbers and text.
-    ucd : str
-        IVOA unified content descriptor (UCD1+).
-    kind : {"float", "int", "bool", "text", "identifier"}
-        Missing floats are NaN, missing texts empty, missing integers masked. Identifiers are
-        integers where all of a table are, otherwise texts.
-    aliases : tuple of str
-        Columns of other people's tables that hold it, as `jaxmdwarf.labels.normalise_column` writes
-        them; the name itself is always understood.
-    source : str
-        Where rows take it from, one of `ORIGINS` and the name of a field there: ``fit.n_pix``.
-        Empty for what is computed from several fields, or joined later.
-    """
-
-    name: str
-    description: str
-    unit: str = ""
-    ucd: str = ""
-    kind: Kind = "float"
-    aliases: tuple[str, ...] = ()
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        origin, dot, name = self.source.partition(".")
-        if self.source and not (origin in ORIGINS and dot and name):
-            raise ValueError(f"{self.name}: {self.source!r} is none of {ORIGINS} and a field.")
-
-    @property
-    def spellings(self) -> tuple[str, ...]:
-        """All names of columns that hold this one, the own name first."""
-        return (normalise_column(self.name), *self.aliases)
-
-
-def label_columns(label: Label) -> tuple[Column, Column]:
-    """The columns of a label and of its error.
-
-    Examples
-    --------
-    >>> [column.name for column in label_columns(describe_label("mh"))]
-    ['M_H', 'e_M_H']
-    """
-    # The paper writes e.[M/H] and e.Teff; no format but its own takes dots and brackets in names.
-    error_ucd = "stat.error" if label.ucd == GENERIC_UCD else f"stat.error;{label.ucd}"
-    return (
-        Column(label.column, label.description, label.unit, label.ucd),
-        Column(label.error_column, f"Error of {label.column}, one sigma", label.unit, error_ucd),
-    )
-
-
-def partial_error_columns(label: Label) -> tuple[Column, Column]:
-    """The columns of what a total error is made of: the fit's own, and the scatter of repeats.
-
-    Examples
-    --------
-    >>> [column.name for column in partial_error_columns(describe_label("teff"))]
-    ['e_fit_Teff', 'e_repeat_Teff']
-    """
-    column, error = label_columns(label)
-    return (
-        Column(
-            f"{FORMAL_PREFIX}{column.name}",
-            f"Error of {column.name} by the fit alone, one sigma",
-            error.unit,
-            error.ucd,
-        ),
-        Column(
-            f"{REPEAT_PREFIX}{column.name}",
-            f"Scatter of {column.name} among visits at this S/N",
-            error.unit,
-            error.ucd.replace("stat.error", "stat.stdev"),
-        ),
-    )
-
-
-def likelihood_columns(label: Label) -> tuple[Column, Column, Column]:
-    """The columns of a label by the spectrum alone, its error, and how much is the priors'.
-
-    Examples
-    --------
-    >>> [column.name for column in likelihood_columns(describe_label("mh"))]
-    ['M_H_lik', 'e_M_H_lik', 'prior_M_H']
-    """
-    column, error = label_columns(label)
-    name = f"{column.name}_lik"
-    return (
-        Column(name, f"{column.name} by the spectrum alone, no priors", column.unit, column.ucd),
-        Column(f"e_{name}", f"Error of {name}, one sigma", column.unit, error.ucd),
-        Column(
-            f"prior_{column.name}",
-            f"Share of the information on {column.name} that is the priors'",
-            ucd="stat.weight",
-        ),
-    )
-
-
-def correlation_column(one: Label, other: Label) -> Column:
-    """The column of the correlation of the errors of two labels.
-
-    Examples
-    --------
-    >>> correlation_column(describe_label("teff"), describe_label("mh")).name
-    'corr_Teff_M_H'
-    """
-    names = one.column, other.column
-    return Column(
-        f"corr_{'_'.join(names)}",
-        f"Correlation of the errors of {' and '.join(names)} by the fit",
-        ucd="stat.correlation",
-    )
+from jaxmdwarf.labels import LABELS, VELOCITY, describe_label, reserve_columns
 
 
 def _band_index(name: str) -> tuple[Column, Column]:
@@ -273,6 +135,14 @@ _OWN_COLUMNS = (
         aliases=("photrpmeanmag", "gaiarpmag"),
     ),
     Column(
+        "Ksmag",
+        "2MASS Ks magnitude",
+        "mag",
+        "phot.mag;em.IR.K",
+        aliases=("kmag", "km", "ksm"),
+    ),
+    Column("e_Ksmag", "Error of Ksmag, one sigma", "mag", "stat.error;phot.mag;em.IR.K"),
+    Column(
         "Plx",
         "Gaia parallax",
         "mas",
@@ -326,6 +196,21 @@ _OWN_COLUMNS = (
         "Tables of variables and of binaries that have the star",
         ucd="meta.bib",
         kind="text",
+    ),
+    Column("Teff_phot", "Teff by BP - RP, at M_H of the row", "K", "phys.temperature.effective"),
+    Column(
+        "e_Teff_phot",
+        "Error of Teff_phot, one sigma",
+        "K",
+        "stat.error;phys.temperature.effective",
+    ),
+    Column("Logg_phot", "log g by parallax and Ks, or G", "dex", "phys.gravity"),
+    Column("e_Logg_phot", "Error of Logg_phot, one sigma", "dex", "stat.error;phys.gravity"),
+    Column(
+        "PhotUsed",
+        "What photometry is in the labels: 1 log g, 2 Teff, 3 both",
+        ucd="meta.code",
+        kind="int",
     ),
     Column(
         "Age",
@@ -506,19 +391,7 @@ def describe_column(name: str) -> Column | None:
     """
     if name in COLUMNS:
         return COLUMNS[name]
-    for label in (*LABELS.values(), VELOCITY):
-        for column in (*label_columns(label), *partial_error_columns(label)):
-            if column.name == name:
-                return column
-    for label in LABELS.values():
-        for column in likelihood_columns(label):
-            if column.name == name:
-                return column
-    for pair in permutations(LABELS.values(), 2):
-        column = correlation_column(*pair)
-        if column.name == name:
-            return column
-    return None
+    return describe_label_column(name)
 
 
 def order_columns(names: Iterable[str], labels: Sequence[str] = ()) -> list[str]:
@@ -537,15 +410,7 @@ def order_columns(names: Iterable[str], labels: Sequence[str] = ()) -> list[str]
     """
     order = list(COLUMNS)
     known = [describe_label(label) for label in dict.fromkeys([*labels, *LABELS])]
-    order[_AFTER_VELOCITY:_AFTER_VELOCITY] = [
-        column.name
-        for label in known
-        for column in (
-            *label_columns(label),
-            *partial_error_columns(label),
-            *likelihood_columns(label),
-        )
-    ] + [correlation_column(*pair).name for pair in combinations(known, 2)]
+    order[_AFTER_VELOCITY:_AFTER_VELOCITY] = [column.name for column in list_label_columns(known)]
     place = order.index("RV_used")
     order[place:place] = [column.name for column in partial_error_columns(VELOCITY)]
     number = {name: number for number, name in enumerate(order)}
@@ -565,12 +430,10 @@ def write_column_page() -> str:
         "| column | unit | meaning | UCD |",
         "|---|---|---|---|",
     ]
-    known = [name for label in LABELS.values() for name in (label.column, label.error_column)]
-    for label in (*LABELS.values(), VELOCITY):
-        known += [column.name for column in partial_error_columns(label)]
-    for label in LABELS.values():
-        known += [column.name for column in likelihood_columns(label)]
-    known += [correlation_column(*pair).name for pair in combinations(LABELS.values(), 2)]
+    known = [
+        column.name
+        for column in (*list_label_columns(LABELS.values()), *partial_error_columns(VELOCITY))
+    ]
     for name in order_columns([*COLUMNS, *known]):
         column = describe_column(name)
         assert column is not None

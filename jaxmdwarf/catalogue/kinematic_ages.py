@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxmdwarf.catalogue.columns import FORMAL_PREFIX
+from jaxmdwarf.catalogue.label_columns import FORMAL_PREFIX
 from jaxmdwarf.catalogue.quantities import read_numbers
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import VELOCITY

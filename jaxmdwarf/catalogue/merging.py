@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 GAIA_COLUMNS = ("Gmag", "BPmag", "RPmag", "Plx", "e_Plx", "RUWE")
 """What the paper's Table 1 takes from Gaia."""
 
-GAIA_ALSO = ("source_id", "pmRA", "pmDE")
-"""Taken besides, where the Gaia table has it: other tables are matched by it."""
+GAIA_ALSO = ("source_id", "pmRA", "pmDE", "Ksmag", "e_Ksmag")
+"""Taken besides, where the table has it: other tables are matched by it, or photometry wants it."""
 
 Key = Literal["position", "source_id", "ID", "obsid", "path"]
 

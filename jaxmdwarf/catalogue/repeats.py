@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxmdwarf.catalogue.columns import COLUMNS, FORMAL_PREFIX, REPEAT_PREFIX, order_columns
+from jaxmdwarf.catalogue.columns import COLUMNS, order_columns
+from jaxmdwarf.catalogue.label_columns import FORMAL_PREFIX, REPEAT_PREFIX
 from jaxmdwarf.catalogue.quantities import read_numbers
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import VELOCITY

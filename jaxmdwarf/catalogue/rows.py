@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import (
-    COLUMNS,
-    columns_from,
+from jaxmdwarf.catalogue.columns import COLUMNS, columns_from, order_columns
+from jaxmdwarf.catalogue.label_columns import (
     correlation_column,
     label_columns,
     likelihood_columns,
-    order_columns,
+    list_label_columns,
 )
 from jaxmdwarf.catalogue.texts import escape_path
 from jaxmdwarf.labels import describe_label
@@ -57,9 +56,7 @@ def list_columns(
         return order_columns([*names, "RV_used"])
     labels = [describe_label(name) for name in label_names]
     names += ["RV", "e_RV", *columns_from("fit").values()]
-    for label in labels:
-        names += [column.name for column in (*label_columns(label), *likelihood_columns(label))]
-    names += [correlation_column(*pair).name for pair in combinations(labels, 2)]
+    names += [column.name for column in list_label_columns(labels, partial=False)]
     return order_columns(names, label_names)
 
 

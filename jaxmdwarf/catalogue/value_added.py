@@ -15,6 +15,7 @@ from jaxmdwarf.catalogue.crossmatch import Found, StarList, add_variability
 from jaxmdwarf.catalogue.cuts import CutConfig, Cuts, apply_cuts, mark_rows
 from jaxmdwarf.catalogue.kinematic_ages import predict_ages
 from jaxmdwarf.catalogue.merging import join_gaia
+from jaxmdwarf.catalogue.photometry import add_photometry
 from jaxmdwarf.catalogue.positions import J2000
 from jaxmdwarf.catalogue.repeats import Precision, RepeatConfig, add_total_errors, list_measured
 from jaxmdwarf.catalogue.stars import StarKey, count_visits, group_stars
@@ -38,6 +39,9 @@ class CatalogueConfig:
         Epoch of the positions of the survey, Julian year.
     paper_cuts : bool
         Remove the rows that the cuts flag, as the paper does; else they stay, flagged.
+    photometry : bool
+        Let photometry and parallaxes speak for Teff and log g; see
+        `jaxmdwarf.catalogue.photometry.add_photometry`.
     repeats : RepeatConfig
     cuts : CutConfig
     """
@@ -46,6 +50,7 @@ class CatalogueConfig:
     radius_arcsec: float = 3.0
     epoch_yr: float = J2000
     paper_cuts: bool = False
+    photometry: bool = False
     repeats: RepeatConfig = field(default_factory=RepeatConfig)
     cuts: CutConfig = field(default_factory=CutConfig)
 
@@ -176,6 +181,10 @@ def add_values(
         made, found = add_variability(made, variables, binaries, **place)
     else:
         found = {}
+    if config.photometry:
+        # Visits of a star share its photometry: repeats come first.
+        made, said = add_photometry(made)
+        notes = [*notes, *said]
     cuts = apply_cuts(made, config.cuts)
     made = mark_rows(made, cuts)
     made = made[order_columns(map(str, made.columns))]

@@ -115,6 +115,16 @@ class Command:
         ),
     ] = False
 
+    photometry: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(
+            help="Let photometry and parallaxes speak for Teff and log g beside the spectra "
+            "(relations of Mann et al. 2015 and 2019): BPmag, RPmag, Plx, Ksmag or Gmag.",
+            help_behavior_hint="",
+        ),
+    ] = False
+
     stars_by: Annotated[
         StarKey,
         tyro.conf.arg(
@@ -157,6 +167,7 @@ class Command:
                 radius_arcsec=self.radius_arcsec,
                 epoch_yr=self.survey_epoch,
                 paper_cuts=self.paper_cuts,
+                photometry=self.photometry,
                 repeats=self.repeats,
                 cuts=self.cuts,
             ),

@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import Column, describe_column
+from jaxmdwarf.catalogue.column import Column
+from jaxmdwarf.catalogue.columns import describe_column
 from jaxmdwarf.catalogue.rows import settle_identifiers
 from jaxmdwarf.catalogue.texts import PATH_COLUMN, escape_path, escape_text, restore_path
 from jaxmdwarf.errors import FormatError, JaxmdwarfError, UsageError

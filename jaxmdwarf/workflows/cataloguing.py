@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import COLUMNS, Column, describe_column
+from jaxmdwarf.catalogue.column import Column
+from jaxmdwarf.catalogue.columns import COLUMNS, describe_column
 from jaxmdwarf.catalogue.crossmatch import StarList, choose_columns
 from jaxmdwarf.catalogue.cuts import read_bounds
 from jaxmdwarf.catalogue.hats import find_properties

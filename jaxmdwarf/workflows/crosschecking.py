@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import Column
+from jaxmdwarf.catalogue.column import Column
 from jaxmdwarf.catalogue.counterparts import Step
 from jaxmdwarf.catalogue.gaia_velocities import (
     GaiaVelocities,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmdwarf.catalogue.columns import Column
+from jaxmdwarf.catalogue.column import Column
 from jaxmdwarf.errors import RejectedInput, UsageError
 from jaxmdwarf.io.atomic import move_folder
 from jaxmdwarf.io.grids.table import ModelGrid, write_grid

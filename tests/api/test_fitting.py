@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jaxmdwarf as jm
-from jaxmdwarf.catalogue.columns import COLUMNS, Column
+from jaxmdwarf.catalogue.column import Column
+from jaxmdwarf.catalogue.columns import COLUMNS
 from jaxmdwarf.errors import FormatError, RejectedInput, UsageError, WorkFailed
 from jaxmdwarf.inference import schedule
 from jaxmdwarf.inference.config import FitConfig
