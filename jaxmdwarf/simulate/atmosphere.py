@@ -91,7 +91,7 @@ def grey_temperature(tau, teff):
     """Grey radiative equilibrium, T^4 = 3/4 Teff^4 (tau + q(tau)), q a fit to Hopf's function.
 
     The fit q = 0.7104 - 0.1331 exp(-3.4488 tau) (Mihalas 1978, Stellar Atmospheres, section 3.3, is
-    the source of the two limits 0.5774 and 0.7104) is good to 1e-3.
+    the source of the two limits 0.5774 and 0.7104) gives temperatures to 0.4 per cent.
 
     Parameters
     ----------

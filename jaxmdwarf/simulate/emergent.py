@@ -79,7 +79,7 @@ def emergent_flux(
 
 
 def flux_transmission(tau):
-    """2 E3(tau) within 0.006, as (1 - w) exp(-k tau) + w exp(-4 k tau).
+    """2 E3(tau) within 0.008, as (1 - w) exp(-k tau) + w exp(-4 k tau).
 
     w and k follow from the exact slope -2 at tau = 0 and the exact integral 2/3; the exponents 1:4
     cost one exponential.

@@ -255,3 +255,70 @@ def test_hotter_layers_make_a_brighter_star(short_theory):
     dim, bright = synthesize(short_theory, labels, batch_size=8)
     assert (bright > dim).all()
     assert isinstance(short_theory, Simulator)
+
+
+def test_spectra_stay_what_they_are(nature, observe, short_theory):
+    """Emulators, committed results and figures were made with these: changes are made on purpose.
+
+    Means and scatter of ten stretches of nature, and means of a part of theory.
+    """
+    labels = [(3200.0, 5.05, -0.4, 0.15), (3800.0, 4.75, 0.2, -0.05), (3700.0, 1.5, 0.0, 0.0)]
+    flux = observe(nature, labels)[:, :2900]
+    found = np.log(flux.reshape(3, 10, 290).mean(axis=2))
+    np.testing.assert_allclose(found, NATURE_LN_FLUX, atol=2e-3)
+    scatter = flux.reshape(3, 10, 290).std(axis=2) / np.exp(found)
+    np.testing.assert_allclose(scatter, NATURE_SCATTER, atol=1e-3)
+    short = np.asarray(synthesize(short_theory, np.asarray(labels), batch_size=8))
+    parts = np.array_split(short, 5, axis=1)
+    found = np.array([np.log(part.mean(axis=1)) for part in parts]).T
+    np.testing.assert_allclose(found, THEORY_LN_FLUX, atol=2e-3)
+
+
+NATURE_LN_FLUX = [
+    [
+        11.86181,
+        12.14374,
+        12.04094,
+        12.15584,
+        12.57540,
+        12.81221,
+        12.77571,
+        12.98281,
+        12.90722,
+        13.00350,
+    ],
+    [
+        13.47585,
+        13.57504,
+        13.56549,
+        13.59395,
+        13.68528,
+        13.74624,
+        13.73514,
+        13.75090,
+        13.71514,
+        13.71731,
+    ],
+    [
+        13.44294,
+        13.55432,
+        13.55836,
+        13.59621,
+        13.63560,
+        13.70195,
+        13.69308,
+        13.70719,
+        13.65438,
+        13.67002,
+    ],
+]
+NATURE_SCATTER = [
+    [0.34655, 0.19572, 0.21753, 0.25880, 0.28903, 0.16163, 0.08455, 0.07120, 0.07931, 0.04087],
+    [0.09036, 0.06210, 0.05778, 0.06971, 0.07021, 0.03705, 0.01541, 0.02802, 0.04357, 0.02726],
+    [0.10652, 0.06538, 0.04941, 0.09197, 0.07719, 0.03397, 0.02383, 0.02382, 0.07451, 0.04943],
+]
+THEORY_LN_FLUX = [
+    [12.27942, 12.42724, 12.02384, 11.88654, 11.77825],
+    [13.69875, 13.73211, 13.66005, 13.61944, 13.59135],
+    [13.65940, 13.54915, 13.24675, 13.11001, 13.04046],
+]

@@ -10,9 +10,9 @@ a sample is drawn that the seed alone decides (rooms by their lines, then a line
 it), each mutant is put into a copy of the tree, and the test files that should notice it are run
 there: those that import its module or are named after it, those of the modules of its room that
 import it, those of its folder; nearest and quickest first, up to `--test-seconds`. A test that
-fails, or a run beyond `LIMIT_S`, kills the mutant; at the end every test that killed one is run on
-the code as it stands, and kills by tests that fail there are taken back. Real spectra are left out,
-so that the score is the same for all.
+fails, or a run beyond `find_limit`, kills the mutant; at the end every test that killed one is run
+on the code as it stands, and kills by tests that fail there are taken back. Real spectra are left
+out, so that the score is the same for all.
 
 No mutants are made of what is not behaviour: annotations; formatted texts with a blank in them
 (errors, reasons, logs, progress); ``__repr__`` and ``__str__``; decorators that only save time;
@@ -66,8 +66,10 @@ CORE = (
     "wavelengths",
     "workflows",
 )
-LIMIT_S, LIMIT_WAITING_S = 150, 300.0
-"""Processor time of one mutant's tests, and time on the clock, for those that wait for ever."""
+LEAST_LIMIT_S = 150
+"""Processor time that one mutant's tests have at least."""
+WAITING = 3
+"""Time on the clock for those that wait for ever, in units of the limit of processor time."""
 UNKNOWN_S = 8.0
 """Taken for the time of a test file that has not been run to its end yet."""
 LEAST_CHANGE = 1e-5
@@ -442,7 +444,12 @@ def prepare_process() -> None:
     import sklearn.neighbors  # noqa: F401
 
 
-def start(tree: Path, arguments: list[str], report: Path, *, limit_s: int = LIMIT_S) -> int:
+def find_limit(most_s: float) -> int:
+    """Processor time of one mutant's tests: twice what they should take, for none dies of it."""
+    return max(LEAST_LIMIT_S, round(2 * most_s))
+
+
+def start(tree: Path, arguments: list[str], report: Path, *, limit_s: int) -> int:
     """Fork a process that runs pytest in a copy of the tree; its number."""
     sys.stdout.flush()
     child = os.fork()
@@ -501,6 +508,7 @@ class Runner:
     def __init__(self, durations: dict[str, float], most_s: float, work: Path, jobs: int) -> None:
         self.durations = durations
         self.most_s = most_s
+        self.limit_s = find_limit(most_s)
         self.trees = [work / f"tree{number}" for number in range(jobs)]
         for tree in self.trees:
             copy_tree(tree)
@@ -525,7 +533,7 @@ class Runner:
         self.rewrite(path, changed)
         report = tree.with_suffix(".json")
         report.unlink(missing_ok=True)
-        process = start(tree, tests, report)
+        process = start(tree, tests, report, limit_s=self.limit_s)
         self.running.append(Job(mutant, tree, report, process, time.monotonic(), original))
 
     def rewrite(self, path: Path, text: str) -> None:
@@ -539,7 +547,7 @@ class Runner:
         ended = []
         for job in list(self.running):
             done, status = os.waitpid(job.process, os.WNOHANG)
-            late = time.monotonic() - job.began > LIMIT_WAITING_S
+            late = time.monotonic() - job.began > WAITING * self.limit_s
             if not done and not late:
                 continue
             with contextlib.suppress(ProcessLookupError):
@@ -564,7 +572,7 @@ class Runner:
         mutant = job.mutant
         mutant.seconds = round(time.monotonic() - job.began, 1)
         if not in_time:
-            mutant.outcome, mutant.by = "timeout", f"more than {LIMIT_S} s"
+            mutant.outcome, mutant.by = "timeout", f"more than {self.limit_s} s"
             return
         if not job.report.exists():  # the interpreter itself ended
             mutant.outcome, mutant.by = "killed", "the tests ended without a report"
@@ -594,7 +602,7 @@ def take_back_false_kills(mutants: list[Mutant], work: Path, checked: set[str]) 
         some = suspects[first : first + _TOGETHER]
         report = tree.with_suffix(".json")
         report.unlink(missing_ok=True)
-        limit_s = LIMIT_S * len(some)
+        limit_s = LEAST_LIMIT_S * len(some)
         os.waitpid(start(tree, ["--maxfail=1000", *some], report, limit_s=limit_s), 0)
         if not report.exists():
             raise SystemExit(f"no report: {report.with_suffix('.log').read_text()}")
