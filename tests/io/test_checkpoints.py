@@ -1,5 +1,7 @@
 """Checkpoints: exact, and the last complete one whatever happens."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,3 +55,16 @@ def test_nothing_there_is_nothing_and_a_broken_state_says_so(store):
         store.restore(like=a_state(0))
     store.clear()
     assert store.restore(like=a_state(0)) is None
+
+
+def test_an_older_state_that_cannot_be_removed_costs_no_training(store, monkeypatch):
+    store.save(10, a_state(1))
+
+    def fail(*arguments, **options):
+        raise OSError("busy")
+
+    with monkeypatch.context() as patch:
+        for name in ("rmdir", "unlink"):
+            patch.setattr(os, name, fail)
+        store.save(20, a_state(2))
+    assert int(store.restore(like=a_state(0))[2]) == 2

@@ -13,7 +13,7 @@ from jaxmdwarf.io.grids import read_grid
 from jaxmdwarf.io.grids.readers import read_native
 from jaxmdwarf.lsf import FWHM_OF_SIGMA
 from jaxmdwarf.wavelengths import PixelGrid
-from jaxmdwarf.workflows.gridding import make_grid
+from jaxmdwarf.workflows.gridding import GridTask, make_grid
 from tests.io.grids.conftest import (
     btsettl_fits_hdus,
     model_flux,
@@ -176,3 +176,12 @@ def test_one_bad_file_is_named_and_the_others_go_on(tmp_path):
     assert reasons.keys() == spoilt.keys()
     for path, (_, reason) in spoilt.items():
         assert reason in reasons[path], path
+
+
+def test_models_are_read_as_far_as_the_resolution_reaches():
+    """Eight sigma of the line spread beyond the edges of the outer pixels, and no further."""
+    low, high = GridTask(PIXELS, resolution=1500.0)._reach()
+    for wave, edge in ((low, 6799.5), (high, 7200.5)):
+        sigma = edge / 1500.0 / (2 * np.sqrt(2 * np.log(2)))
+        assert abs(wave - edge) == pytest.approx(8 * sigma, rel=1e-6)
+    assert low < 6799.5 < 7200.5 < high

@@ -411,3 +411,18 @@ def test_a_run_killed_at_any_write_any_number_of_times_ends_the_same(
             patched.setattr(run_module, "write_atomically", killed)
             attempt("killed.csv")
     assert attempt("killed.csv") == whole
+
+
+def test_what_stopped_a_run_is_told_even_where_its_folder_cannot_go(tmp_path, monkeypatch):
+    """Nothing was kept, so that the folder is to go; a file server may hold files in it."""
+
+    def fail(*arguments, **options):
+        raise OSError("busy")
+
+    def work():
+        with opened(tmp_path / "T.csv"):
+            monkeypatch.setattr(os, "rmdir", fail)
+            raise WorkFailed("the reason", "mend it")
+
+    with pytest.raises(WorkFailed, match="the reason"):
+        work()

@@ -1,11 +1,17 @@
 """Levels of CaH and VO against measured term values."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from jaxmdwarf.simulate.molecules.hamiltonian import solve_levels
-from jaxmdwarf.simulate.molecules.levels import level_constants
-from jaxmdwarf.simulate.molecules.species import load_species
+from jaxmdwarf.simulate.molecules.levels import (
+    _add_couplings,
+    level_constants,
+    solve_isotopologue,
+)
+from jaxmdwarf.simulate.molecules.species import SpinOrbitCoupling, load_species
 
 # (state, v, J, e or f) -> measured term values in cm^-1 above the lowest level of the molecule:
 # CaH from Ram et al. 2011 and Shayesteh et al. 2013, VO from Adam et al. 1995 and Hopkins et al.
@@ -58,3 +64,27 @@ def test_cah_term_values_within_a_wavenumber(key):
 def test_vo_term_values_within_a_wavenumber(key):
     computed = term_values("VO", *key, lowest_level("VO"))
     np.testing.assert_allclose(computed, VO_LEVELS[key], rtol=0, atol=0.8)
+
+
+def test_coupled_levels_of_doublets_repel_as_in_second_order():
+    """Of components at equal Omega alone: Sigma = 1/2 is the second column of a doublet."""
+    solved = solve_isotopologue("CaH", 0)
+    link = SpinOrbitCoupling("A2Pi", -0.5, "B2Sigma+", 0.5, 7.0)
+    species = replace(load_species("CaH"), couplings=(link,))
+    constants = {
+        name: replace(one, shift=np.zeros_like(one.shift)) for name, one in solved.constants.items()
+    }
+    _add_couplings(species, solved.levels, constants)
+    upper, lower = solved.levels["B2Sigma+"], solved.levels["A2Pi"]
+    a_so = species.state("A2Pi").a_so
+    overlap = lower.psi.T @ upper.psi
+    gap = (lower.g - 0.5 * a_so)[:, None] - upper.g[None, :]
+    pushed = (7.0 * overlap) ** 2 / gap
+    far = np.abs(gap).min(axis=1) > 60
+    shift = constants["A2Pi"].shift
+    np.testing.assert_allclose(shift[far, 0], pushed.sum(axis=1)[far], rtol=0.05, atol=1e-3)
+    np.testing.assert_array_equal(shift[:, 1], 0)
+    other = constants["B2Sigma+"].shift
+    np.testing.assert_array_equal(other[:, 0], 0)
+    np.testing.assert_allclose(other[:, 1].sum(), -shift[:, 0].sum(), rtol=1e-9)
+    assert shift[0, 0] < -1e-3  # nothing lies below it
