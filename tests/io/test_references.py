@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 
 from jaxmdwarf.errors import UsageError
-from jaxmdwarf.io.references import COLUMNS, extract_reference_labels, read_references
+from jaxmdwarf.io.references import (
+    COLUMNS,
+    extract_reference_labels,
+    read_plausible,
+    read_references,
+)
 from jaxmdwarf.io.tables import write_table
 
 # rows with Teff, rows with [M/H], rows with log g, median Teff
@@ -131,3 +136,35 @@ def test_other_units_are_refused():
         extract_reference_labels(fractions)
     with pytest.raises(UsageError, match="no reference table was given"):
         read_references([])
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ([0.004, 0.01, 0.02, 0.03, 0.07], True),
+        ([0.004, 0.01, 0.02, 0.03], False),
+        ([0.004, 0.01, 0.02, 0.03, 0.071], False),
+        ([0.0, 0.01, 0.02, 0.03, 0.04], False),
+        ([-0.01, 0.01, 0.02, 0.03, 0.04], False),
+    ],
+)
+def test_five_small_positive_numbers_are_metal_mass_fractions(values, refused):
+    table = pd.DataFrame({"Teff": 3500.0, "mh": values})
+    if not refused:
+        return np.testing.assert_array_equal(extract_reference_labels(table)["mh"], values)
+    with pytest.raises(UsageError, match="metal mass fractions"):
+        extract_reference_labels(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("teff", 1500.0, 12_000.0), ("logg", -1.0, 7.0), ("mh", -5.0, 1.5)],
+)
+def test_values_that_no_star_has_are_missing(name, low, high):
+    """What users' tables are held against: limits count as possible, what is beyond does not."""
+    inside, off = [low, high, 0.5 * (low + high)], 1e-3
+    table = pd.DataFrame({"Teff": 3500.0, "mh": -0.1, "logg": 4.9}, index=range(5))
+    column = {"teff": "Teff"}.get(name, name)
+    table[column] = [*inside, low - off, high + off]
+    kept = read_plausible(table, column, name, where="table", option="--columns")
+    np.testing.assert_array_equal(np.asarray(kept), [*inside, np.nan, np.nan])

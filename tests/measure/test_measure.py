@@ -286,3 +286,24 @@ def test_a_steep_continuum_is_no_halpha_and_lost_pixels_leave_the_width():
     lost = np.where(np.arange(wave.size) % 20 == 0, 0.0, sure)
     assert measure_halpha(wave, high, sure).value == pytest.approx(4.5, rel=0.02)
     assert measure_halpha(wave, high, lost).value == pytest.approx(4.5, rel=0.02)
+
+
+@pytest.mark.parametrize(("band", "low", "high"), [("r", 5500, 7000), ("i", 6900, 8200)])
+def test_signal_to_noise_is_the_median_of_the_good_pixels_of_its_band(band, low, high):
+    """Of the pixels from the lower edge on, without the upper one; fifty of them at least."""
+    wave = np.arange(5000.0, 9000.0)
+    inside = (wave >= low) & (wave < high)
+    rng = np.random.default_rng(1)
+    flux, ivar = rng.uniform(1, 3, wave.size), rng.uniform(1, 9, wave.size)
+    expected = np.median((flux * np.sqrt(ivar))[inside])
+    beside = np.where(inside, flux, 1e6)  # what is outside must not count
+    assert estimate_snr(wave, beside, ivar, band) == pytest.approx(expected)
+    few = np.flatnonzero(inside)[[0, *range(3, 51), -1]]
+    sparse = np.zeros(wave.size)
+    sparse[few] = 4.0
+    assert estimate_snr(wave, flux, sparse, band) == pytest.approx(2 * np.median(flux[few]))
+    sparse[few[7]] = 0.0
+    assert np.isnan(estimate_snr(wave, flux, sparse, band))
+    # Pixels just beyond either edge are no pixels of the band.
+    sparse[[low - 5001, high - 5000]] = 4.0
+    assert np.isnan(estimate_snr(wave, flux, sparse, band))

@@ -426,3 +426,10 @@ def test_what_stopped_a_run_is_told_even_where_its_folder_cannot_go(tmp_path, mo
 
     with pytest.raises(WorkFailed, match="the reason"):
         work()
+
+
+def test_the_time_of_the_work_is_no_longer_than_the_run(tmp_path):
+    began = time.perf_counter()
+    with opened(tmp_path / "T.csv") as run:
+        worked = count(run)
+    assert 0 <= worked.seconds <= time.perf_counter() - began

@@ -139,3 +139,20 @@ def test_bad_calls_are_refused(spectrum):
         encode_lamost(flux, ivar, mask, make_header(), layout="dr7", **SOLUTION)
     with pytest.raises(MismatchError, match="pixels"):
         encode_lamost(flux, ivar[:-1], mask, make_header(), layout=LAYOUTS[0], **SOLUTION)
+
+
+def test_cards_have_the_digits_of_the_survey(tmp_path, spectrum):
+    header = make_header(
+        helio_kms=18.1234567, ra_deg=158.12345678, dec_deg=-3.12345678, exposure_s=4500.123,
+        z=-7.123456789e-5, snr_r=34.123, snr_i=78.987,
+    )  # fmt: skip
+    content = encode_lamost(*spectrum, header, layout="lamost-coadd", **SOLUTION)
+    (tmp_path / "a.fits").write_bytes(content)
+    cards = fits.getheader(tmp_path / "a.fits")
+    found = [cards[name] for name in ("HELIO_RV", "RA", "DEC", "EXPTIME", "LMJD", "MJD")]
+    assert found == [18.12346, 158.123457, -3.123457, 4500.12, 58575, 58574]
+    assert cards["Z"] == -7.123e-5
+    assert [cards[name] for name in cards if name.startswith("SNR")][-2:] == [34.12, 78.99]
+    assert (cards["COEFF0"], cards["COEFF1"]) == (3.771, 1e-4)
+    assert (cards["CRVAL1"], cards["CD1_1"], cards["CRPIX1"]) == (3.771, 1e-4, 1)
+    assert (cards["SPID"], cards["FIBERID"], cards["NWORDER"]) == (3, 11, 2)

@@ -207,3 +207,17 @@ class TestCrossSections:
             atomic_cross_sections(lines, log_grid(6000, 6010), *grid, select=["He I"])
         with pytest.raises(UsageError, match="damping_scale"):
             atomic_cross_sections(lines, log_grid(6000, 6010), *grid, damping_scale=np.ones(3))
+
+    def test_grids_are_logarithmic_to_a_twentieth_of_a_pixel(self):
+        lines = load_atomic_lines()
+        grid = np.array([3000.0]), np.array([5.0])
+        wave = log_grid(7600.0, 7700.0)
+        step = np.log(wave[1] / wave[0])
+        for share, fits in ((0.04, True), (0.06, False)):
+            bent = wave.copy()
+            bent[wave.size // 2] *= np.exp(share * step)
+            if fits:
+                atomic_cross_sections(lines, bent, *grid, select=["K I"])
+            else:
+                with pytest.raises(UsageError, match="twentieth of a pixel"):
+                    atomic_cross_sections(lines, bent, *grid, select=["K I"])

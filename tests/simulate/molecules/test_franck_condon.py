@@ -42,3 +42,19 @@ def test_curve_from_constants_returns_its_constants(we, wexe, be, alphae, mu):
     assert abs(steps[0] / (we - 2 * wexe) - 1) < 2e-3
     assert abs((steps[0] - steps[1]) / (2 * wexe) - 1) < 0.1
     assert abs((levels.b[0] - levels.b[1]) / alphae - 1) < 0.1
+
+
+def test_wavefunctions_begin_positive_and_are_orthonormal():
+    """Levels of isotopologues have one sign, by the lobe at the inner wall."""
+    mu = 12.0
+    curve = PotentialCurve(100.0, 1.62, 45_000.0, (1.8,))
+    grid = radial_grid(1.62, 1.62, mu)
+    psi = solve_vibration(curve, mu, grid, 12).psi
+    np.testing.assert_allclose(psi.T @ psi, np.eye(12), atol=1e-9)
+    large = np.abs(psi) > 0.3 * np.abs(psi).max(axis=0)
+    for level in range(12):
+        inner = psi[np.flatnonzero(large[:, level])[0], level]
+        assert inner > 0
+        # As many nodes as quanta.
+        known = psi[np.abs(psi[:, level]) > 1e-6, level]
+        assert np.count_nonzero(np.diff(np.sign(known))) == level

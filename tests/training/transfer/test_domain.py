@@ -110,3 +110,17 @@ def test_stars_that_are_known_are_learned_from_unless_too_few_others_are_left():
         assert np.array_equal(before[unmoved[before]], after)
     everyone = split_domain(400, seed=3, star=star, anchored=np.ones(400, bool))
     assert all(map(np.array_equal, everyone, without))
+
+
+def test_spectra_without_names_are_told_by_their_row_and_none_at_all_are_a_domain():
+    domain = make_domain()
+    flux = domain.flux.copy()
+    flux[[4, 6], 3] = np.nan
+    with pytest.raises(MismatchError, match=r"of 2 observed spectra .* row 4 among them"):
+        make_domain(flux=flux, names=())
+    assert domain.take(np.zeros(0, np.int64)).n_spec == 0
+    with pytest.raises(MismatchError, match="11 names"):
+        make_domain(names=domain.names[:-1])
+    for given in ({"floor": -0.1}, {"largest": -0.1}, {"largest": 0.0}):
+        with pytest.raises(UsageError, match="must be positive"):
+            floor_errors(domain.ivar, **given)
