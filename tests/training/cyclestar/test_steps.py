@@ -108,7 +108,7 @@ def test_kernels_of_critics_have_a_norm_of_one_and_biases_stay():
         "two": {"kernel": jnp.asarray(7 * rng.normal(size=(6, 2)), jnp.float32)},
     }
     vectors = start_vectors(critics, jax.random.key(0))
-    for _ in range(60):
+    for _ in range(15):
         normalised, vectors, pull = normalise_critics(critics, vectors)
     for name in ("one", "two"):
         kernel = np.asarray(critics[name]["kernel"])
