@@ -121,3 +121,11 @@ def test_three_arcseconds_are_near_unless_another_radius_is_given():
     gaia = other.rename(columns={"x": "phot_g_mean_mag"})
     np.testing.assert_array_equal(join_gaia(stars, gaia)["Gmag"], [4.0, np.nan])
     assert join_gaia(stars, gaia, radius_arcsec=3.1)["Gmag"].tolist() == [4.0, 5.0]
+
+
+def test_texts_of_single_numbers_are_degrees():
+    """Hours are told by their minutes; a table of texts may hold plain degrees."""
+    table = pd.DataFrame({"ra": ["10.5", "10 30 00", "nothing", ""], "dec": ["-5.25"] * 4})
+    found = find_positions(table)
+    np.testing.assert_allclose(found.ra_deg, [10.5, 157.5, np.nan, np.nan])
+    np.testing.assert_allclose(found.dec_deg, [-5.25, -5.25, np.nan, np.nan])

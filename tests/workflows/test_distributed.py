@@ -1,5 +1,6 @@
 """A fit on the workers of a cluster: whatever becomes of them, it is the table of one process."""
 
+import inspect
 import os
 import signal
 import threading
@@ -13,7 +14,9 @@ from jaxmdwarf import __version__
 from jaxmdwarf.cli import main
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.inference.config import FitConfig
+from jaxmdwarf.io.inputs import Inputs
 from jaxmdwarf.io.models import save_model
+from jaxmdwarf.io.parts import PackPart
 from jaxmdwarf.io.provenance import hash_files
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
@@ -193,3 +196,30 @@ def test_options_that_do_not_go_together(survey, model_dir, tmp_path, capsys, wo
     assert main(["fit", str(survey), "--model", str(model_dir), "--out", out, *words]) == 2
     assert message in capsys.readouterr().err
     assert not os.path.exists(out)
+
+
+@pytest.mark.parametrize(
+    ("n_spectrum", "n_part", "expected"),
+    [
+        (80_000, None, 16),
+        (80_001, None, 17),
+        (200_000, None, 40),
+        (200_001, None, 41),
+        (900, None, 9),
+        (1_000_000, 3, 3),
+        (900, 30, 9),
+        (5, None, 1),
+    ],
+)
+def test_parts_have_five_thousand_spectra_and_no_part_is_empty(n_spectrum, n_part, expected):
+    paths = tuple(
+        PackPart("s.zarr", "5f", first, min(first + 100, n_spectrum))
+        for first in range(0, n_spectrum, 100)
+    )
+    plan = SimpleNamespace(
+        inputs=Inputs(paths, ()), fitter=SimpleNamespace(config=SimpleNamespace(chunk_size=100))
+    )
+    choose = inspect.unwrap(module._choose_parts)
+    assert choose(plan, n_part) == expected
+    with pytest.raises(UsageError, match="0 parts are none"):
+        choose(plan, 0)

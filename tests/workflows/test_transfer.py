@@ -573,3 +573,11 @@ def test_a_method_that_is_none_is_refused_with_the_names_there_are():
     assert "matched+cyclestar" in caught.value.remedy
     with pytest.raises(UsageError, match="preset"):
         build_transfer_method("cyclestar", preset="huge")
+
+
+def test_the_first_line_makes_its_folder(tmp_path):
+    log = MetricsLog(tmp_path / "new" / "log.jsonl")
+    assert log.read() == []
+    for step in (0, 1, 1):
+        log.append({"step": step})
+    assert [line["step"] for line in log.read()] == [0, 1]

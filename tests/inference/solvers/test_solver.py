@@ -101,3 +101,12 @@ def test_names_stand_for_objects():
 def test_what_is_no_solver_is_refused(wrong):
     with pytest.raises((UsageError, TypeError), match=r"use one of|positive|type"):
         wrong()
+
+
+def test_a_solver_that_solves_nothing_is_none():
+    class Idle(Solver):
+        pass
+
+    for made in (Solver, Idle):
+        with pytest.raises(TypeError, match="abstract"):
+            made()

@@ -666,3 +666,55 @@ def test_a_first_card_that_is_damaged_is_a_reason_or_no_matter(tmp_path, layout,
     if layout.startswith("lamost") and unit == 0:
         with pytest.raises(RejectedInput, match="holds no pixels"):
             lamost._decode_with_astropy(SpectrumFile(str(path)))
+
+
+@pytest.mark.parametrize("unusual", [False, True])
+def test_an_or_mask_that_lacks_bits_of_the_and_mask_is_damage_on_either_path(
+    tmp_path, write_spectrum, unusual
+):
+    def edit(hdus):
+        if unusual:
+            hdus[0].header["LONGTEXT"] = "long text " * 20
+
+    mask = np.zeros(3909)
+    mask[100:110] = 8
+    path = write_spectrum(
+        tmp_path / "a.fits", "lamost-coadd", and_mask=mask, or_mask=0 * mask, edit=edit
+    )
+    with pytest.raises(RejectedInput, match="mask"):
+        read_record(path)
+    # A table without an or-mask is read by its and-mask.
+    without = tmp_path / "b.fits"
+    with fits.open(path) as hdus:
+        columns = [column for column in hdus[1].columns if column.name != "ORMASK"]
+        table = fits.BinTableHDU.from_columns(columns, name="COADD")
+        fits.HDUList([hdus[0], table]).writeto(without)
+    record = read_record(without)
+    assert (record.ivar[100:110] == 0).all()
+    assert (record.ivar[:100] > 0).all()
+
+
+def test_wavelengths_are_told_from_other_rows_by_their_range_and_evenness():
+    grid = LogGrid(3.5682, 1e-4, 3909)
+    wave = 10 ** (3.5682 + 1e-4 * np.arange(3909))
+    shuffled = np.random.default_rng(0).permutation(wave)
+    told = lamost._runs_through_wavelengths
+    for row in (wave, 1.005 * wave, shuffled):
+        assert told(row, grid)
+        assert told(row, None) or row is not shuffled
+    # The header decides for a row that runs as it says, whatever lies in between.
+    assert told(np.r_[wave[:2], np.ones(3905), wave[-2:]], grid)
+    assert not told(np.r_[wave[:2], np.ones(3905), wave[-2:]], None)
+    assert not told(np.r_[wave[:2], np.ones(3905), 1.02 * wave[-2:]], grid)
+    assert not told(np.r_[0.98 * wave[:1], np.ones(3906), wave[-2:]], grid)
+    # In disorder: nine tenths of it in the optical, over more than a fifth, without holes.
+    outside = shuffled.copy()
+    outside[:380] = 20_000.0
+    assert told(outside, None)
+    for wrong in (20_000.0, 2_000.0):
+        outside[:400] = wrong
+        assert not told(outside, None)
+    assert not told(5000 + 0.2 * shuffled, None)
+    assert not told(100 * np.round(shuffled / 100), None)
+    assert not told(np.full(3909, 1.0), None)
+    assert not told(3.0 * shuffled, None)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.training.labels.codistribution import (
@@ -208,3 +209,24 @@ def test_effective_size_lies_between_one_and_n():
         weights = rng.exponential(1.0, 50) ** rng.integers(1, 5)
         assert 1 <= compute_effective_size(weights) <= 50
     assert compute_effective_size(np.eye(5)[0]) == 1
+
+
+def test_each_number_of_a_distance_is_of_its_own_label():
+    """Gaussians of known shift in one label and known width in the other."""
+    rng = np.random.default_rng(4)
+    first = rng.normal((3500.0, -0.1), (100.0, 0.3), (20_000, 2))
+    second = rng.normal((3440.0, -0.1), (100.0, 0.15), (20_000, 2))
+    found = measure_distance(first, second)
+    # Of two Gaussians d sigma apart, and of two about one mean with widths of 2 and 1.
+    at = np.sqrt(2 * np.log(2) / (1 - 0.25))
+    assert found.ks_teff == pytest.approx(2 * norm.cdf(0.3) - 1, abs=0.015)
+    assert found.ks_mh == pytest.approx(norm.cdf(at) - norm.cdf(at / 2), abs=0.015)
+    assert found.shift_teff == pytest.approx(60.0, abs=4)
+    assert found.shift_mh == pytest.approx(0.0, abs=0.012)
+    assert found.width_teff == pytest.approx(1.0, rel=0.03)
+    assert found.width_mh == pytest.approx(2.0, rel=0.03)
+    assert found.energy > 0.005
+    gone = first.copy()
+    gone[::7, 1] = np.nan
+    again = measure_distance(gone, second)
+    assert again.ks_mh == pytest.approx(found.ks_mh, abs=0.01)
