@@ -190,7 +190,7 @@ _STYLE = """
 :root{color-scheme:light}
 body{margin:0;background:#fff;color:#1b1f24;font:16px/1.55 system-ui,-apple-system,"Segoe UI",
 Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:1120px;margin:0 auto;padding:2rem 1.2rem 3rem}
+main{max-width:1120px;margin:0 auto;padding:2rem 1.2rem 3rem;overflow-wrap:anywhere}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 .4rem}
 h2{font-size:1.25rem;margin:2.4rem 0 .6rem;padding-top:.4rem;border-top:1px solid #d9dee4}
 .lead{font-size:1.08rem;color:#3c444d;margin:.2rem 0 1rem}
@@ -205,16 +205,19 @@ margin:1.1rem 0}
 .tiles span{font-size:.85rem;color:#4b5560}
 nav{display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.92rem;margin:.6rem 0}
 a{color:#0060a0;text-decoration:none}a:hover{text-decoration:underline}
-.wide{overflow-x:auto}
+.wide{overflow-x:auto;overflow-wrap:break-word}
+.wide td.w{min-width:4rem;max-width:28rem}.wide td.w+td.w{min-width:9rem}
 table{border-collapse:collapse;font-size:.92rem;margin:.3rem 0 1rem}
 th,td{padding:.28rem .8rem;border-bottom:1px solid #e3e7eb;vertical-align:top}
 th{background:#f4f6f8;font-weight:600}
-.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.w{text-align:left}
-.bars{width:100%}.bars td{border:0;padding:.15rem .5rem;white-space:nowrap}
-.bar{width:65%}.bar i{display:block;height:.95rem;background:#0072b2;border-radius:3px}
+.n{text-align:right;font-variant-numeric:tabular-nums}td.n{white-space:nowrap}.w{text-align:left}
+.bars{width:100%}.bars td{border:0;padding:.15rem .5rem}.bars td+td{white-space:nowrap}
+.bars td.w{min-width:6rem}.bar{width:65%}
+.bar i{display:block;height:.95rem;background:#0072b2;border-radius:3px}
 figure{margin:1rem 0 1.4rem}img{max-width:100%;height:auto;display:block}
 figcaption{margin-top:.35rem}
 footer{margin-top:2.5rem;padding-top:.8rem;border-top:1px solid #d9dee4;color:#4b5560;
-font-size:.88rem;overflow-wrap:anywhere}
+font-size:.88rem}
+@media(max-width:600px){main{padding:1.2rem .9rem 2rem}th,td{padding:.28rem .45rem}}
 @media print{nav{display:none}section{break-inside:avoid}}
 """.replace("\n", "")
