@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.explore.landscape import Landscape
 from jaxmdwarf.inference.explore.minima import Minima
+from jaxmdwarf.inference.explore.paths import SolverPaths
 from jaxmdwarf.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, describe_quantity
 
 PAIR_LEVELS = (2.30, 6.18, 11.83)
@@ -36,6 +37,7 @@ def plot_pair(
     marks: Mapping[str, tuple[float, float]] | None = None,
     minima: Minima | None = None,
     samples: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]] | None = None,
+    paths: Mapping[str, SolverPaths] | None = None,
     title: str = "",
 ) -> Figure:
     """A map of delta chi-square over two parameters of one star.
@@ -54,6 +56,8 @@ def plot_pair(
         Those of the star are numbered; labels only.
     samples : ((n,), (n,)), optional
         Draws from the posterior.
+    paths : mapping of str to SolverPaths, optional
+        Ways of solvers by what to call them, all their stars; a cross where each begins.
     title : str
 
     Returns
@@ -69,6 +73,8 @@ def plot_pair(
     figure = Figure(figsize=(5.4, 4.3), layout="constrained")
     axis = figure.subplots()
     mesh, handles = _plot_map(axis, landscape, row, covariance, marks or {}, minima, samples)
+    for (text, one), colour in zip((paths or {}).items(), (RED, ORANGE, PURPLE), strict=False):
+        handles.append(_plot_paths(axis, landscape.names, one, text, colour))
     bar = figure.colorbar(mesh, ax=axis, extend="max", label=r"$\Delta\chi^2$")
     for level in PAIR_LEVELS:
         bar.ax.axhline(level, color="k", linewidth=0.8)
@@ -299,6 +305,16 @@ def _plot_ellipses(axis: Axes, centre: np.ndarray, covariance: np.ndarray) -> Li
         shape = centre[:, None] + np.sqrt(level) * circle
         axis.plot(*shape, "--", color=ORANGE, linewidth=1.1)
     return Line2D([], [], color=ORANGE, linestyle="--", label="covariance of the fit")
+
+
+def _plot_paths(
+    axis: Axes, names: tuple[str, ...], paths: SolverPaths, text: str, colour: str
+) -> Line2D:
+    """The ways of one solver, a dot after each evaluation; returns a handle for the legend."""
+    x, y = (paths.column(name) for name in names)
+    axis.plot(x, y, ".-", color=colour, markersize=4, linewidth=1.1, alpha=0.9, zorder=4)
+    axis.plot(x[0], y[0], "x", color="k", markersize=6, zorder=4)
+    return Line2D([], [], color=colour, marker=".", linewidth=1.1, label=text)
 
 
 def _number_minima(axis: Axes, minima, landscape, row: int) -> Line2D:

@@ -6,6 +6,7 @@ import pytest
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.explore.landscape import Landscape
 from jaxmdwarf.inference.explore.minima import find_minima
+from jaxmdwarf.inference.explore.paths import SolverPaths
 from jaxmdwarf.plots.landscape import PAIR_LEVELS, plot_cut, plot_pair, plot_pair_beside
 from jaxmdwarf.plots.style import render_png
 
@@ -73,6 +74,17 @@ def test_maps_stand_beside_each_other_on_common_axes():
     assert (left.get_title(), right.get_title()) == ("slice", "profile")
     assert left.get_xlim() == right.get_xlim()
     assert render_png(figure).startswith(b"\x89PNG")
+
+
+def test_ways_of_solvers_begin_at_crosses_and_are_named():
+    labels = np.array([[[4.2, -0.5], [5.8, 0.5]], [[5.0, 0.0], [5.1, 0.1]]])
+    paths = SolverPaths(labels, np.zeros((2, 2)), np.ones((2, 2)), np.ones((2, 2), bool), NAMES)
+    figure = plot_pair(make_landscape(), paths={"a solver": paths})
+    lines = [line.get_xydata() for line in figure.axes[0].lines]
+    for star in range(2):
+        assert any(np.array_equal(line, labels[:, star]) for line in lines)
+    assert any(np.array_equal(line, labels[0]) for line in lines)
+    assert "a solver" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_stars_without_numbers_are_drawn_empty():

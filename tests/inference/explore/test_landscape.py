@@ -15,6 +15,7 @@ from jaxmdwarf.inference.explore.landscape import (
     slice_objective,
 )
 from jaxmdwarf.inference.explore.minima import find_minima, refine_minima
+from jaxmdwarf.inference.explore.paths import trace_paths
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.schedule import fit
@@ -292,3 +293,22 @@ def test_points_and_stars_of_another_batch_are_refused(linear):
         slice_objective(problem, best, axes, stars=[3])
     with pytest.raises(MismatchError, match="one velocity a spectrum"):
         slice_objective(problem, Start(best.labels[:2], best.residual_kms[:2]), axes)
+
+
+@pytest.mark.parametrize("solver", ["lm", "lbfgs"])
+def test_paths_lead_from_their_start_down_to_the_fit(linear, solver):
+    problem, best = linear
+    labels = np.array([[3200.0, 4.5, -0.5], [3800.0, 5.5, 0.5], [3200.0, 5.5, 0.0]], np.float32)
+    start = Start(labels, np.zeros(3, np.float32))
+    paths = trace_paths(problem, start, solver=solver, n_step=15)
+    np.testing.assert_array_equal(paths.labels[0], labels)
+    assert paths.converged[-1].all()
+    assert (np.abs(paths.labels[-1] - best.labels) < 0.05 * best.errors).all()
+    assert (np.diff(paths.chi2[1:], axis=0) <= 1e-3 * paths.chi2[1:-1]).all()
+    # The first step is no jump to the end, and what has converged stays.
+    assert (np.abs(paths.labels[1] - labels).max(axis=1) > 0).all()
+    arrived = paths.converged[:-1]
+    np.testing.assert_allclose(paths.labels[1:][arrived], paths.labels[:-1][arrived], rtol=1e-5)
+    np.testing.assert_array_equal(paths.take([2]).column("mh"), paths.labels[:, [2], 2])
+    with pytest.raises(UsageError, match="no path"):
+        trace_paths(problem, start, n_step=0)
