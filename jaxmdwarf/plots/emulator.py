@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from jaxmdwarf.labels import describe_label
-from jaxmdwarf.plots.style import shade_windows
+from jaxmdwarf.plots.style import BLUE, ORANGE, shade_windows
 
 
 def plot_reconstruction(
@@ -95,4 +95,28 @@ def plot_pixel_error(
         xlim=(float(wave_aa[0]), float(wave_aa[-1])),
     )
     axis.set_ylim(bottom=0.0)
+    return figure
+
+
+def plot_emulator_training(
+    step: Float[np.ndarray, " n"], loss: Float[np.ndarray, " n"], held_loss: Float[np.ndarray, " n"]
+) -> Figure:
+    """The loss of an emulator while it is trained, on what it learns from and on held-out spectra.
+
+    Parameters
+    ----------
+    step : (n,)
+    loss, held_loss : (n,)
+        Mean squared error of the scaled coefficients, as the training minimises it.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    axis = figure.subplots()
+    axis.semilogy(step, loss, color=BLUE, label="learned from")
+    axis.semilogy(step, held_loss, color=ORANGE, label="held out")
+    axis.set(xlabel="step", ylabel="loss")
+    axis.legend(fontsize=8)
     return figure

@@ -16,6 +16,7 @@ from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.spectra.readers import read_rows
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.plots.domains import plot_domains
+from jaxmdwarf.plots.emulator import plot_emulator_training
 from jaxmdwarf.plots.kiel import KielSample, plot_kiel
 from jaxmdwarf.plots.processing import plot_processing
 from jaxmdwarf.plots.snr import plot_snr
@@ -24,6 +25,7 @@ from jaxmdwarf.plots.transfer import plot_residuals, plot_training, plot_transfe
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA
 from jaxmdwarf.preprocess.masks import mask_for
 from jaxmdwarf.quality import FLAG_TABLE, HARMFUL_FLAGS, find_good
+from jaxmdwarf.quickstart import findings
 from jaxmdwarf.quickstart.products import (
     TRANSFER,
     Outcome,
@@ -81,7 +83,7 @@ def write_quickstart_report(outcome: Outcome) -> None:
         "the method works, not how real stars are.",
         tiles=(
             (str(counts["catalogue"]), f"spectra in the catalogue, {counts['rejected']} rejected"),
-            (f"{emulator['eq1_median']:.2%}", "median emulator error (eq. 1)"),
+            (f"{emulator['eq1_median']:.2%}", "error of the emulator, of the flux, median"),
             (f"{metrics['fit']['converged_fraction']:.1%}", "of the fits converged"),
             (
                 f"{metrics['fit']['spectra_per_s']:.0f} /s",
@@ -91,6 +93,7 @@ def write_quickstart_report(outcome: Outcome) -> None:
             (f"{sum(timing.values()):.0f} s", "for all steps"),
         ),
         sections=[
+            findings.write_findings(findings.list_findings(metrics, shown, catalogue)),
             _run_section(config, metrics, gap),
             _emulator_section(emulator, pictures),
             Section("A spectrum and its fit", [pictures["processing"], pictures["spectrum"]]),
@@ -110,8 +113,12 @@ def write_quickstart_report(outcome: Outcome) -> None:
             ),
             Section(
                 "The stars",
-                [pictures[name] for name in ("snr", *CAPTIONS) if name in pictures],
+                [
+                    findings.write_sample(metrics),
+                    *(pictures[name] for name in ("snr", *CAPTIONS) if name in pictures),
+                ],
             ),
+            findings.write_worst(findings.choose_worst(catalogue), pictures.get("worst")),
             _rejects_section(products, counts),
             _flags_section(catalogue),
             _products_section(products),
@@ -147,7 +154,16 @@ def _draw(outcome: Outcome, catalogue: pd.DataFrame) -> dict[str, Picture]:
         ),
         **plot_validation(shown),
         **_plot_transfer(outcome),
+        **_plot_emulator(products),
     }
+    worst = findings.choose_worst(catalogue)
+    if len(worst):
+        drawn["worst"] = (
+            findings.plot_worst(load_model(variants[outcome.final][0]), worst),
+            "In grey the spectrum at rest, in orange the model, both divided by the "
+            "pseudo-continuum; what is not fitted is left open. Vertical axes show 99 % of the "
+            "pixels.",
+        )
     pictures = {
         name: Picture(render_png(figure), caption, name)
         for name, (figure, caption) in drawn.items()
@@ -195,6 +211,24 @@ def _plot_transfer(outcome: Outcome) -> dict[str, tuple[Figure, str]]:
     return figures
 
 
+def _plot_emulator(products: Products) -> dict[str, tuple[Figure, str]]:
+    """How the training of the emulator went, where its log is there."""
+    records = _read_log(products.emulator / "training.jsonl")
+    if not records:
+        return {}
+    step, loss, held = (
+        np.array([one[name] for one in records], float) for name in ("step", "loss", "held_loss")
+    )
+    return {
+        "emulator_training": (
+            plot_emulator_training(step, np.sqrt(loss), held),
+            "Distance of the emulator from theory's spectra while it learned, as a share of how "
+            "much these differ among each other. Held-out spectra that become worse while the "
+            "others become better tell of too few models.",
+        )
+    }
+
+
 def _read_log(path: Path) -> list[dict[str, Any]]:
     """Records of a training; none where the method keeps none."""
     if not path.is_file():
@@ -203,8 +237,8 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
 
 
 _EMULATOR_CAPTIONS = {
-    "reconstruction": "Eq. 1 of the paper on grid spectra that the network did not learn from, "
-    "over the label space, and its distribution.",
+    "reconstruction": "The error of each held-out spectrum over the label space, and its "
+    "distribution (figure 3 of the paper).",
     "pixel_error": "One-sigma error of the emulator in each pixel; it enters the weights of every "
     "fit. Shaded windows are not fitted.",
 }
@@ -339,15 +373,25 @@ def _run_section(config: QuickstartConfig, metrics: dict[str, Any], gap: str) ->
 def _emulator_section(emulator: dict[str, Any], pictures: dict[str, Picture]) -> Section:
     rows = [
         ("held-out spectra", str(emulator["n_held_out"])),
-        ("eq. 1, median", f"{emulator['eq1_median']:.3%}"),
-        ("eq. 1, 95th percentile", f"{emulator['eq1_p95']:.3%}"),
-        ("eq. 1, largest", f"{emulator['eq1_max']:.3%}"),
+        ("median error", f"{emulator['eq1_median']:.3%}"),
+        ("95th percentile", f"{emulator['eq1_p95']:.3%}"),
+        ("largest", f"{emulator['eq1_max']:.3%}"),
     ]
     return Section(
         "How well the emulator follows theory",
         [
+            Text(
+                "The emulator is a network that gives theory's spectrum at any labels. It is "
+                "tested on theoretical spectra that it did not learn from. The error of a spectrum "
+                "is |emulated - computed| / computed, averaged over its pixels (the paper's "
+                "equation 1)."
+            ),
             Table(("", "value"), rows),
-            *(pictures[name] for name in ("reconstruction", "pixel_error") if name in pictures),
+            *(
+                pictures[name]
+                for name in ("emulator_training", "reconstruction", "pixel_error")
+                if name in pictures
+            ),
         ],
     )
 
@@ -447,13 +491,7 @@ def _flags_section(catalogue: pd.DataFrame) -> Section:
         kept = "left out" if bit & HARMFUL_FLAGS else "kept"
         if number:
             rows.append(
-                (
-                    str(int(bit)),
-                    note.meaning,
-                    str(number),
-                    share,
-                    kept,
-                )
+                (str(bit.name), str(int(bit)), note.meaning, str(number), share, kept, note.advice)
             )
     good = int(np.count_nonzero(find_good(flags)))
     return Section(
@@ -461,9 +499,14 @@ def _flags_section(catalogue: pd.DataFrame) -> Section:
         [
             Text(
                 f"{good} of {flags.size} spectra carry no flag that makes them unfit for use. A "
-                "row may carry several; the last column tells whether it enters the comparisons."
+                "row may carry several. The column of comparisons tells whether it enters those of "
+                "this page, the last what to do about it."
             ),
-            Table(("bit", "meaning", "spectra", "share", "comparison"), rows, text_columns=(1, 4)),
+            Table(
+                ("name", "bit", "meaning", "spectra", "share", "comparisons", "advice"),
+                rows,
+                text_columns=(2, 5, 6),
+            ),
         ],
     )
 

@@ -206,7 +206,7 @@ margin:1.1rem 0}
 nav{display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.92rem;margin:.6rem 0}
 a{color:#0060a0;text-decoration:none}a:hover{text-decoration:underline}
 .wide{overflow-x:auto;overflow-wrap:break-word}
-.wide td.w{min-width:4rem;max-width:28rem}.wide td.w+td.w{min-width:9rem}
+.wide td.w{min-width:4rem;max-width:28rem}.wide td.w:not(:first-child){min-width:9rem}
 table{border-collapse:collapse;font-size:.92rem;margin:.3rem 0 1rem}
 th,td{padding:.28rem .8rem;border-bottom:1px solid #e3e7eb;vertical-align:top}
 th{background:#f4f6f8;font-weight:600}

@@ -2,7 +2,11 @@
 
 import numpy as np
 
-from jaxmdwarf.plots.emulator import plot_pixel_error, plot_reconstruction
+from jaxmdwarf.plots.emulator import (
+    plot_emulator_training,
+    plot_pixel_error,
+    plot_reconstruction,
+)
 
 
 def test_reconstruction_shows_every_spectrum_over_every_pair_with_the_first_label():
@@ -36,3 +40,12 @@ def test_pixel_error_is_in_per_cent():
     wave, error = np.linspace(6000.0, 8900.0, 30), np.full(30, 0.004)
     figure = plot_pixel_error(wave, error, wave < 6500.0)
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), 0.4)
+
+
+def test_the_losses_of_a_training_are_told_apart():
+    step, loss = np.array([100.0, 200.0, 300.0]), np.array([0.3, 0.1, 0.05])
+    axis = plot_emulator_training(step, loss, 2 * loss).axes[0]
+    drawn = {line.get_label(): line.get_xydata() for line in axis.lines}
+    np.testing.assert_array_equal(drawn["learned from"], np.c_[step, loss])
+    np.testing.assert_array_equal(drawn["held out"], np.c_[step, 2 * loss])
+    assert axis.get_yscale() == "log"

@@ -6,12 +6,15 @@ The toy star has bands whose depths follow its labels, so that the labels can be
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from jaxmdwarf import quality
 from jaxmdwarf.catalogue.columns import TABLE_1
+from jaxmdwarf.diagnostics.recovery import Comparison, Pulls, measure_recovery
 from jaxmdwarf.diagnostics.residuals import ResidualSummary
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
@@ -20,7 +23,7 @@ from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.measure.kind import BANDS
 from jaxmdwarf.measure.windows import window_in_vacuum
-from jaxmdwarf.quickstart import report
+from jaxmdwarf.quickstart import findings, report
 from jaxmdwarf.quickstart import run as quickstart
 from jaxmdwarf.quickstart.products import Outcome, Products, QuickstartConfig, find_held_out
 from jaxmdwarf.quickstart.run import run_quickstart
@@ -315,3 +318,64 @@ def test_a_run_that_was_killed_with_its_first_step_is_not_in_the_way(tmp_path, m
     (tmp_path / "other" / "mine").mkdir(parents=True)
     with pytest.raises(UsageError, match="left alone"):
         run_quickstart(tmp_path / "other", CONFIG)
+
+
+def test_the_worst_fits_are_shown_with_their_flags(run):
+    folder, _ = run
+    catalogue = read_table(folder / "catalogue.fits")
+    worst = findings.choose_worst(catalogue)
+    assert len(worst) == findings.N_WORST
+    others = catalogue[~catalogue["path"].isin(worst["path"])]["chi2_red"].to_numpy()
+    assert worst["chi2_red"].is_monotonic_decreasing
+    assert np.nanmax(others) <= worst["chi2_red"].min()
+    assert (folder / "figures" / "worst.png").is_file()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    section = page[page.index("<h2>The 20 worst fits") : page.index("<h2>Rejected files")]
+    for path, flags in zip(worst["path"], worst["flags"], strict=True):
+        assert path.rsplit("/", 1)[-1] in section
+        assert flags == 0 or any(
+            bit.name in section for bit in quality.FLAG_TABLE if int(flags) & bit
+        )
+
+
+def make_metrics(**changed):
+    metrics = {
+        "counts": {"input": 100, "rejected": 0},
+        "fit": {"converged_fraction": 1.0},
+        "emulator": {"eq1_median": 0.001},
+        "transfer": {"classifier_accuracy": {"none": 0.9, "transfer": 0.55}},
+    }
+    return {**metrics, **changed}
+
+
+def make_validation(mean, width):
+    pulls = Pulls(50, mean, width, std=1.0, e_mean=0.1, e_width=0.1, outliers=0.0)
+    comparison = Comparison(measure_recovery(np.zeros(3)), pulls, ())
+    return SimpleNamespace(comparisons={"teff": comparison})
+
+
+@pytest.mark.parametrize(
+    ("metrics", "pulls", "flags", "finding"),
+    [
+        ({}, (0.2, 1.1), 0, None),
+        ({}, (0.2, 2.0), 0, "errors of Teff are too small: pulls are 2.0 wide"),
+        ({}, (0.2, 0.5), 0, "errors of Teff are too large"),
+        ({}, (-1.6, 1.0), 0, "Teff is off by -1.6 of its errors"),
+        ({"emulator": {"eq1_median": 0.02}}, (0.0, 1.0), 0, "the emulator is off by 2.00%"),
+        ({"counts": {"input": 100, "rejected": 40}}, (0.0, 1.0), 0, "40 of 100 files"),
+        ({"fit": {"converged_fraction": 0.5}}, (0.0, 1.0), 0, "only 50% of the fits"),
+        ({"transfer": {"classifier_accuracy": {"none": 0.9}}}, (0.0, 1.0), 0, "tells models"),
+        ({}, (0.0, 1.0), int(quality.QualityFlag.BAD_CHI2), "only 0% of the spectra are good"),
+    ],
+)
+def test_a_bad_number_is_told_with_what_helps(metrics, pulls, flags, finding):
+    table = pd.DataFrame({"flags": np.full(4, flags)})
+    found = findings.list_findings(make_metrics(**metrics), make_validation(*pulls), table)
+    if finding is None:
+        assert found == []
+        assert "No number of this run is bad" in findings.write_findings(found).blocks[0].text
+    else:
+        ((told, remedy),) = found
+        assert finding in told
+        assert remedy
+        assert findings.write_findings(found).blocks[0].rows == found
