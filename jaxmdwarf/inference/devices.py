@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _AXIS = "stars"
+
+
+def count_callers() -> int:
+    """Threads that call programs of few stars beside each other: one a core, on a CPU alone."""
+    if jax.default_backend() != "cpu" or star_mesh() is not None:
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def star_mesh() -> Mesh | None:

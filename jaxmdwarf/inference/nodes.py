@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,28 +58,43 @@ def node_labels(
     return jnp.where(jnp.isfinite(middle), middle, nodes)
 
 
-@jax.jit
+class SeenNodes(NamedTuple):
+    """Nodes of a model's label space as the fitted pixels see them.
+
+    Parameters
+    ----------
+    scaled : (m, n_label)
+    flux, square : (m, n_pix)
+        The model there, for a star without a context, and its square.
+    """
+
+    scaled: Float[Array, "m n_label"]
+    flux: Float[Array, "m n_pix"]
+    square: Float[Array, "m n_pix"]
+
+
+@partial(jax.jit, static_argnames="margins")
 def predict_nodes(
-    model: ForwardModel, fixed: Float[Array, "n n_label"] | None = None
-) -> tuple[Float[Array, "m n_label"], Float[Array, "m n_pix"]]:
-    """Nodes of a model's label space and its flux there, for a star without a context."""
+    model: ForwardModel,
+    margins: tuple[int, int],
+    fixed: Float[Array, "n n_label"] | None = None,
+) -> SeenNodes:
+    """Nodes of a model's label space on the pixels of an objective with these margins."""
     scaled = node_labels(model, fixed)
-    return scaled, model.predict_scaled_batch(scaled)
+    flux = on_fitted_pixels(model.predict_scaled_batch(scaled), margins)
+    return SeenNodes(scaled, flux, flux * flux)
 
 
-def choose_by_pixels(
-    objective: Objective, scaled: Float[Array, "m n_label"], flux: Float[Array, "m n_pix"]
-) -> Float[Array, "n n_label"]:
+def choose_by_pixels(objective: Objective, nodes: SeenNodes) -> Float[Array, "n n_label"]:
     """Scaled labels of the node with the lowest chi-square, priors included, for each star.
 
     Parameters
     ----------
     objective : Objective
-    scaled, flux
+    nodes : SeenNodes
         From `predict_nodes`; velocity and polynomial are taken to be zero.
     """
-    there = on_fitted_pixels(flux, objective.margins)
-    pulled = multiply_exactly(objective.weight * objective.flux, there.T)
-    cost = multiply_exactly(objective.weight, (there * there).T) - 2 * pulled
-    expected = whiten_priors(objective.priors, objective.model.label_space, scaled)
-    return scaled[jnp.argmin(cost + jnp.sum(expected**2, axis=-1), axis=-1)]
+    pulled = multiply_exactly(objective.weight * objective.flux, nodes.flux.T)
+    cost = multiply_exactly(objective.weight, nodes.square.T) - 2 * pulled
+    expected = whiten_priors(objective.priors, objective.model.label_space, nodes.scaled)
+    return nodes.scaled[jnp.argmin(cost + jnp.sum(expected**2, axis=-1), axis=-1)]

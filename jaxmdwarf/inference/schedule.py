@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -9,10 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdwarf.inference.config import FitScheduleConfig, choose_batch_size
-from jaxmdwarf.inference.devices import divide_stars, replicate, star_mesh
+from jaxmdwarf.inference.config import (
+    FitScheduleConfig,
+    choose_batch_size,
+    choose_group_size,
+)
+from jaxmdwarf.inference.devices import count_callers, divide_stars, replicate, star_mesh
 from jaxmdwarf.inference.nodes import choose_by_pixels, predict_nodes
-from jaxmdwarf.inference.objective import build_objective
+from jaxmdwarf.inference.objective import build_objective, fitted_margins
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem, padded_rows, take_stars
 from jaxmdwarf.inference.results import (
@@ -33,6 +38,7 @@ from jaxmdwarf.inference.solvers.gram import (
 from jaxmdwarf.inference.solvers.lm import measure_step
 from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.preprocess.blocks import choose_block_size, map_blocks
 from jaxmdwarf.quality import QualityFlag
 
 FIRST_DAMPING = 1e-2
@@ -279,7 +285,7 @@ class _Passes:
     ) -> None:
         self._problem, self._schedule = problem, schedule
         self._max_iter, self._structure = solver.max_iter, solver.structure()
-        self._mesh = star_mesh()
+        self._mesh, self._n_thread = star_mesh(), count_callers()
         model = problem.model
         n_row = -(-problem.n_spec // 32) * 32
         fast = isinstance(solver, LevenbergMarquardt) and solver.fast_path
@@ -288,8 +294,7 @@ class _Passes:
             reduced: min(choose_batch_size(schedule, model, reduced=reduced), n_row)
             for reduced in (False, True)
         }
-        # Where an iteration is expensive, a few stars that are left do not fill up a whole batch.
-        self._few = max(self._sizes[False] // 8, 1) if model.expensive else 0
+        self._n_together = choose_group_size(self._sizes[False], model)
         shapes = nodes = None
         if self._fast:
             shapes = multiply_shapes(model, problem.batch.grid, problem.noise.nuisance)
@@ -336,9 +341,10 @@ class _Passes:
     def choose_nodes(self, rows: np.ndarray) -> np.ndarray:
         """Scaled labels at which each spectrum fits best, of the nodes of the label space."""
         problem, _, _ = self._held
-        nodes = predict_nodes(problem.model, self._fixed)
+        margins = fitted_margins(problem.model.grid, problem.batch.grid)
+        nodes = predict_nodes(problem.model, margins, self._fixed)
         choose = partial(_choose_rows, (problem, nodes), mesh=self._mesh)
-        return self._in_parts(choose, rows, self._sizes[False])
+        return self._in_parts(choose, rows, self._sizes[True])
 
     def check(self, rows: np.ndarray, parameters: np.ndarray, trusted_sigma: float):
         """One step with the slopes of the surrogate: results, points, how far it led."""
@@ -348,12 +354,15 @@ class _Passes:
 
     def _run(self, rows, parameters, damping, max_iter, *, reduced, searching):
         """Fit `rows` from given points: results, last points, last damping."""
-        few = not reduced and len(rows) <= 2 * self._few
-        size = self._few if few else self._sizes[reduced]
+        size = self._sizes[reduced]
         problem, shapes, nodes = self._held
         reduction = (shapes, nodes, np.asarray(searching)) if reduced else None
         fit_rows = partial(
-            _fit_rows, (problem, reduction, max_iter), solver=self._structure, mesh=self._mesh
+            _fit_rows,
+            (problem, reduction, max_iter),
+            solver=self._structure,
+            mesh=self._mesh,
+            n_together=size if reduced else self._n_together,
         )
         return self._in_parts(fit_rows, rows, size, parameters, damping)
 
@@ -374,7 +383,14 @@ class _Passes:
             part = work((stars, *(column[source] for column in columns), real))
             return jax.tree.map(lambda leaf: np.asarray(leaf)[places], part)
 
-        parts = [do_part(first) for first in range(0, len(rows), size)]
+        # The first by itself: it compiles what the others call.
+        parts = [do_part(0)]
+        rest = range(size, len(rows), size)
+        if len(rest) > 1 and self._n_thread > 1:
+            with ThreadPoolExecutor(self._n_thread) as pool:
+                parts += pool.map(do_part, rest)
+        else:
+            parts += map(do_part, rest)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
@@ -405,15 +421,19 @@ def _fit(problem, parameters, damping, max_iter, *, solver):
     return _fit_traced(problem, parameters, damping, None, max_iter, True, solver)
 
 
-@partial(jax.jit, static_argnames=("solver", "mesh"))
-def _fit_rows(shared, stars, *, solver, mesh):
+@partial(jax.jit, static_argnames=("solver", "mesh", "n_together"))
+def _fit_rows(shared, stars, *, solver, mesh, n_together):
     """Fit some stars; the problem that all share comes with one row in their place."""
 
     def fit_here(shared, stars):
         problem, reduction, max_iter = shared
-        own, parameters, damping, real = stars
-        chosen = problem.with_stars(own)
-        return _fit_traced(chosen, parameters, damping, reduction, max_iter, real, solver)
+
+        def fit_together(stars):
+            own, parameters, damping, real = stars
+            chosen = problem.with_stars(own)
+            return _fit_traced(chosen, parameters, damping, reduction, max_iter, real, solver)
+
+        return map_blocks(fit_together, stars, stars[-1], n_together)
 
     return divide_stars(fit_here, mesh)(shared, stars)
 
@@ -456,8 +476,13 @@ def _choose_rows(shared, stars, *, mesh):
 
     def choose_here(shared, stars):
         problem, nodes = shared
-        chosen = replace(problem.with_stars(stars[0]), context=None)
-        return choose_by_pixels(build_objective(chosen), *nodes)
+
+        def choose(own):
+            chosen = replace(problem.with_stars(own), context=None)
+            return choose_by_pixels(build_objective(chosen), nodes)
+
+        own, real = stars
+        return map_blocks(choose, own, real, choose_block_size())
 
     return divide_stars(choose_here, mesh)(shared, stars)
 

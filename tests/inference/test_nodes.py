@@ -112,7 +112,7 @@ def test_the_chosen_node_has_the_lowest_cost(make_model, priors):
     def choose_and_try(problem, nodes):
         objective = build_objective(problem)
         costs = jax.lax.map(lambda node: objective.cost(jnp.tile(node, (6, 1))), nodes)
-        return choose_by_pixels(objective, *predict_nodes(model)), costs
+        return choose_by_pixels(objective, predict_nodes(model, objective.margins)), costs
 
     nodes = node_points(4)
     chosen, costs = choose_and_try(problem, jnp.asarray(nodes))

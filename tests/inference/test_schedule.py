@@ -343,6 +343,14 @@ def test_how_many_stars_there_are_asks_for_no_other_program(band_model, survey, 
     np.testing.assert_allclose(some.labels, fitted.labels[:150], rtol=1e-4, atol=1e-4)
 
 
+def test_neighbours_do_not_matter_to_the_last_digit(band_model, survey, fitted):
+    rows = [301, 3, 170]
+    for column, among_others in zip(
+        fit_stars(band_model, take(survey[0], rows)), fitted.take(rows), strict=True
+    ):
+        np.testing.assert_array_equal(column, among_others)
+
+
 def test_the_frame_is_part_of_the_velocity(band_model, survey):
     batch = take(survey[0], range(6))
     rest = fit_few(band_model, batch)
