@@ -13,6 +13,7 @@ from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.outliers import parameters_of
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.results import FitResult
+from jaxmdwarf.preprocess.blocks import choose_block_size, map_blocks
 from jaxmdwarf.preprocess.spikes import MOST_PIXELS
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import RawSpectrum
@@ -60,7 +61,9 @@ def find_outlier_pixels(
         problem = problem.under(surrogate.model)
     problem = replace(problem, warnings=())
     n_spec, n_pix = len(result.flags), problem.batch.grid.n_pix
-    found = np.asarray(_find(problem, parameters_of(problem, result), limit))[:n_spec, :n_pix]
+    real = np.arange(problem.n_spec) < n_spec
+    found = np.asarray(_find(problem, parameters_of(problem, result), real, limit))
+    found = found[:n_spec, :n_pix]
     told = np.isfinite(result.labels).all(axis=-1)
     told &= (np.asarray(result.flags) & int(QualityFlag.VELOCITY_AT_EDGE)) == 0
     return found & told[:, None]
@@ -94,7 +97,15 @@ def leave_out_pixels(
 
 
 @jax.jit
-def _find(problem: FitProblem, parameters, limit):
+def _find(problem: FitProblem, parameters, real, limit):
+    def find(stars):
+        own, parameters = stars
+        return _find_in_block(problem.with_stars(own), parameters, limit)
+
+    return map_blocks(find, (problem.stars, parameters), real, choose_block_size())
+
+
+def _find_in_block(problem: FitProblem, parameters, limit):
     objective = build_objective(problem)
     residual = objective.residuals(objective.settle_polynomial(parameters))
     if objective.scatter is not None:

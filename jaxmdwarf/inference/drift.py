@@ -16,11 +16,13 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxmdwarf.inference.clipping import measure_scatter
-from jaxmdwarf.inference.linear import solve_positive
+from jaxmdwarf.inference.linear import list_pairs, solve_positive
 from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.outliers import parameters_of
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.results import FitResult
+from jaxmdwarf.precision import multiply_exactly
+from jaxmdwarf.preprocess.blocks import choose_block_size, map_blocks
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import RawSpectrum
 from jaxmdwarf.wavelengths import doppler_factor
@@ -48,8 +50,6 @@ LEAST_HELD = 40
 """Good pixels beyond `HELD_AA` without which no drift can be told from a velocity."""
 
 _OUTLIER = 5.0
-_ROWS = 32
-# Stars whose slopes are in memory, and in the caches of a processor, together.
 
 
 class Drift(NamedTuple):
@@ -136,7 +136,8 @@ def measure_drift(
     taken = np.zeros((problem.n_spec, len(KNOTS_AA)), problem.batch.flux.dtype)
     if known is not None:
         taken[:n_spec] = known
-    *found, n_held = _measure(problem, parameters_of(problem, result), taken)
+    real = np.arange(problem.n_spec) < n_spec
+    *found, n_held = _measure(problem, parameters_of(problem, result), taken, real)
     told = np.isfinite(result.labels).all(axis=-1)
     told &= (np.asarray(result.flags) & int(QualityFlag.VELOCITY_AT_EDGE)) == 0
     told &= np.asarray(n_held)[:n_spec] >= LEAST_HELD
@@ -179,20 +180,12 @@ def _stiffness() -> np.ndarray:
 
 
 @jax.jit
-def _measure(problem: FitProblem, parameters, taken):
-    n_spec = problem.n_spec
-    if n_spec <= _ROWS or n_spec % _ROWS:
-        return _measure_rows(problem, parameters, taken)
+def _measure(problem: FitProblem, parameters, taken, real):
+    def measure(stars):
+        own, parameters, taken = stars
+        return _measure_rows(problem.with_stars(own), parameters, taken)
 
-    def measure(part):
-        stars, parameters, taken = part
-        return _measure_rows(problem.with_stars(stars), parameters, taken)
-
-    every = (problem.stars, parameters, taken)
-    parts = jax.tree.map(lambda leaf: leaf.reshape(-1, _ROWS, *leaf.shape[1:]), every)
-    return jax.tree.map(
-        lambda leaf: leaf.reshape(n_spec, *leaf.shape[2:]), jax.lax.map(measure, parts)
-    )
+    return map_blocks(measure, (problem.stars, parameters, taken), real, choose_block_size())
 
 
 def _measure_rows(problem: FitProblem, parameters, taken):
@@ -209,33 +202,40 @@ def _measure_rows(problem: FitProblem, parameters, taken):
     per_kms = slopes[layout.n_label] / (2 * layout.velocity_limit_kms)
     wave = problem.batch.grid.wave_aa
     padded = np.r_[wave, np.full(objective.flux.shape[1] - wave.size, wave[-1])]
-    shapes = per_kms * jnp.asarray(_basis(padded), dtype)[:, None, :]
-    columns = jnp.concatenate([jnp.stack(slopes), shapes, residual[None]])
+    basis = jnp.asarray(_basis(padded), dtype)
+    n_shape, n_par = len(basis), layout.n_par
+    first, second, place = list_pairs(n_shape)
+    # Slopes by the drifts are one column times fixed shapes: sums over pixels are matrix products.
+    pulled = objective.weight * per_kms
+    bent = multiply_exactly(pulled * per_kms, (basis[first] * basis[second]).T)[:, place]
+    columns = jnp.concatenate([jnp.stack(slopes), residual[None]])
+    beside = jnp.zeros((), dtype)
     if objective.scatter is not None:
         columns, amplitudes = objective.scatter.take_out(objective.weight, columns)
         beside = jnp.einsum("ank,bnk->nab", amplitudes, amplitudes)
-    else:
-        beside = jnp.zeros((), dtype)
+        directions = objective.scatter.shapes
+        along = multiply_exactly(
+            pulled, (basis[:, None] * directions).reshape(-1, pulled.shape[-1]).T
+        )
+        bent = objective.scatter.reduce(bent, along.reshape(-1, n_shape, len(directions)))
     sums = jnp.einsum("anp,np,bnp->nab", columns, objective.weight, columns) + beside
+    told = jnp.swapaxes(multiply_exactly(pulled * columns, basis.T), 0, 1)
 
-    n_par = layout.n_par
-    labels, shape = slice(0, n_par), slice(n_par, n_par + len(KNOTS_AA))
     _, pull, stiffness = objective.prior_equations(parameters)
     held = layout.held
-    curvature = sums[:, labels, labels] + stiffness
-    gradient = sums[:, labels, -1] + pull
-    across = sums[:, labels, shape]
+    curvature = sums[:, :n_par, :n_par] + stiffness
+    gradient, across = sums[:, :n_par, -1] + pull, told[:, :n_par]
     if held.any():
         curvature = jnp.where(held[:, None] | held, jnp.eye(n_par, dtype=dtype), curvature)
         gradient, across = jnp.where(held, 0, gradient), jnp.where(held[:, None], 0, across)
     solved = solve_positive(curvature, jnp.concatenate([across, gradient[:, :, None]], axis=-1))
     by_shape, by_gradient = solved[:, :, :-1], solved[:, :, -1]
-    least = sums[:, shape, shape] - jnp.einsum("npi,npj->nij", across, by_shape)
-    force = sums[:, shape, -1] - jnp.einsum("npi,np->ni", across, by_gradient)
+    least = bent - jnp.einsum("npi,npj->nij", across, by_shape)
+    force = told[:, -1] - jnp.einsum("npi,np->ni", across, by_gradient)
 
     # The prior speaks in km/s, the pixels in units of what they really scatter.
     least, force = least / scatter[:, None, None], force / scatter[:, None]
-    unit_matrix = jnp.eye(len(KNOTS_AA), dtype=dtype)
+    unit_matrix = jnp.eye(n_shape, dtype=dtype)
     stiff = jnp.asarray(_stiffness(), dtype)
     right = jnp.concatenate(
         [

@@ -16,6 +16,7 @@ from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.results import FitResult
 from jaxmdwarf.inference.shift import on_fitted_pixels
 from jaxmdwarf.models.population import TrainingPopulation
+from jaxmdwarf.preprocess.blocks import choose_block_size, map_blocks
 
 _RIDGE, _RELATIVE_RIDGE = 1e-3, 1e-4
 # Directions that look alike on the pixels that are left share what lies along them.
@@ -57,8 +58,9 @@ def summarise_residuals(
     directions : (k, n_pix)
         On the pixels of the model.
     """
-    found = _summarise(problem, parameters_of(problem, result), jnp.asarray(directions))
     n_spec = len(result.flags)
+    real = np.arange(problem.n_spec) < n_spec
+    found = _summarise(problem, parameters_of(problem, result), real, jnp.asarray(directions))
     known = np.isfinite(result.labels).all(axis=-1) & (result.n_pix > 0)
     return ResidualScores(*(np.where(known, np.asarray(part)[:n_spec], np.nan) for part in found))
 
@@ -115,7 +117,15 @@ def _limited_residuals(objective: Objective, parameters):
 
 
 @jax.jit
-def _summarise(problem: FitProblem, parameters, directions):
+def _summarise(problem: FitProblem, parameters, real, directions):
+    def summarise(stars):
+        own, parameters = stars
+        return _summarise_block(problem.with_stars(own), parameters, directions)
+
+    return map_blocks(summarise, (problem.stars, parameters), real, choose_block_size())
+
+
+def _summarise_block(problem: FitProblem, parameters, directions):
     objective = build_objective(problem)
     parameters = objective.settle_polynomial(parameters)
     residual = _limited_residuals(objective, parameters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdwarf.errors import MismatchError, RejectedInput
+from jaxmdwarf.preprocess.blocks import choose_block_size, map_blocks
 from jaxmdwarf.preprocess.continuum import PAPER_SIGMA_AA, normalise
 from jaxmdwarf.preprocess.masks import PAPER_MASKS_AA, mask_for
 from jaxmdwarf.preprocess.resample import Resampled, refuse_overlap, resample
@@ -180,7 +182,18 @@ def _finish(
     window = mask_for(grid, masks)
     if sigma_aa is None:
         return _mask(batch, window)
-    return normalise(batch, window=window, sigma_aa=float(sigma_aa))
+    real = np.arange(n_row) < len(sampled.flux)
+    return _normalise_blocks(batch, window, real, sigma_aa=float(sigma_aa))
+
+
+@partial(jax.jit, static_argnames="sigma_aa")
+def _normalise_blocks(batch: SpectrumBatch, window, real, *, sigma_aa: float) -> SpectrumBatch:
+    def work(some: SpectrumBatch) -> SpectrumBatch:
+        return normalise(some, window=window, sigma_aa=sigma_aa)
+
+    found = map_blocks(work, batch, real, choose_block_size())
+    flux = jnp.where(real[:, None], found.flux, 1)
+    return SpectrumBatch(flux, found.ivar, found.information, batch.grid)
 
 
 def _pad_rows(values: np.ndarray, n_row: int, fill: float) -> jax.Array:
