@@ -91,7 +91,7 @@ class FitConfig:
         then serve the continuum and the Doppler shifts.
     chunk_size : int
         Spectra that are preprocessed and fitted together; of files, those that are read and
-        written together, so what a killed run loses at most.
+        written together; a killed run loses two such chunks at most.
     solver : Solver or str
         An object, or a name that `jaxmdwarf.inference.solvers.by_name.find_solver` knows.
     schedule : FitScheduleConfig

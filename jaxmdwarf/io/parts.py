@@ -67,6 +67,11 @@ class PackPart(str):
         """Number of its spectra."""
         return self.last - self.first if self.rows is None else len(self.rows)
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether its pack is a folder, and not behind a URL."""
+        return "://" not in self.pack
+
     def choose(self, rows: Iterable[int]) -> PackPart:
         """The part with some of its spectra alone, by their numbers in the pack."""
         chosen = tuple(rows)

@@ -25,7 +25,7 @@ from typing import Any
 
 from jaxmdwarf.errors import RejectedInput, UsageError
 from jaxmdwarf.io.limits import bound_work, count_memory
-from jaxmdwarf.io.parts import count_spectra, measure_size
+from jaxmdwarf.io.parts import PackPart, count_spectra, measure_size
 from jaxmdwarf.io.registry import pack_extras, unpack_extras
 from jaxmdwarf.io.rejects import Reject, UnexpectedReject
 
@@ -52,7 +52,9 @@ def stream_results(
     ----------
     task : callable
         Takes a path; must be picklable by reference (a module-level function or an instance of a
-        module-level class). Its module should not import JAX.
+        module-level class). Its module should not import JAX. What does nothing but read says so
+        by an attribute ``only_reads``: parts of packs on a disk are then read by threads of this
+        process, for handing their arrays over would cost more than reading them does.
     paths : iterable of str
         Consumed as needed.
     processes : int, optional
@@ -89,6 +91,8 @@ def stream_results(
     local = threading.local()
 
     def serve_chunk(chunk: list[str]) -> list[Any]:
+        if getattr(task, "only_reads", False) and all(map(_is_near, chunk)):
+            return [run_one(task, path) for path in chunk]
         if not hasattr(local, "worker"):
             local.worker = _Worker(task, extras or b"")
             workers.append(local.worker)
@@ -109,6 +113,10 @@ def stream_results(
         pool.shutdown(wait=True, cancel_futures=True)
         for worker in workers:
             worker.close()
+
+
+def _is_near(path: str) -> bool:
+    return isinstance(path, PackPart) and path.on_disk
 
 
 def require_processes(processes: int | None) -> None:

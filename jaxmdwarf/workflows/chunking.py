@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 from jaxmdwarf.errors import WorkFailed
 from jaxmdwarf.io.parts import PackPart
-from jaxmdwarf.io.rejects import Reject
+from jaxmdwarf.io.rejects import Reject, UnexpectedReject
 from jaxmdwarf.io.spectra.readers import DuplicateFinder, name_place
+
+T = TypeVar("T")
+Made = TypeVar("Made")
 
 CHUNK_BYTES = 512 * 1024**2
 """Size of the files of a chunk: a thousand single spectra, or a few files of many."""
@@ -31,6 +37,10 @@ class Gathered(NamedTuple):
         How many spectra there were in all; a file that cannot be read counts as one.
     order : dict of str to int
         Files by where they stand among the others.
+    paths : list of str
+        The files, or parts of packs.
+    n_unexpected : int
+        Inputs on which readers failed as they should not.
     """
 
     items: list[tuple[str, Any]]
@@ -38,18 +48,59 @@ class Gathered(NamedTuple):
     hashes: list[tuple[str, int]]
     n_in: int
     order: dict[str, int]
+    paths: list[str]
+    n_unexpected: int
+
+    def sort_rejects(self, more: Sequence[Reject]) -> list[Reject]:
+        """Its rejects and those that were found later, in the order of the files."""
+        return sorted(
+            [*self.rejects, *more],
+            key=lambda one: (self.order.get(one.path, len(self.order)), one.spectrum or 0),
+        )
 
 
-def gather_results(
-    results: Iterator[tuple[str, Any]], n_path: int, duplicates: DuplicateFinder
+def gather_chunks(
+    results: Iterator[tuple[str, Any]],
+    chunks: Iterable[list[str]],
+    duplicates: DuplicateFinder,
+    n_read: int = 0,
+    n_unexpected: int = 0,
+) -> Iterator[Gathered]:
+    """What chunks of files hold, one after the other.
+
+    Parameters
+    ----------
+    results : iterator of (path, result)
+        Of all files, in their order.
+    chunks : iterable of list of str
+        The files.
+    duplicates : DuplicateFinder
+        That knows the spectra that were met before.
+    n_read, n_unexpected : int
+        Inputs before these, and those of them on which readers failed as they should not.
+
+    Raises
+    ------
+    WorkFailed
+        See `require_expected`.
+    """
+    for paths in chunks:
+        found = _gather_results(results, paths, duplicates)
+        strange = [one for one in found.rejects if isinstance(one, UnexpectedReject)]
+        n_read, n_unexpected = n_read + found.n_in, n_unexpected + len(strange)
+        require_expected(strange, n_unexpected, n_read)
+        yield found
+
+
+def _gather_results(
+    results: Iterator[tuple[str, Any]], paths: list[str], duplicates: DuplicateFinder
 ) -> Gathered:
-    """What the next `n_path` files, or parts of packs, hold."""
     items: list[tuple[str, Any]] = []
     rejects: list[Reject] = []
     hashes: list[tuple[str, int]] = []
     order: dict[str, int] = {}
     n_in = 0
-    for _ in range(n_path):
+    for _ in paths:
         path, result = next(results)
         for index, one in enumerate(result if isinstance(result, list) else [result]):
             n_in += 1
@@ -68,7 +119,8 @@ def gather_results(
                     continue
                 hashes.append((name_place(*place), content_hash))
             items.append((place[0], payload))
-    return Gathered(items, rejects, hashes, n_in, order)
+    n_unexpected = sum(isinstance(one, UnexpectedReject) for one in rejects)
+    return Gathered(items, rejects, hashes, n_in, order, paths, n_unexpected)
 
 
 def require_expected(strange: Sequence[Reject], n_unexpected: int, n_read: int) -> None:
@@ -94,3 +146,56 @@ def require_expected(strange: Sequence[Reject], n_unexpected: int, n_read: int) 
             "this is a defect of jaxmdwarf, or of the reader that you registered: report it with "
             "one of the files, or leave these files out.",
         )
+
+
+class Done(NamedTuple):
+    """What was made of a chunk, and the moments between which it was made, as a clock has them."""
+
+    made: Any
+    began: float
+    ended: float
+
+
+def work_beside(
+    work: Callable[[T], Made], chunks: Iterable[T], n_beside: int
+) -> Iterator[tuple[T, Done]]:
+    """What `work` makes of chunks, in their order, of some of them at once.
+
+    Parameters
+    ----------
+    work : callable
+        Must bear to be called by several threads.
+    chunks : iterable
+        Taken one ahead of those that are worked on.
+    n_beside : int
+        Threads. The first chunk is worked on alone: it compiles what the others call.
+
+    Examples
+    --------
+    >>> [done.made for _, done in work_beside(abs, [-3, 2, -1], 2)]
+    [3, 2, 1]
+    """
+
+    def timed(chunk: T) -> Done:
+        began = time.perf_counter()
+        made = work(chunk)
+        return Done(made, began, time.perf_counter())
+
+    if n_beside == 1:
+        for chunk in chunks:
+            yield chunk, timed(chunk)
+        return
+    pending: deque[tuple[T, Future[Done]]] = deque()
+    pool, allowed = ThreadPoolExecutor(n_beside, thread_name_prefix="jaxmdwarf-chunk"), 0
+    try:
+        for chunk in chunks:
+            pending.append((chunk, pool.submit(timed, chunk)))
+            if len(pending) > allowed:
+                first, future = pending.popleft()
+                yield first, future.result()
+                allowed = n_beside
+        while pending:
+            first, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -13,6 +13,7 @@ from jaxmdwarf.catalogue.cuts import write_bounds
 from jaxmdwarf.catalogue.merging import join_gaia
 from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
 from jaxmdwarf.inference.config import FitConfig, choose_batch_size
+from jaxmdwarf.inference.devices import star_mesh
 from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.memory import require_fit_memory
 from jaxmdwarf.io.inputs import Inputs, expand_inputs
@@ -27,7 +28,7 @@ from jaxmdwarf.io.provenance import (
 from jaxmdwarf.io.rejects import name_rejects_file
 from jaxmdwarf.io.spectra.readers import ReadTask
 from jaxmdwarf.io.spectra.records import Requirements
-from jaxmdwarf.io.stream import require_processes
+from jaxmdwarf.io.stream import count_cores, require_processes
 from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_table
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.quality import QualityFlag
@@ -45,6 +46,9 @@ DEFAULT_NAME = "the model that comes with the package"
 
 ROW_BYTES = 2_000
 """Disk space of a catalogue row and of its entry in a chunk, generously."""
+
+
+_MOST_BESIDE = 2
 
 
 def fit_files(
@@ -244,6 +248,7 @@ class FitPlan:
                 title="fitting spectra",
                 progress=progress,
                 processes=processes,
+                n_beside=_choose_beside(),
             )
             compile_s = compiling.stop()
             frame, n_in = division.collect(run, empty_rows(names), name_rejects_file(out))
@@ -317,6 +322,14 @@ def _fit_chunk(items: list[tuple[str, Any]], *, fitter: Fitter, n_row: int) -> C
     rows = [tabulate_fit(part, fitter.fit(part, pad_to=n_row)) for part in split_rows(raws, n_row)]
     empty = empty_rows(fitter.model.label_space.names)
     return Chunk(pd.concat(rows or [empty], ignore_index=True), rejects)
+
+
+def _choose_beside() -> int:
+    """Chunks that are fitted at once: while one is prepared or tabulated another is on the device.
+
+    Programs that all devices of a host share are called by one thread.
+    """
+    return _MOST_BESIDE if count_cores() > 1 and star_mesh() is None else 1
 
 
 def _count_flags(frame: pd.DataFrame) -> dict[str, Any]:

@@ -46,11 +46,11 @@ from jaxmdwarf.io.atomic import (
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.locks import hold_lock
 from jaxmdwarf.io.parts import count_spectra
-from jaxmdwarf.io.rejects import Reject, UnexpectedReject, check_accounts, write_rejects
+from jaxmdwarf.io.rejects import Reject, check_accounts, write_rejects
 from jaxmdwarf.io.spectra.readers import DuplicateFinder
 from jaxmdwarf.io.stream import chunk_paths, stream_results
 from jaxmdwarf.io.tables import begin_imports
-from jaxmdwarf.workflows.chunking import CHUNK_BYTES, gather_results, require_expected
+from jaxmdwarf.workflows.chunking import CHUNK_BYTES, Gathered, gather_chunks, work_beside
 from jaxmdwarf.workflows.outputs import OVERWRITE, require_folder, require_output
 from jaxmdwarf.workflows.progress import Progress, Silent
 
@@ -234,6 +234,7 @@ class Run:
         progress: Progress | None = None,
         processes: int | None = None,
         n_together: int = 32,
+        n_beside: int = 1,
     ) -> Worked:
         """Read files in parallel processes, work on them chunk by chunk, and keep each chunk.
 
@@ -248,7 +249,7 @@ class Run:
         work : callable
             Takes the (path, payload) of a chunk; returns its rows, its rejects and its arrays.
         chunk_size : int
-            Inputs of a chunk, fewer where files are large: what a killed run loses at most.
+            Inputs of a chunk, fewer where files are large.
         title : str
             Of the stage in the progress.
         progress : Progress, optional
@@ -256,6 +257,9 @@ class Run:
             Reader processes; None takes all cores.
         n_together : int
             Paths that travel to a reader together.
+        n_beside : int
+            Chunks that threads work on at once, see `jaxmdwarf.workflows.chunking.work_beside`: a
+            killed run loses so many.
 
         Returns
         -------
@@ -282,33 +286,32 @@ class Run:
             progress.say(f"resuming: {skipped} of {n_all} {unit} are done.")
         rest = paths[begin:]
         results = stream_results(task, rest, processes=processes, chunk_size=n_together)
-        done = Worked(0, 0.0)
+        parts = chunk_paths(rest, chunk_size, CHUNK_BYTES)
+        chunks = gather_chunks(results, parts, duplicates, n_read, n_unexpected)
+
+        def make(chunk: Gathered) -> Chunk:
+            importing = begin_imports()  # at once from the second chunk on
+            made = work(chunk.items)
+            importing.join()
+            return made
+
+        n_row, seconds, ended = 0, 0.0, 0.0
         with progress.stage(title, float(n_all), unit=unit, done=float(skipped)) as stage:
-            for number, own in enumerate(chunk_paths(rest, chunk_size, CHUNK_BYTES), self.n_done):
-                items, rejects, hashes, n_in, order = gather_results(results, len(own), duplicates)
-                strange = [one for one in rejects if isinstance(one, UnexpectedReject)]
-                n_read, n_unexpected = n_read + n_in, n_unexpected + len(strange)
-                require_expected(strange, n_unexpected, n_read)
-                began = time.perf_counter()
-                importing = begin_imports()  # at once from the second chunk on
-                made = work(items)
-                importing.join()
-                seconds = done.seconds + time.perf_counter() - began
-                done = Worked(done.n_row + len(made.rows), seconds)
-                rejects = sorted(
-                    [*rejects, *made.rejects],
-                    key=lambda one: (order.get(one.path, len(order)), one.spectrum or 0),
+            each = enumerate(work_beside(make, chunks, n_beside), self.n_done)
+            for number, (chunk, done) in each:
+                made = done.made._replace(
+                    rejects=chunk.sort_rejects(done.made.rejects),
+                    hashes=chunk.hashes,
+                    n_path=len(chunk.paths),
+                    n_in=chunk.n_in,
+                    n_unexpected=chunk.n_unexpected,
                 )
-                made = made._replace(
-                    rejects=rejects,
-                    hashes=hashes,
-                    n_path=len(own),
-                    n_in=n_in,
-                    n_unexpected=len(strange),
-                )
+                # Of chunks side by side a second counts once.
+                seconds += max(done.ended - max(done.began, ended), 0.0)
+                n_row, ended = n_row + len(made.rows), max(ended, done.ended)
                 self.keep(number, made)
-                stage.advance(float(count_spectra(own)))
-        return done
+                stage.advance(float(count_spectra(chunk.paths)))
+        return Worked(n_row, seconds)
 
     def collect(self, empty: pd.DataFrame) -> tuple[pd.DataFrame, list[Reject]]:
         """Rows of all chunks (`empty`: a table without any) and rejects, in the inputs' order."""

@@ -17,6 +17,7 @@ from astropy.io import fits
 from jaxmdwarf.errors import RejectedInput
 from jaxmdwarf.io import limits
 from jaxmdwarf.io.fits_files import open_fits
+from jaxmdwarf.io.parts import PackPart
 from jaxmdwarf.io.rejects import Reject, UnexpectedReject
 from jaxmdwarf.io.spectra.records import SpectrumRecord, number_or_nan
 from jaxmdwarf.io.stream import CHUNKS_AHEAD, run_one, stream_results
@@ -93,6 +94,24 @@ def test_inputs_are_taken_only_as_results_are_used(tasks):
     assert len(taken) <= 5 * (2 * CHUNKS_AHEAD + 4)
     stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("jaxmdwarf-reader")]
+
+
+class OnlyReads:
+    only_reads = True
+
+    def __call__(self, path):
+        if path.endswith("[3:4]"):
+            raise RejectedInput("a chunk is damaged.", "restore it.")
+        return os.getpid()
+
+
+def test_parts_of_packs_on_a_disk_are_read_by_this_process():
+    parts = [PackPart("here.zarr", "", n, n + 1) for n in range(6)]
+    found = list(stream_results(OnlyReads(), parts, processes=2, chunk_size=1))
+    assert [path for path, _ in found] == parts
+    assert isinstance(found[3][1], Reject)
+    assert {result for n, (_, result) in enumerate(found) if n != 3} == {os.getpid()}
+    assert not PackPart("s3://bucket/there.zarr", "", 0, 1).on_disk
 
 
 def test_closing_early_ends_the_workers(tasks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 from jaxmdwarf.catalogue.texts import restore_path
 from jaxmdwarf.errors import RejectedInput
@@ -195,6 +195,7 @@ class ReadTask:
     """
 
     requirements: Requirements | None = None
+    only_reads: ClassVar[bool] = True
 
     def __call__(self, path: str) -> list[ReadSpectrum | Reject]:
         return [take_spectrum(one, self._take) for one in read_placed(path)]
