@@ -260,15 +260,25 @@ class Fitter:
         if not self.config.likelihood_labels:
             return None
         alone = LikelihoodLabels(*(np.full(result.labels.shape, np.nan) for _ in range(2)))
-        for rows, seen in looks:
+        latest = np.zeros(len(result.flags), np.int64)
+        for number, (rows, _) in enumerate(looks):
+            latest[rows] = number
+        for number, (rows, seen) in enumerate(looks):
+            last = latest[rows] == number
+            if not last.any():
+                continue
             problem = seen
             if self.config.domain == "synthetic":
                 problem = self._find_synthetic(seen) or seen
             found = fit_likelihood(
-                problem, result.take(rows), solver=self._solver, schedule=self.config.schedule
+                problem,
+                result.take(rows),
+                solver=self._solver,
+                schedule=self.config.schedule,
+                only=last,
             )
             for column, values in zip(alone, found, strict=True):
-                column[rows] = values
+                column[rows[last]] = values[last]
         return alone
 
     def _fit_domains(

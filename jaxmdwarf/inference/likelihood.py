@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
+from jaxtyping import Bool
 
 from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.inference.parameters import Start
@@ -48,6 +49,7 @@ def fit_likelihood(
     *,
     solver: Solver,
     schedule: FitScheduleConfig,
+    only: Bool[np.ndarray, n] | None = None,
 ) -> LikelihoodLabels:
     """Descend from where a fit ended, without its priors.
 
@@ -61,6 +63,8 @@ def fit_likelihood(
         Of its first rows.
     solver, schedule
         Those of the fit.
+    only : (n,) bool, optional
+        Rows of `found` that are asked for; the others come back as NaN.
 
     Returns
     -------
@@ -69,8 +73,11 @@ def fit_likelihood(
     """
     n_spec = len(found.flags)
     labels, errors = np.asarray(found.labels), np.asarray(found.errors)
+    only = np.ones(n_spec, bool) if only is None else only
     if not problem.priors:
-        return LikelihoodLabels(labels.copy(), errors.copy())
+        return LikelihoodLabels(
+            *(np.where(only[:, None], known, np.nan) for known in (labels, errors))
+        )
     rows = np.arange(problem.n_spec) % n_spec
     start = Start(np.nan_to_num(labels)[rows], np.nan_to_num(found.residual_kms)[rows])
     alone = fit(
@@ -78,6 +85,7 @@ def fit_likelihood(
         start=start,
         solver=solver,
         schedule=replace(schedule, restarts=0, secondary_distance=None),
+        only=np.pad(only, (0, problem.n_spec - n_spec)),
     ).take(slice(n_spec))
     known = (alone.converged & np.isfinite(labels).all(axis=1))[:, None]
     return LikelihoodLabels(

@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 from jaxmdwarf.inference.config import (
     FitScheduleConfig,
@@ -111,6 +112,7 @@ def fit(
     start: Start | None = None,
     solver: Solver | str = "lm",
     schedule: FitScheduleConfig | None = None,
+    only: Bool[np.ndarray, n_spec] | None = None,
 ) -> FitResult:
     """Fit any number of stars in batches of one size, gathering those that need longer.
 
@@ -131,6 +133,8 @@ def fit(
     solver : Solver or str
     schedule : FitScheduleConfig, optional
         `batch_size` stars are on the device at once.
+    only : (n_spec,) bool, optional
+        Stars that are fitted, all by default; the others come back as if they had no good pixel.
 
     Returns
     -------
@@ -156,10 +160,10 @@ def fit(
     if isinstance(solver, LevenbergMarquardt) and solver.fast_path:
         surrogate = _find_accurate(problem.model)
     if surrogate is None:
-        found = _fit_under(problem, start, solver, schedule)
+        found = _fit_under(problem, start, solver, schedule, only)
     else:
         assert isinstance(solver, LevenbergMarquardt)
-        found = _fit_under(problem.under(surrogate), start, solver, schedule)
+        found = _fit_under(problem.under(surrogate), start, solver, schedule, only)
         if solver.check_surrogate:
             found = _finish_under(problem, surrogate, found, solver, schedule)
     return found.take(slice(n_spec))
@@ -172,7 +176,11 @@ def _find_accurate(model: ForwardModel) -> ForwardModel | None:
 
 
 def _fit_under(
-    problem: FitProblem, start: Start | None, solver: Solver, schedule: FitScheduleConfig
+    problem: FitProblem,
+    start: Start | None,
+    solver: Solver,
+    schedule: FitScheduleConfig,
+    only: Bool[np.ndarray, n_spec] | None,
 ) -> FitResult:
     """Fit all stars under one model, with second starts for those that do not converge."""
     searching = start is None
@@ -182,6 +190,8 @@ def _fit_under(
     result = _blank(problem, problem.n_spec)
     # Padding and empty spectra need no model evaluation.
     seen = np.flatnonzero(np.asarray(_has_pixels(problem.batch.ivar)))
+    if only is not None:
+        seen = seen[np.isin(seen, np.flatnonzero(only))]
     if not seen.size:
         return result
     put_rows(result, seen, passes.descend(seen, starting[seen], searching=searching))
