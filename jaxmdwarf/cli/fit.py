@@ -187,6 +187,14 @@ class Command:
 
     overwrite: Overwrite = False
 
+    profile: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Also tell the seconds of each stage; two chunks are worked on at once, so that "
+            "they add up to more than the run."
+        ),
+    ] = False
+
     terminal: TerminalOptions = SHOW_ALL
 
     def run(self, terminal: Terminal) -> dict[str, Any]:
@@ -224,6 +232,7 @@ class Command:
             processes=self.processes,
             shard=self.shard,
             overwrite=self.overwrite,
+            profile=self.profile,
             progress=terminal,
         )
 
@@ -232,8 +241,13 @@ class Command:
     ) -> dict[str, Any]:
         from jaxmdwarf.workflows.distributed import fit_on_workers
 
-        for name, value in (("--shard", self.shard), ("--processes", self.processes)):
-            if value is not None:
+        alone = {
+            "--shard": self.shard is not None,
+            "--processes": self.processes is not None,
+            "--profile": self.profile,
+        }
+        for name, given in alone.items():
+            if given:
                 raise UsageError(
                     f"{name} and --dask do not go together.",
                     "leave one of them out: the workers of --dask share the parts among them, and "

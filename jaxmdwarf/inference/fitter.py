@@ -31,6 +31,7 @@ from jaxmdwarf.inference.results import FitResult, put_rows
 from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.inference.shift import combine_velocities
 from jaxmdwarf.inference.solvers.by_name import find_solver
+from jaxmdwarf.inference.stages import Stages
 from jaxmdwarf.inference.velocity import VelocityBank, bank_from_model, measure_velocity
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.preprocessing import Preprocessing
@@ -74,6 +75,8 @@ class Fitter:
     warnings : tuple of str
         What the configuration asks for and the model cannot give, such as a prior on a label
         that it does not have.
+    stages : Stages
+        Is told what is being done.
 
     Raises
     ------
@@ -105,6 +108,7 @@ class Fitter:
         self._population = model.population
         self._fitted = model if model.population is None else model.with_population(None)
         self._bank: VelocityBank | None = None
+        self.stages = Stages()
         wave, (low, high) = self.grid.wave_aa, self.config.window_aa
         self._outside = (wave < low) | (wave > high)
         masked = self._outside | mask_for(self.grid, self.preprocessing.masks_aa)
@@ -186,21 +190,26 @@ class Fitter:
         n_spec, given = len(raws), raws
         if self._clipping:
             raws = [leave_out_impossible(raw, sigma=self.config.clip_sigma) for raw in raws]
-        frame, start_labels, flags = self._first_velocities(raws, n_row)
+        with self.stages.stage("first velocities"):
+            frame, start_labels, flags = self._first_velocities(raws, n_row)
         start = None
         if start_labels is not None:
             start = Start(_pad(start_labels, n_row), np.zeros(n_row, np.float32))
         problem = self._build_problem(raws, frame, fixed, n_row)
-        solved = self._fit_domains(problem, start, self.config.schedule)
+        with self.stages.stage("fits"):
+            solved = self._fit_domains(problem, start, self.config.schedule)
         result = FitResult(*(np.array(column[:n_spec]) for column in solved))
-        raws, looks, scales = self._fit_again(raws, problem, result, frame, fixed)
+        with self.stages.stage("fits again"):
+            raws, looks, scales = self._fit_again(raws, problem, result, frame, fixed)
         flags |= result.flags | self._compare_headers(given, result)
         if scales is not None:
             flags[scales.undone] |= int(QualityFlag.WAVELENGTH_DRIFT)
-        score = self._score_outliers(looks, result)
+        with self.stages.stage("distances from the training stars"):
+            score = self._score_outliers(looks, result)
         if score is not None:
             flags[score > 1] |= int(QualityFlag.OUT_OF_DOMAIN)
-        alone = self._fit_likelihood(looks, result)
+        with self.stages.stage("fits without priors"):
+            alone = self._fit_likelihood(looks, result)
         few = (result.n_pix > 0) & (2 * result.n_pix < self._n_unmasked)
         flags[few] |= int(QualityFlag.FEW_PIXELS)
         n_clipped = _count_clipped(given, raws)
@@ -325,16 +334,17 @@ class Fitter:
         )
 
     def _preprocess(self, raws, frame, n_row) -> SpectrumBatch:
-        batch = preprocess_batch(
-            raws,
-            self.grid,
-            rv_kms=frame,
-            masks=self.preprocessing.masks_aa,
-            sigma_aa=self.preprocessing.sigma_aa,
-            pad_to=n_row,
-            min_overlap=0.0,
-        )
-        return _leave_out(batch, self._outside)
+        with self.stages.stage("resampling and continuum"):
+            batch = preprocess_batch(
+                raws,
+                self.grid,
+                rv_kms=frame,
+                masks=self.preprocessing.masks_aa,
+                sigma_aa=self.preprocessing.sigma_aa,
+                pad_to=n_row,
+                min_overlap=0.0,
+            )
+            return self.stages.settle(_leave_out(batch, self._outside))
 
     def _first_velocities(self, raws, n_row):
         """Frames to fit in, labels to start from, and what is to be said of them."""
@@ -411,7 +421,8 @@ class Fitter:
         for _ in range(_MOST_CLIPS if self._clipping else 0):
             clipped = np.zeros(len(raws), bool)
             for number in range(n_seen, len(looks)):
-                self._clip(raws, looks[number], result, frame, latest == number, clipped)
+                with self.stages.stage("outlier pixels"):
+                    self._clip(raws, looks[number], result, frame, latest == number, clipped)
             n_seen = len(looks)
             refit(np.flatnonzero(clipped), schedule)
         # Outliers may have held a star where it is not.
@@ -439,7 +450,8 @@ class Fitter:
                 rows, problem = looks[number]
                 here = np.flatnonzero((latest[rows] == number) & np.isin(rows, wanted))
                 if here.size:
-                    some = measure_drift(problem, result.take(rows), taken[rows])
+                    with self.stages.stage("drifts of wavelengths"):
+                        some = measure_drift(problem, result.take(rows), taken[rows])
                     # A star that is lost keeps what was found of it before.
                     told = here[np.isfinite(some.gain[here]) | (turn == 0)]
                     for column, values in zip(left, some, strict=True):

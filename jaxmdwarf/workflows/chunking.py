@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from jaxmdwarf.errors import WorkFailed
+from jaxmdwarf.inference.stages import Stages
 from jaxmdwarf.io.parts import PackPart
 from jaxmdwarf.io.rejects import Reject, UnexpectedReject
 from jaxmdwarf.io.spectra.readers import DuplicateFinder, name_place
@@ -65,6 +66,7 @@ def gather_chunks(
     duplicates: DuplicateFinder,
     n_read: int = 0,
     n_unexpected: int = 0,
+    stages: Stages | None = None,
 ) -> Iterator[Gathered]:
     """What chunks of files hold, one after the other.
 
@@ -78,6 +80,8 @@ def gather_chunks(
         That knows the spectra that were met before.
     n_read, n_unexpected : int
         Inputs before these, and those of them on which readers failed as they should not.
+    stages : Stages, optional
+        Is told how long readers are waited for.
 
     Raises
     ------
@@ -85,7 +89,8 @@ def gather_chunks(
         See `require_expected`.
     """
     for paths in chunks:
-        found = _gather_results(results, paths, duplicates)
+        with (stages or Stages()).stage("waiting for readers"):
+            found = _gather_results(results, paths, duplicates)
         strange = [one for one in found.rejects if isinstance(one, UnexpectedReject)]
         n_read, n_unexpected = n_read + found.n_in, n_unexpected + len(strange)
         require_expected(strange, n_unexpected, n_read)
@@ -159,16 +164,18 @@ class Done(NamedTuple):
 def work_beside(
     work: Callable[[T], Made], chunks: Iterable[T], n_beside: int
 ) -> Iterator[tuple[T, Done]]:
-    """What `work` makes of chunks, in their order, of some of them at once.
+    """What `work` makes of chunks, in their order, while the next ones are taken.
 
     Parameters
     ----------
     work : callable
-        Must bear to be called by several threads.
+        Is called by threads.
     chunks : iterable
-        Taken one ahead of those that are worked on.
+        Taken ahead of those that are worked on. Where it fails, what it gave before is finished
+        first.
     n_beside : int
-        Threads. The first chunk is worked on alone: it compiles what the others call.
+        Threads, whom `work` must bear at once. The first chunk is worked on alone: it compiles what
+        the others call, and imports what two threads had better not import at once.
 
     Examples
     --------
@@ -181,14 +188,18 @@ def work_beside(
         made = work(chunk)
         return Done(made, began, time.perf_counter())
 
-    if n_beside == 1:
-        for chunk in chunks:
-            yield chunk, timed(chunk)
-        return
     pending: deque[tuple[T, Future[Done]]] = deque()
-    pool, allowed = ThreadPoolExecutor(n_beside, thread_name_prefix="jaxmdwarf-chunk"), 0
+    pool = ThreadPoolExecutor(n_beside, thread_name_prefix="jaxmdwarf-chunk")
+    allowed, failure, source = 0, None, iter(chunks)
     try:
-        for chunk in chunks:
+        while True:
+            try:
+                chunk = next(source)
+            except StopIteration:
+                break
+            except Exception as error:  # raised below, behind what is finished first
+                failure = error
+                break
             pending.append((chunk, pool.submit(timed, chunk)))
             if len(pending) > allowed:
                 first, future = pending.popleft()
@@ -197,5 +208,7 @@ def work_beside(
         while pending:
             first, future = pending.popleft()
             yield first, future.result()
+        if failure is not None:
+            raise failure
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

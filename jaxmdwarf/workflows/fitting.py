@@ -16,6 +16,7 @@ from jaxmdwarf.inference.config import FitConfig, choose_batch_size
 from jaxmdwarf.inference.devices import star_mesh
 from jaxmdwarf.inference.fitter import Fitter
 from jaxmdwarf.inference.memory import require_fit_memory
+from jaxmdwarf.inference.stages import Stages
 from jaxmdwarf.io.inputs import Inputs, expand_inputs
 from jaxmdwarf.io.models import DEFAULT_MODEL, load_model, read_default_notice
 from jaxmdwarf.io.parts import count_spectra
@@ -33,6 +34,7 @@ from jaxmdwarf.io.tables import choose_format, list_products, read_table, write_
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows.outputs import require_output, require_rejects
+from jaxmdwarf.workflows.profiling import StageClock
 from jaxmdwarf.workflows.progress import CompileClock, Progress, Silent
 from jaxmdwarf.workflows.reading import build_spectra, count_rows, split_rows
 from jaxmdwarf.workflows.run import Chunk, Worked, name_work_folder
@@ -63,6 +65,7 @@ def fit_files(
     shard: str | None = None,
     command: Sequence[str] | None = None,
     overwrite: bool = False,
+    profile: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Fit every spectrum in `files` and write the catalogue, and the rejects beside it.
@@ -89,6 +92,9 @@ def fit_files(
         Command line for the provenance.
     overwrite : bool
         Whether a catalogue that is there may be replaced.
+    profile : bool
+        Whether ``profile`` tells the seconds of each stage. Two chunks are worked on at once, so
+        that they add up to more than the run; compiling counts for the stage that needs it.
     progress : Progress, optional
 
     Returns
@@ -130,6 +136,7 @@ def fit_files(
         processes=processes,
         command=command,
         overwrite=overwrite,
+        profile=profile,
         progress=progress,
     )
 
@@ -221,6 +228,7 @@ class FitPlan:
         processes: int | None = None,
         command: Sequence[str] | None = None,
         overwrite: bool = False,
+        profile: bool = False,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Fit all inputs, or those of a part, and write the catalogue; see `fit_files`."""
@@ -236,6 +244,8 @@ class FitPlan:
             chunk_size=chunk_size,
         )
         names, paths = self.fitter.model.label_space.names, division.inputs.paths
+        clock = StageClock()
+        self.fitter.stages = stages = clock if profile else Stages()
         with division.open(row_bytes=ROW_BYTES, overwrite=overwrite, beside=products) as run:
             for line in self.lines:
                 progress.say(line)
@@ -249,15 +259,17 @@ class FitPlan:
                 progress=progress,
                 processes=processes,
                 n_beside=_choose_beside(),
+                stages=stages,
             )
             compile_s = compiling.stop()
-            frame, n_in = division.collect(run, empty_rows(names), name_rejects_file(out))
-            frame = frame if self.stars is None else join_gaia(frame, self.stars)
-            provenance = gather_provenance(
-                command=command, model=self.model_dir, notes=self._describe(paths)
-            )
-            division.write_note(run, provenance, n_in, gaia=self.gaia_hash)
-            write_table(frame, out, provenance=provenance)
+            with stages.stage("writing the table"):
+                frame, n_in = division.collect(run, empty_rows(names), name_rejects_file(out))
+                frame = frame if self.stars is None else join_gaia(frame, self.stars)
+                provenance = gather_provenance(
+                    command=command, model=self.model_dir, notes=self._describe(paths)
+                )
+                division.write_note(run, provenance, n_in, gaia=self.gaia_hash)
+                write_table(frame, out, provenance=provenance)
         return {
             "inputs": n_in,
             "catalogue": len(frame),
@@ -265,6 +277,7 @@ class FitPlan:
             **_count_flags(frame),
             "fitted_now": worked.n_row,
             **_tell_rates(worked, compile_s, time.perf_counter() - began),
+            **({"profile": clock.seconds} if profile else {}),
             "model_trained_on": self._trained_on,
             "table": os.fspath(out),
             "rejects": os.fspath(name_rejects_file(out)),
@@ -319,7 +332,11 @@ def _fit_chunk(items: list[tuple[str, Any]], *, fitter: Fitter, n_row: int) -> C
     import pandas as pd
 
     raws, rejects = build_spectra(items, fitter.require)
-    rows = [tabulate_fit(part, fitter.fit(part, pad_to=n_row)) for part in split_rows(raws, n_row)]
+    rows = []
+    for part in split_rows(raws, n_row):
+        fitted = fitter.fit(part, pad_to=n_row)
+        with fitter.stages.stage("measuring and rows"):
+            rows.append(tabulate_fit(part, fitted))
     empty = empty_rows(fitter.model.label_space.names)
     return Chunk(pd.concat(rows or [empty], ignore_index=True), rejects)
 

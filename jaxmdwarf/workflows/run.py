@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxmdwarf.errors import UsageError, WorkFailed
+from jaxmdwarf.inference.stages import Stages
 from jaxmdwarf.io.atomic import (
     is_unfinished,
     move_files,
@@ -235,6 +236,7 @@ class Run:
         processes: int | None = None,
         n_together: int = 32,
         n_beside: int = 1,
+        stages: Stages | None = None,
     ) -> Worked:
         """Read files in parallel processes, work on them chunk by chunk, and keep each chunk.
 
@@ -258,8 +260,10 @@ class Run:
         n_together : int
             Paths that travel to a reader together.
         n_beside : int
-            Chunks that threads work on at once, see `jaxmdwarf.workflows.chunking.work_beside`: a
-            killed run loses so many.
+            Chunks that threads work on at once while the next one is read, see
+            `jaxmdwarf.workflows.chunking.work_beside`: a killed run loses so many.
+        stages : Stages, optional
+            Is told how long readers are waited for.
 
         Returns
         -------
@@ -287,7 +291,7 @@ class Run:
         rest = paths[begin:]
         results = stream_results(task, rest, processes=processes, chunk_size=n_together)
         parts = chunk_paths(rest, chunk_size, CHUNK_BYTES)
-        chunks = gather_chunks(results, parts, duplicates, n_read, n_unexpected)
+        chunks = gather_chunks(results, parts, duplicates, n_read, n_unexpected, stages)
 
         def make(chunk: Gathered) -> Chunk:
             importing = begin_imports()  # at once from the second chunk on

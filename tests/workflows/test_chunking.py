@@ -47,3 +47,27 @@ def test_a_failure_is_raised_in_its_turn(n_beside):
     assert [next(found)[0] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ZeroDivisionError):
         next(found)
+
+
+@pytest.mark.parametrize("n_beside", [1, 2])
+def test_what_came_before_a_failure_of_reading_is_finished_first(n_beside):
+    def chunks():
+        yield from range(4)
+        raise OSError("gone")
+
+    found = work_beside(lambda number: -number, chunks(), n_beside)
+    assert [next(found)[1].made for _ in range(4)] == [0, -1, -2, -3]
+    with pytest.raises(OSError, match="gone"):
+        next(found)
+
+
+def test_the_next_chunk_is_read_while_one_is_worked_on():
+    read = threading.Event()
+
+    def chunks():
+        yield from range(2)
+        read.set()
+        yield 2
+
+    found = list(work_beside(lambda number: number == 0 or read.wait(10), chunks(), 1))
+    assert [done.made for _, done in found] == [True, True, True]

@@ -132,7 +132,10 @@ def test_a_pack_gives_the_catalogue_of_its_files(catalogue, survey, model_dir, t
     pytest.importorskip("zarr")
     pack, out = tmp_path / "survey.zarr", tmp_path / "pack.fits"
     assert pack_files([survey[0]], pack, processes=1)["packed"] == N_STAR
-    summary = fit_files([pack], model_dir, out, options=OPTIONS, processes=1)
+    summary = fit_files([pack], model_dir, out, options=OPTIONS, processes=1, profile=True)
+    stages = {"waiting for readers", "first velocities", "fits", "fits again", "outlier pixels"}
+    assert stages < set(summary["profile"])
+    assert 0 < sum(summary["profile"].values()) < 2.5 * summary["wall_s"] + 0.1
     assert (summary["inputs"], summary["catalogue"], summary["rejected"]) == (N_STAR, N_STAR, 0)
     table = read_table(out)
     pd.testing.assert_frame_equal(table, catalogue[0], check_exact=True)
