@@ -9,7 +9,7 @@ from jaxmdwarf.io.parts import PackPart
 from jaxmdwarf.io.rejects import Reject
 from jaxmdwarf.io.spectra.readers import DuplicateFinder
 from jaxmdwarf.io.spectra.records import SpectrumRecord
-from jaxmdwarf.workflows.chunking import gather_results, require_expected
+from jaxmdwarf.workflows.chunking import gather_chunks, require_expected
 from jaxmdwarf.workflows.reading import build_spectra, count_rows, split_rows
 from jaxmdwarf.workflows.sharding import Shard, count_shares
 
@@ -30,7 +30,9 @@ def test_spectra_copies_and_rejects_of_files_are_counted_once():
         ("e.fits", ("e0", 99)),
     ]
     stream = iter(results)
-    found = gather_results(stream, 5, DuplicateFinder())
+    paths = [path for path, _ in results[:5]]
+    found = next(gather_chunks(stream, [paths], DuplicateFinder()))
+    assert found.paths == paths
     assert found.items == [("a.fits", "a0"), ("a.fits", "a1"), ("old.fits", "p0"), ("d.fits", "d0")]
     assert [one.path for one in found.rejects] == ["a.fits", "b.fits", "c.fits"]
     assert "a.fits[1]" in found.rejects[1].reason
