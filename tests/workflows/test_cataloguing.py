@@ -18,7 +18,7 @@ from jaxmdwarf.plots.kiel import plot_kiel
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.workflows import cataloguing
 from jaxmdwarf.workflows.catalogue_figures import plan_figures
-from jaxmdwarf.workflows.cataloguing import catalogue_files, merge_fits
+from jaxmdwarf.workflows.cataloguing import catalogue_files, describe_others, merge_fits
 
 N_STAR = 700
 TOLD = Provenance(
@@ -327,3 +327,15 @@ def test_whole_numbers_stay_whole_and_are_masked_where_a_table_lacks_them():
         "Activity": "int32",
         "spectrum": "Int64",
     }
+
+
+def test_columns_of_others_keep_what_their_tables_say_of_them():
+    first = pd.DataFrame({"Teff": [1.0], "mine": [2.0], "bare": [3.0]})
+    first.attrs |= {"units": {"Teff": "mK", "mine": "pc"}, "descriptions": {"Teff": "strange"}}
+    second = pd.DataFrame({"mine": [2.0], "also": [1.0]})
+    second.attrs |= {"units": {"mine": "kpc"}, "descriptions": {"also": "something"}}
+    found = describe_others([first, second, pd.DataFrame({"plain": [1.0]})])
+    # Those that the package knows are described by it, those of which nothing is said by nobody.
+    assert set(found) == {"mine", "also"}
+    assert (found["mine"].unit, found["mine"].description) == ("pc", "")
+    assert (found["also"].unit, found["also"].description) == ("", "something")

@@ -8,6 +8,7 @@ import pytest
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.training.labels.training_set import fit_main_sequence_relation
+from jaxmdwarf.training.transfer import supervised
 from jaxmdwarf.training.transfer.label_errors import spread_label_errors
 from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample, estimate_labels
 from jaxmdwarf.training.transfer.supervised import (
@@ -153,3 +154,22 @@ def test_differences_beyond_what_is_expected_become_errors_of_labels(universe):
     np.testing.assert_allclose((found * width)[[0, 2]], [80.0, 0.2], rtol=0.15)
     # Fits that know log g apart from Teff and [M/H] tell nothing of how it would move.
     assert found[1] == found[3] == 0
+
+
+def test_scatter_beyond_noise_is_that_which_was_put_in_where_enough_anchors_looked():
+    rng = np.random.default_rng(6)
+    n, n_pix, n_term = 60, 400, 4
+    noise, scatter = 0.02, np.where(np.arange(n_pix) < 200, 0.03, 0.0)
+    drawn = rng.normal(size=(n, n_pix)) * np.hypot(noise, scatter)
+    # As a regression with so many terms leaves them.
+    residual = drawn * np.sqrt(1 - n_term / n)
+    ivar = np.full((n, n_pix), noise**-2)
+    found = supervised._measure_scatter(residual, ivar, n_term)
+    assert np.median(found[10:190]) == pytest.approx(0.03, rel=0.06)
+    assert np.median(found[210:390]) < 0.01
+    for n_good, seen in ((n_term + 2, True), (n_term + 1, False)):
+        few = ivar.copy()
+        few[n_good:, 50:80] = 0
+        some = supervised._measure_scatter(5 * residual, few, n_term)
+        assert (some[50:80] > 0).mean() > 0.8 if seen else (some[50:80] == 0).all()
+        assert (some[:45] > 0).all()
