@@ -1,9 +1,16 @@
 """Labels are carried onto a population in physical units, the errors of each being part of it."""
 
 import numpy as np
+import pytest
 
+from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.training.transfer.label_matching import Population, match_labels
+from jaxmdwarf.training.transfer.label_matching import (
+    Population,
+    ReferenceSample,
+    describe_population,
+    match_labels,
+)
 from jaxmdwarf.training.transfer.label_posterior import Posterior
 
 SPACE = LabelSpace.mdwarf()
@@ -81,3 +88,41 @@ def test_common_stars_alone_decide_how_all_are_moved():
     np.testing.assert_array_equal(first[0].scaled[common], second[0].scaled[common])
     moved = second[0].scaled[~common, 0] - first[0].scaled[~common, 0]
     np.testing.assert_allclose(moved, 0.1 * first[1][0, 0], rtol=1e-3)
+
+
+def test_errors_of_a_reference_are_taken_off_its_widths():
+    """Draws of a Gaussian: with stated errors of a part of it, what is left is the other part."""
+    rng = np.random.default_rng(1)
+    space = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -1.0), (4200.0, 0.6))
+    sample = rng.multivariate_normal((3500.0, -0.1), [[90.0**2, 6.0], [6.0, 0.2**2]], 4000)
+    labels = np.asarray(sample, np.float32)
+    plain = describe_population(space, labels, ReferenceSample(sample), least_scatter={})
+    np.testing.assert_allclose(plain.mean, sample.mean(axis=0), rtol=0.01, atol=0.01)
+    with_errors = describe_population(
+        space, labels, ReferenceSample(sample, errors=(40.0, 0.1)), least_scatter={}
+    )
+    taken = plain.covariance - with_errors.covariance
+    np.testing.assert_allclose(np.diag(taken), [40.0**2, 0.1**2], rtol=1e-6)
+    np.testing.assert_allclose(taken[0, 1], 0.0, atol=1e-9)
+    # None are taken off where none are stated.
+    none = describe_population(
+        space, labels, ReferenceSample(sample, errors=(0.0, 0.0)), least_scatter={}
+    )
+    np.testing.assert_array_equal(plain.covariance, none.covariance)
+    of_draws = describe_population(space, labels, None, least_scatter={})
+    np.testing.assert_allclose(of_draws.covariance, plain.covariance, rtol=1e-4)
+    with pytest.raises(MismatchError, match="the reference has 19 stars"):
+        describe_population(space, labels, ReferenceSample(sample[:19]), least_scatter={})
+    least = describe_population(space, labels, ReferenceSample(sample[:20]), least_scatter={})
+    assert least.n_star == 20
+    mh, teff = plain.priors
+    assert (mh.mean, mh.sigma) == pytest.approx((plain.mean[1], plain.covariance[1, 1] ** 0.5))
+    # Teff given [M/H] at one sigma above its mean, and what scatters then.
+    slope = plain.covariance[0, 1] / plain.covariance[1, 1] ** 0.5
+    assert teff.coefficients == pytest.approx((plain.mean[0], slope))
+    assert teff.sigma == pytest.approx((plain.covariance[0, 0] - slope**2) ** 0.5)
+    assert teff.scale == pytest.approx((mh.sigma,))
+    assert plain.priors_of_a_star == (mh,)
+    np.testing.assert_allclose(
+        plain.mean_scaled(space), (plain.mean - [3000, -1]) / [1200, 1.6] - 0.5, atol=1e-9
+    )
