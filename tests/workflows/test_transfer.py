@@ -581,3 +581,16 @@ def test_the_first_line_makes_its_folder(tmp_path):
     for step in (0, 1, 1):
         log.append({"step": step})
     assert [line["step"] for line in log.read()] == [0, 1]
+
+
+@pytest.mark.parametrize("before", [[], [1, 2]])
+def test_half_a_line_of_a_killed_run_is_no_line(tmp_path, before):
+    log = MetricsLog(tmp_path / "log.jsonl")
+    for step in before:
+        log.append({"step": step})
+    with open(log.path, "a") as file:
+        file.write('{"step": 3, "lo')
+    again = MetricsLog(log.path)
+    for step in (3, 4):
+        again.append({"step": step})
+    assert [line["step"] for line in again.read()] == [*before, 3, 4]

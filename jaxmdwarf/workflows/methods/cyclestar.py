@@ -177,17 +177,23 @@ class MetricsLog:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._last = max((line["step"] for line in self.read()), default=-1)
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            # Half a line of a killed run: another one would be appended to it.
+            self._keep_before(self._last + 1)
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line; earlier ones of this step or later are dropped."""
         if line["step"] <= self._last:
-            kept = [old for old in self.read() if old["step"] < line["step"]]
-            with write_atomically(self.path) as temporary:
-                temporary.write_text("".join(to_json(old, indent=None) for old in kept))
+            self._keep_before(line["step"])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(to_json(line, indent=None))
         self._last = line["step"]
+
+    def _keep_before(self, step: int) -> None:
+        kept = [old for old in self.read() if old["step"] < step]
+        with write_atomically(self.path) as temporary:
+            temporary.write_text("".join(to_json(old, indent=None) for old in kept))
 
     def read(self) -> list[dict[str, Any]]:
         """All complete lines."""
