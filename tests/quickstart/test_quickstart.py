@@ -211,7 +211,7 @@ def test_the_report_stands_alone_and_says_that_it_is_a_simulation(run):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert "url(" not in page
     assert "<script" not in page
-    assert "trained on the package's own theory" in page.replace("&#x27;", "'")
+    assert "trained on the package's own theory" in page.replace("&#39;", "'")
     assert page.count("data:image/png") == len(list((folder / "figures").glob("*.png"))) >= 11
     counts = metrics["counts"]
     assert f"{counts['input']} files in = {counts['catalogue']} in the catalogue" in page

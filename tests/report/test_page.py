@@ -69,3 +69,12 @@ def test_pictures_are_inside_and_bars_are_to_scale(tmp_path):
 
 def test_empty_documents_are_fine():
     assert "<h1>t</h1>" in render_report(Report("t", "", [Section("s", [Bars([])])]))
+
+
+def test_texts_that_cannot_be_printed_are_written_out():
+    page = render_report(
+        Report("a\x07b", "two\nlines", [Section("s", [Table(("é",), [("\x1b",)])])])
+    )
+    assert "<h1>a\\x07b</h1>" in page
+    assert "two\nlines" in page
+    assert '<td class="w">\\x1b</td>' in page
