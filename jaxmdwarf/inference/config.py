@@ -17,7 +17,7 @@ from jaxmdwarf.models.priors import LabelPrior, RelationPrior
 LEAST_CLIP_SIGMA = 3.0
 
 # As fast, star by star, as larger groups that fill the same caches.
-_FEW, _FEW_EXPENSIVE = 4, 2
+_FEW, _FEW_EXPENSIVE, _FEW_REDUCED = 4, 2, 16
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def choose_batch_size(
     return 8192 if reduced else 512 if expensive else 2048
 
 
-def choose_group_size(batch_size: int, model: ForwardModel) -> int:
+def choose_group_size(batch_size: int, model: ForwardModel, *, reduced: bool = False) -> int:
     """Stars of a batch that iterate together: on a CPU few, of which none waits long for another.
 
     Parameters
@@ -184,8 +184,10 @@ def choose_group_size(batch_size: int, model: ForwardModel) -> int:
         What `choose_batch_size` chose.
     model : ForwardModel
         Of expensive ones still fewer iterate together.
+    reduced : bool
+        Whether for a fit on Gram systems, of which a few more are made at once.
     """
     if jax.default_backend() != "cpu":
         return batch_size
-    few = _FEW_EXPENSIVE if model.expensive else _FEW
+    few = _FEW_REDUCED if reduced else _FEW_EXPENSIVE if model.expensive else _FEW
     return few if batch_size % few == 0 else batch_size

@@ -304,7 +304,10 @@ class _Passes:
             reduced: min(choose_batch_size(schedule, model, reduced=reduced), n_row)
             for reduced in (False, True)
         }
-        self._n_together = choose_group_size(self._sizes[False], model)
+        self._n_together = {
+            reduced: choose_group_size(size, model, reduced=reduced)
+            for reduced, size in self._sizes.items()
+        }
         shapes = nodes = None
         if self._fast:
             shapes = multiply_shapes(model, problem.batch.grid, problem.noise.nuisance)
@@ -372,7 +375,7 @@ class _Passes:
             (problem, reduction, max_iter),
             solver=self._structure,
             mesh=self._mesh,
-            n_together=size if reduced else self._n_together,
+            n_together=self._n_together[reduced],
         )
         return self._in_parts(fit_rows, rows, size, parameters, damping)
 
