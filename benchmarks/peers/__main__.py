@@ -2,8 +2,8 @@
 
 Simulates surveys, trains every method on what it would have in reality, judges all on the same
 stars, keeps the numbers in benchmarks/results/peers/peers.json and puts the tables into
-docs/peers.md. Surveys, models and answers stay in --out: the same command goes on from there.
-pPXF comes with ``pip install -e ".[peers]"``.
+docs/peers.md, a short one into the README. Surveys, models and answers stay in --out: the same
+command goes on from there. pPXF comes with ``pip install -e ".[peers]"``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.peers.methods import PEERS
-from benchmarks.peers.page import PAGE, put_tables, render_tables
+from benchmarks.peers.page import PAGE, README, put_tables, render_summary, render_tables
 from benchmarks.peers.run import RESULT, compare_peers
 from benchmarks.peers.survey import CaseConfig
 from jaxmdwarf.errors import JaxmdwarfError
@@ -84,8 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     result = json.loads(options.result.read_text(encoding="utf-8"))
     tables = render_tables(result)
     if options.result == RESULT and PAGE.is_file():
-        text = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(put_tables(text, tables), encoding="utf-8")
+        for page, made in ((PAGE, tables), (README, render_summary(result))):
+            text = page.read_text(encoding="utf-8")
+            page.write_text(put_tables(text, made), encoding="utf-8")
     else:
         print(tables)
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 from jaxmdwarf.plots.style import describe_quantity
 
 PAGE = Path(__file__).parents[2] / "docs" / "peers.md"
+README = PAGE.parents[1] / "README.md"
 
 BEGIN, END = "<!-- tables: python -m benchmarks.peers --render -->", "<!-- end of tables -->"
 _BINS = ("5-10", "10-20", "20-50", "> 50", "all")
@@ -40,6 +41,23 @@ def render_tables(result: dict[str, Any]) -> str:
     parts.append(_table(*_tabulate_rest(methods)))
     parts.append(_list_ahead(result))
     return "\n".join(parts)
+
+
+def render_summary(result: dict[str, Any]) -> str:
+    """One row a method over all judged spectra, for the README; bias ± robust scatter."""
+    rows = [
+        [
+            _title(one),
+            *(
+                _cell(label, _row(one, label, "all")).partition(" (")[0]
+                if label in one["labels"]
+                else ""
+                for label in _LABELS
+            ),
+        ]
+        for one in result["methods"]
+    ]
+    return _table(["", *(describe_quantity(label).axis for label in _LABELS)], rows)
 
 
 def put_tables(page: str, tables: str) -> str:

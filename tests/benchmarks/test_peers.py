@@ -434,10 +434,11 @@ def test_the_command_renders_what_another_file_holds(tmp_path, capsys):
 def test_the_page_shows_what_the_file_of_results_holds():
     import json
 
-    from benchmarks.peers.page import PAGE, put_tables, render_tables
+    from benchmarks.peers.page import PAGE, README, put_tables, render_summary, render_tables
     from benchmarks.peers.run import RESULT
 
     assert RESULT.stat().st_size < 200_000
     result = json.loads(RESULT.read_text(encoding="utf-8"))
-    text = PAGE.read_text(encoding="utf-8")
-    assert put_tables(text, render_tables(result)) == text, "python -m benchmarks.peers --render"
+    for page, tables in ((PAGE, render_tables(result)), (README, render_summary(result))):
+        text = page.read_text(encoding="utf-8")
+        assert put_tables(text, tables) == text, "python -m benchmarks.peers --render"
