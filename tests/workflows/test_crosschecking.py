@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -166,6 +167,10 @@ def test_one_folder_has_both_comparisons(survey, tmp_path):
     page = (out / "report.html").read_text()
     assert "Metallicities of wide pairs" in page
     assert "Velocities against Gaia" in page
+    # All stars first, then bins of S/N.
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", page[page.rindex("robust scatter") :])
+    after = cells.index("stated error") + 1
+    assert (cells[after], cells[after + 1]) == ("all", str(metrics["velocities"]["n"]))
     with pytest.raises(UsageError, match="exists"):
         crosscheck_files(paths["catalogue"], out, gaia=paths["gaia"])
     crosscheck_files(paths["catalogue"], out, gaia=paths["gaia"], overwrite=True)

@@ -51,6 +51,7 @@ def test_all_rows_of_all_tables_are_written_with_their_units(vizier, tmp_path):
     assert [one["row_limit"] for one in vizier.asked] == [-1, -1]
     assert vizier.asked[1]["column_filters"] == {"SBn": ">=2"}
     back = read_table(tmp_path / "lists" / "gaia_non_single.parquet")
+    assert list(back.columns) == ["Source", "Per", "Name"]
     assert back["Source"].tolist() == [5682674213417840640, 7, 8]
     assert back.attrs["units"]["Per"] == "d"
     assert back.attrs["provenance"]["source"] == "VizieR I/357"

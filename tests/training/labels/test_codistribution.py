@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.training.labels import codistribution
 from jaxmdwarf.training.labels.codistribution import (
     CodistributionConfig,
     check_overlap,
@@ -230,3 +231,12 @@ def test_each_number_of_a_distance_is_of_its_own_label():
     gone[::7, 1] = np.nan
     again = measure_distance(gone, second)
     assert again.ks_mh == pytest.approx(found.ks_mh, abs=0.01)
+
+
+def test_large_samples_are_thinned_to_different_rows():
+    rng = np.random.default_rng(0)
+    sample = np.arange(200.0).reshape(100, 2)
+    assert codistribution._thin(sample, rng, 100) is sample
+    few = codistribution._thin(sample, rng, 90)
+    assert len(np.unique(few, axis=0)) == len(few) == 90
+    assert (few[:, 1] - few[:, 0] == 1).all()

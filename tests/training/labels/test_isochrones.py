@@ -156,3 +156,15 @@ def test_wrong_input_says_what_is_wrong():
         LabelCutsConfig(teff=(4000.0, 3000.0))
     with pytest.raises(UsageError, match="no star below"):
         isochrone_points({**table, "Mini": table["Mini"] + 1.0})
+
+
+def test_two_metallicities_are_enough_and_the_cuts_end_at_them():
+    table = table_of_relation()
+    two = np.isin(table["feh"], (-0.5, 0.25))
+    labels = isochrone_points({name: values[two] for name, values in table.items()})
+    assert labels[:, 2].min() == pytest.approx(-0.5)
+    assert labels[:, 2].max() == pytest.approx(0.25)
+    teff = np.linspace(3050, 3950, 20)
+    for mh in (-0.5, 0.25):
+        expected = gravity_at(isochrone_points(table), teff, mh)
+        np.testing.assert_allclose(gravity_at(labels, teff, mh), expected, atol=0.01)
