@@ -241,3 +241,22 @@ def test_rows_are_split_by_chunks_and_numbers_into_runs(monkeypatch):
     assert list(reading._split_rows(slice(4, 8))) == [slice(4, 8)]
     assert list(reading._split_rows(slice(4, 4))) == []
     assert list(reading._find_runs([2, 3, 4, 7, 9, 10])) == [(2, 5), (7, 8), (9, 11)]
+
+
+def test_wavelengths_of_an_earlier_command_are_shared_and_kept(tmp_path):
+    """New ones go behind those that are there, whichever come first."""
+    pack = str(tmp_path / "survey.zarr")
+    shifts = [(0.0, 1.0), (2.0, 1.0, 0.0, 3.0)]
+    index, number, written = PackIndex(), 0, []
+    for some in shifts:
+        writer = writing.PackWriter(pack, index)
+        for shift in some:
+            one = record(number, 512, log=False, shift=shift)
+            written += writer.add([(one, number)])
+            number += 1
+        index = writer.commit({})
+    assert [one.solution for one in written] == [0, 1, 2, 1, 0, 3]
+    reading._open_pack.cache_clear()
+    found = reading.read_part(PackPart(pack, index.content, 0, number))
+    firsts = [float(placed.found.pixels[0]) for placed in found]
+    assert firsts == [6000.0, 6001.0, 6002.0, 6001.0, 6000.0, 6003.0]
