@@ -1,6 +1,6 @@
 """Single small changes of the code, one at a time, and whether the tests notice them.
 
-    python -m tests.tools.mutate --seed 1 --n 60 --out tests/tools/mutation_results.json
+    python -m tests.tools.mutate --seed 5 --n 60 --test-seconds 150 --out new.json
     python -m tests.tools.mutate --out ... --minutes 4        # goes on with what is pending there
     python -m tests.tools.mutate --out ... --again survived   # after tests were added
     python -m tests.tools.mutate --out ... --score
