@@ -7,6 +7,7 @@ digits of a whole column are made at once, as bytes of a fixed width.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ DECIMALS = 6
 """Most digits after the point of a number that is not tiny."""
 
 _EXPONENT_DIGITS = 8
+_BEFORE_NUMBER, _NO_BREAK = re.compile(r" (?=[-+]?[0-9])"), "\0"
 _TINY = 1e-3
 _LARGEST = 1e11
 _LARGEST_TOLD = 1e6
@@ -158,8 +160,11 @@ def _list_bytes(fields: Sequence[Field]) -> Iterator[str]:
         units = max(6, len(one.unit))
         head = f"{place}  {one.form:<6s} {one.unit:<{units}s} {one.name:<{label}s} "
         text = f"{_tell_range(one)}{one.description}"
+        # A line that begins with a number and has three words more reads as another column.
+        bound = _BEFORE_NUMBER.sub(_NO_BREAK, text)
         # Bytes and label are never broken, however long.
-        lines = textwrap.wrap(text, max(_WIDTH - len(head), 24), break_long_words=False)
+        lines = textwrap.wrap(bound, max(_WIDTH - len(head), 24), break_long_words=False)
+        lines = [line.replace(_NO_BREAK, " ") for line in lines]
         yield head + lines[0]
         yield from (" " * len(head) + line for line in lines[1:])
         start = end + 2

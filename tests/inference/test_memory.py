@@ -28,7 +28,7 @@ def transfer(make_model):
     return CycleStarModel(base, params, jax.device_put(mean_split), sizes)
 
 
-@pytest.fixture(params=["emulator", "transfer"])
+@pytest.fixture(params=["emulator", pytest.param("transfer", marks=pytest.mark.slow)])
 def model(request, make_model):
     return make_model(GRID) if request.param == "emulator" else request.getfixturevalue("transfer")
 

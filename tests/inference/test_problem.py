@@ -156,6 +156,7 @@ def test_landscapes_and_bounds_know_what_is_fixed(held, held_fit, free):
     assert (minima.labels[:, LOGG] == held_fit.labels[minima.star, LOGG]).all()
 
 
+@pytest.mark.slow
 def test_posteriors_sample_free_labels_alone(held, held_fit):
     pytest.importorskip("blackjax")
     from jaxmdwarf.inference.explore.posterior import SamplingConfig, sample_posterior

@@ -123,6 +123,7 @@ def test_a_fifth_label_is_added_in_one_place(tmp_path, carbon, write_stars):
     assert "[C/O] (dex)" in page
 
 
+@pytest.mark.slow
 def test_a_grid_without_alpha_is_as_good_as_any(tmp_path, write_stars):
     names = ("teff", "logg", "mh")
     table, _, metrics = run_chain(tmp_path, names, write_stars)

@@ -82,7 +82,10 @@ def test_systems_say_what_the_pixels_say(observe_exactly):
     np.testing.assert_allclose(state.equations.pixel_chi2, exact.pixel_chi2, rtol=1e-9)
 
 
-@pytest.mark.parametrize("changed", [{}, {"priors": PRIORS, "continuum_sigma_aa": 30.0}])
+@pytest.mark.parametrize(
+    "changed",
+    [pytest.param({}, marks=pytest.mark.slow), {"priors": PRIORS, "continuum_sigma_aa": 30.0}],
+)
 def test_the_fast_path_ends_where_the_pixels_end(band_model, survey, changed):
     fast = fit_at_rest(band_model, survey, FAST, **changed)
     slow = fit_at_rest(band_model, survey, SLOW, **changed)
