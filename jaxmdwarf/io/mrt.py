@@ -163,7 +163,9 @@ def _list_bytes(fields: Sequence[Field]) -> Iterator[str]:
         # A line that begins with a number and has three words more reads as another column.
         bound = _BEFORE_NUMBER.sub(_NO_BREAK, text)
         # Bytes and label are never broken, however long.
-        lines = textwrap.wrap(bound, max(_WIDTH - len(head), 24), break_long_words=False)
+        room = max(_WIDTH - len(head), 24)
+        # Nor are words at their hyphens: readers put a blank between lines.
+        lines = textwrap.wrap(bound, room, break_long_words=False, break_on_hyphens=False)
         lines = [line.replace(_NO_BREAK, " ") for line in lines]
         yield head + lines[0]
         yield from (" " * len(head) + line for line in lines[1:])
