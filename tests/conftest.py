@@ -12,7 +12,7 @@ import pytest
 from lazy_beartype import spare_functions_without_arrays
 from shared_mlir import share_mlir_contexts
 
-_MOST_MEMORY_MAPS = 40_000
+_MOST_MEMORY_MAPS = 50_000
 """Compiled programs take some maps each, and Linux gives a process 65,530: beyond, it crashes."""
 
 _QUICK_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false"

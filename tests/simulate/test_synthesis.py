@@ -182,6 +182,7 @@ def test_coarse_wavelengths_are_refined_linearly():
     np.testing.assert_allclose(fine, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_finite_differences():
     settings = SynthesisConfig(start_aa=7040.0, stop_aa=7065.0, ln_step=2.7e-5)
     settings = replace(settings, n_depth=20)

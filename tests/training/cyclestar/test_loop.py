@@ -325,6 +325,7 @@ def test_the_paper_has_none_of_our_options():
     assert config.networks.precision == "float32"
 
 
+@pytest.mark.slow
 def test_flux_is_scaled_as_the_data_are_and_the_model_does_not_round():
     plain = replace(TINY, centred=False)
     config = configure(

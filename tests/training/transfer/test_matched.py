@@ -126,6 +126,7 @@ def test_of_equal_strengths_the_strongest_is_taken(universe, sample_labels):
     assert report["strength"] == 0.3
 
 
+@pytest.mark.slow
 def test_common_stars_are_matched_where_the_reference_is_a_special_sample(universe, sample_labels):
     theory, domain, labels, _ = universe
     hot = np.flatnonzero(labels[:, 0] > 3600.0)
