@@ -399,6 +399,7 @@ def test_a_relation_among_labels_pulls_as_the_closed_form_says(band_model, surve
     np.testing.assert_allclose(held.errors, errors[:, :4], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_errors_stay_honest_under_a_relation(band_model, band_grid, observe_stars):
     """Labels drawn from the relation, fitted with it: pulls of unit width, errors smaller."""
     rng = np.random.default_rng(31)

@@ -216,6 +216,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 def test_all_options_together_train_and_hold_every_kernel_at_unit_spectral_norm():
     state, losses = advance(configure(**EVERYTHING))
     assert np.isfinite([float(value) for value in losses.values()]).all()

@@ -163,6 +163,7 @@ def know_some(labels, rows, errors):
     return AnchorSample(np.asarray(rows), known, sigma)
 
 
+@pytest.mark.slow
 def test_anchors_put_labels_right_where_the_reference_is_wrong(universe, sample_labels, misled):
     theory, domain, labels, _ = universe
     anchors = know_some(labels, np.arange(0, 900, 9), [40.0, 0.05])
