@@ -40,7 +40,7 @@ def compare(folder: Path) -> dict:
         keep &= ~star["is_binary"].to_numpy().astype(bool)
         table, star = table[keep], star[keep]
         if photometry:
-            found["spoke"] = {
+            found["used"] = {
                 "n": len(table),
                 "log_g": int((table["PhotUsed"] & 1).astype(bool).sum()),
                 "teff": int((table["PhotUsed"] & 2).astype(bool).sum()),
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     found = compare(options.folder)
-    print(found["spoke"])
+    print(found["used"])
     for bin_name, without in found["without"].items():
         print(f"S/N {bin_name}: {without['n']} spectra")
         for name in LABELS:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.polynomial.polynomial import polyder, polyval
 
+from jaxmdwarf.catalogue.crossmatch import BINARY
 from jaxmdwarf.catalogue.label_columns import correlation_column
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import LABELS, describe_label
@@ -50,7 +51,6 @@ MAX_RUWE, LEAST_PARALLAX_SNR, MOST_SIGMA = 1.4, 10.0, 5.0
 """Which stars are asked: single, of known distance, and not at odds with their spectrum."""
 
 _GRAVITY, _TEFF = 1, 2
-_BINARY = 2
 _MAGNITUDE_ERROR, _COLOUR_ERROR = 0.02, 0.01
 
 
@@ -97,9 +97,9 @@ def read_photometry(table: pd.DataFrame) -> Photometric:
     """
     n = len(table)
 
-    def column(name: str, otherwise: float = np.nan) -> np.ndarray:
+    def column(name: str) -> np.ndarray:
         if name not in table:
-            return np.full(n, otherwise)
+            return np.full(n, np.nan)
         return table[name].to_numpy(np.float64, na_value=np.nan)
 
     by_colour = {"BPmag", "RPmag"} <= set(table)
@@ -163,17 +163,13 @@ def add_photometry(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     table : DataFrame
         With Logg_phot, Teff_phot, their errors, and PhotUsed: 1 for log g, 2 for Teff, 3 for both.
     notes : tuple of str
-        How many rows it spoke for.
+        How many rows it entered.
 
     Raises
     ------
     UsageError
-        As `read_photometry`, if no label has an error, or if photometry is in the labels already.
+        As `read_photometry`, or if no label has an error.
     """
-    if "PhotUsed" in table and table["PhotUsed"].fillna(0).any():
-        raise UsageError(
-            "photometry is in the labels of this table already.", "start from the tables of fits."
-        )
     labels = [one for one in LABELS.values() if {one.column, one.error_column} <= set(table)]
     names = [one.name for one in labels]
     if not {"teff", "logg"} & set(names):
@@ -187,7 +183,7 @@ def add_photometry(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     if "RUWE" in table:
         single &= ~(table["RUWE"].to_numpy(np.float64, na_value=np.nan) > MAX_RUWE)
     if "VBFlag" in table:
-        single &= table["VBFlag"].fillna(0).to_numpy() != _BINARY
+        single &= table["VBFlag"].fillna(0).to_numpy() != BINARY
     usable = single & np.isfinite(values).all(axis=1) & np.isfinite(covariance).all(axis=(1, 2))
     used = np.zeros(len(table), np.int32)
     n_odd = 0
@@ -221,7 +217,7 @@ def add_photometry(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
             new = covariance[:, first, second] / (errors[:, first] * errors[:, second])
             columns[name] = np.where(changed, new, table[name].to_numpy(np.float64))
     notes = [
-        f"photometry spoke for log g of {int((used & _GRAVITY > 0).sum())} and Teff of "
+        f"photometry entered log g of {int((used & _GRAVITY > 0).sum())} and Teff of "
         f"{int((used & _TEFF > 0).sum())} of {len(table)} rows"
     ]
     if n_odd:

@@ -137,7 +137,8 @@ def add_values(
     ----------
     table : DataFrame
         One row a spectrum, as `jaxmdwarf fit` writes it. A catalogue that was made of it before may
-        be given as well: total errors are made anew from the formal ones.
+        be given as well, unless photometry is in its labels: total errors are made anew from the
+        formal ones.
     config : CatalogueConfig, optional
     gaia : DataFrame, optional
         Photometry and astrometry; see `jaxmdwarf.catalogue.merging.join_gaia`.
@@ -152,8 +153,8 @@ def add_values(
     Raises
     ------
     UsageError
-        If the table has no labels with errors, another table lacks what it is given for, or ages
-        are given and to be predicted.
+        If the table has no labels with errors, or photometry in them; another table lacks what it
+        is given for; or ages are given and to be predicted.
     WorkFailed
         If the cuts leave no row.
     """
@@ -163,6 +164,11 @@ def add_values(
             "the table has no label or velocity with an error; it has "
             f"{', '.join(map(str, table.columns[:25]))}.",
             "give a table that 'jaxmdwarf fit' wrote.",
+        )
+    if "PhotUsed" in table and table["PhotUsed"].fillna(0).any():
+        # Total errors are made anew from those of the fits, which are not those of these labels.
+        raise UsageError(
+            "photometry is in the labels of this table already.", "start from the tables of fits."
         )
     if ages is not None and age_spline is not None:
         raise UsageError("ages are given and to be predicted.", "give --ages or --zoomies.")

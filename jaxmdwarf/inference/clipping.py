@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,6 @@ from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.outliers import parameters_of
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.results import FitResult
-from jaxmdwarf.preprocess.blocks import choose_block_size, map_blocks
 from jaxmdwarf.preprocess.spikes import MOST_PIXELS
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import RawSpectrum
@@ -98,14 +98,10 @@ def leave_out_pixels(
 
 @jax.jit
 def _find(problem: FitProblem, parameters, real, limit):
-    def find(stars):
-        own, parameters = stars
-        return _find_in_block(problem.with_stars(own), parameters, limit)
-
-    return map_blocks(find, (problem.stars, parameters), real, choose_block_size())
+    return problem.map_blocks(partial(_find_in_block, limit), parameters, real=real)
 
 
-def _find_in_block(problem: FitProblem, parameters, limit):
+def _find_in_block(limit, problem: FitProblem, parameters):
     objective = build_objective(problem)
     residual = objective.residuals(objective.settle_polynomial(parameters))
     if objective.scatter is not None:

@@ -84,8 +84,8 @@ class FitConfig:
         Whether a wavelength scale that drifts beyond doubt is put right and the star fitted again:
         `jaxmdwarf.inference.drift`. Wants fitted velocities; never in the synthetic domain.
     likelihood_labels : bool
-        Whether labels without any prior are found beside those with: `jaxmdwarf.inference
-        .likelihood`. Takes a fifth of the time of the fit.
+        Whether labels without any prior are found beside those with, in a fifth of the time of
+        the fit: `jaxmdwarf.inference.likelihood`.
     window_aa : (float, float)
         Rest wavelengths that are fitted, vacuum Angstrom. The model may reach further: its ends
         then serve the continuum and the Doppler shifts.

@@ -22,7 +22,6 @@ from jaxmdwarf.inference.outliers import parameters_of
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.results import FitResult
 from jaxmdwarf.precision import multiply_exactly
-from jaxmdwarf.preprocess.blocks import choose_block_size, map_blocks
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.spectra import RawSpectrum
 from jaxmdwarf.wavelengths import doppler_factor
@@ -181,11 +180,7 @@ def _stiffness() -> np.ndarray:
 
 @jax.jit
 def _measure(problem: FitProblem, parameters, taken, real):
-    def measure(stars):
-        own, parameters, taken = stars
-        return _measure_rows(problem.with_stars(own), parameters, taken)
-
-    return map_blocks(measure, (problem.stars, parameters, taken), real, choose_block_size())
+    return problem.map_blocks(_measure_rows, parameters, taken, real=real)
 
 
 def _measure_rows(problem: FitProblem, parameters, taken):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -259,9 +259,10 @@ class Fitter:
         if self._population is None or self.config.domain == "synthetic":
             return None
         score = np.full(len(result.flags), np.nan)
-        for rows, problem in looks:
+        for rows, problem, last in _latest_looks(looks):
             distances = measure_distances(problem, result.take(rows), self._population)
-            score[rows] = np.max(distances / np.asarray(self._population.limits), axis=1)
+            largest = np.max(distances / np.asarray(self._population.limits), axis=1)
+            score[rows[last]] = largest[last]
         return score
 
     def _fit_likelihood(self, looks: Sequence[_Look], result: FitResult) -> LikelihoodLabels | None:
@@ -269,13 +270,7 @@ class Fitter:
         if not self.config.likelihood_labels:
             return None
         alone = LikelihoodLabels(*(np.full(result.labels.shape, np.nan) for _ in range(2)))
-        latest = np.zeros(len(result.flags), np.int64)
-        for number, (rows, _) in enumerate(looks):
-            latest[rows] = number
-        for number, (rows, seen) in enumerate(looks):
-            last = latest[rows] == number
-            if not last.any():
-                continue
+        for rows, seen, last in _latest_looks(looks):
             problem = seen
             if self.config.domain == "synthetic":
                 problem = self._find_synthetic(seen) or seen
@@ -540,6 +535,19 @@ class _Look(NamedTuple):
 
     rows: np.ndarray
     problem: FitProblem
+
+
+def _latest_looks(
+    looks: Sequence[_Look],
+) -> Iterator[tuple[np.ndarray, FitProblem, np.ndarray]]:
+    """Looks that are the last of some stars: rows, problem, and which of the rows these are."""
+    latest = np.zeros(1 + max(int(look.rows.max()) for look in looks), np.int64)
+    for number, look in enumerate(looks):
+        latest[look.rows] = number
+    for number, look in enumerate(looks):
+        last = latest[look.rows] == number
+        if last.any():
+            yield look.rows, look.problem, last
 
 
 @jax.jit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,6 @@ from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.results import FitResult
 from jaxmdwarf.inference.shift import on_fitted_pixels
 from jaxmdwarf.models.population import TrainingPopulation
-from jaxmdwarf.preprocess.blocks import choose_block_size, map_blocks
 
 _RIDGE, _RELATIVE_RIDGE = 1e-3, 1e-4
 # Directions that look alike on the pixels that are left share what lies along them.
@@ -118,14 +118,10 @@ def _limited_residuals(objective: Objective, parameters):
 
 @jax.jit
 def _summarise(problem: FitProblem, parameters, real, directions):
-    def summarise(stars):
-        own, parameters = stars
-        return _summarise_block(problem.with_stars(own), parameters, directions)
-
-    return map_blocks(summarise, (problem.stars, parameters), real, choose_block_size())
+    return problem.map_blocks(partial(_summarise_block, directions), parameters, real=real)
 
 
-def _summarise_block(problem: FitProblem, parameters, directions):
+def _summarise_block(directions, problem: FitProblem, parameters):
     objective = build_objective(problem)
     parameters = objective.settle_polynomial(parameters)
     residual = _limited_residuals(objective, parameters)

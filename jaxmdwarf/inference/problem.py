@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.inference.parameters import ParameterLayout, Start
@@ -19,6 +19,7 @@ from jaxmdwarf.inference.shift import align_grids, largest_shift_kms
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, NoiseModel
 from jaxmdwarf.models.priors import Prior, choose_priors, require_prior_labels
+from jaxmdwarf.preprocess.blocks import choose_block_size, map_blocks
 from jaxmdwarf.spectra import SpectrumBatch
 
 FixedLabels: TypeAlias = Mapping[str, float | Sequence[float] | np.ndarray]
@@ -303,6 +304,27 @@ class FitProblem(eqx.Module):
         return eqx.tree_at(
             lambda problem: problem.stars, self, stars, is_leaf=lambda leaf: leaf is None
         )
+
+    def map_blocks(
+        self, work: Callable[..., PyTree[Any]], *columns: Array, real: Bool[Array, n]
+    ) -> PyTree[Any]:
+        """What `work` makes of the problem of some stars at a time, inside a compiled program.
+
+        Parameters
+        ----------
+        work : callable
+            Takes a problem of fewer stars and their rows of `columns`; returns arrays with a row
+            for each.
+        columns : (n_spec, ...)
+        real : (n_spec,) bool
+            See `jaxmdwarf.preprocess.blocks.map_blocks`.
+        """
+
+        def work_here(stars: Any) -> PyTree[Any]:
+            own, *rows = stars
+            return work(self.with_stars(own), *rows)
+
+        return map_blocks(work_here, (self.stars, *columns), real, choose_block_size())
 
     def to_synthetic(self) -> FitProblem | None:
         """The problem in the domain of theory; None under models that transfer nothing.

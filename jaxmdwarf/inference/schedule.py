@@ -39,7 +39,7 @@ from jaxmdwarf.inference.solvers.gram import (
 from jaxmdwarf.inference.solvers.lm import measure_step
 from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
 from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.preprocess.blocks import choose_block_size, map_blocks
+from jaxmdwarf.preprocess.blocks import map_blocks
 from jaxmdwarf.quality import QualityFlag
 
 FIRST_DAMPING = 1e-2
@@ -488,14 +488,11 @@ def _choose_rows(shared, stars, *, mesh):
     """The best node of some stars; weights are those of a star without a context."""
 
     def choose_here(shared, stars):
-        problem, nodes = shared
-
-        def choose(own):
-            chosen = replace(problem.with_stars(own), context=None)
-            return choose_by_pixels(build_objective(chosen), nodes)
-
-        own, real = stars
-        return map_blocks(choose, own, real, choose_block_size())
+        (problem, nodes), (own, real) = shared, stars
+        chosen = replace(problem.with_stars(own), context=None)
+        return chosen.map_blocks(
+            lambda some: choose_by_pixels(build_objective(some), nodes), real=real
+        )
 
     return divide_stars(choose_here, mesh)(shared, stars)
 

@@ -185,7 +185,7 @@ def test_priors_are_given_by_name_or_as_objects(model, stars):
     tight = jm.fit(stars.arrays(0), model, priors=LabelPrior("logg", 4.0, 1e-3))
     assert tight.labels[0, 1] == pytest.approx(4.0, abs=0.01)
     assert abs(free.labels[0, 1] - 4.0) > 0.05
-    # What the spectrum says of itself does not depend on what was believed before.
+    # What the spectrum says of itself does not depend on the prior.
     away = np.abs(tight.likelihood_labels - free.labels) / free.errors
     assert away.max() < 0.05
     assert tight.likelihood_errors == pytest.approx(free.errors, rel=0.05)

@@ -130,9 +130,12 @@ def test_repeats_come_first_and_cuts_last():
     assert hot == [[1], [0]]
     assert (both.table["Teff"] < 4000).all()
     assert "PhotUsed" not in plain.table
-    assert any("photometry spoke for log g of 3" in note for note in both.notes)
-    with pytest.raises(UsageError, match="in the labels of this table already"):
-        add_values(both.table, CatalogueConfig(photometry=True))
+    assert any("photometry entered log g of 3" in note for note in both.notes)
+    # Errors of such a table would be made anew from those of fits that knew of no photometry.
+    for again in (True, False):
+        with pytest.raises(UsageError, match="in the labels of this table already"):
+            add_values(both.table, CatalogueConfig(photometry=again))
+    assert len(add_values(plain.table).table) == 3
 
 
 def test_what_it_needs_is_named():
