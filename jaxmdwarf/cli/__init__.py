@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jaxmdwarf import __version__
 
     if argv is None:
-        _stop_when_terminated()
+        from jaxmdwarf.cli.signals import stop_when_told
+
+        stop_when_told()
         # Tracing programs makes millions of small objects that stay: looking for garbage among them
         # after every 700 is a tenth of a short run.
         gc.set_threshold(50_000, 20, 20)
@@ -73,19 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments, "compiled programs are not kept.")
     folder = use_compile_cache()
     return _run(arguments, f"compiled programs are kept in {folder}." if folder else "")
-
-
-def _stop_when_terminated() -> None:
-    """Let SIGTERM, as batch systems send it, and a lost terminal end work as Ctrl-C does."""
-    import signal
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    # Whoever started it with nohup wants it to go on.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, stop)
 
 
 def _run(arguments: Sequence[str], detail: str) -> int:
@@ -110,6 +99,9 @@ def _run(arguments: Sequence[str], detail: str) -> int:
     except JaxmdwarfError as error:
         return _fail(terminal, str(error), FAILED)
     except KeyboardInterrupt:
+        from jaxmdwarf.cli.signals import rest
+
+        rest()
         text = "stopped. Long work resumes with the same command."
         return _fail(terminal, text, STOPPED, traced=False)
     except OSError as error:

@@ -151,9 +151,11 @@ def run_one(task: Callable[[str], Any], path: str) -> Any:
 
 def serve() -> None:
     """The life of a worker: a task, then chunks of paths, from standard input until it closes."""
-    # Ctrl-C and what batch systems send to all processes are for the parent, which closes the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C, a lost terminal and what batch systems send to all processes are for the parent, which
+    # closes the pipe.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not write into the pipe
     unpack_extras(_receive(source))

@@ -92,6 +92,53 @@ def test_a_signal_to_all_processes_leaves_what_resumes(night, tmp_path, capsys, 
     assert read_table(out)["obsid"].tolist() == [740_000_000 + k for k in range(N_FILE)]
 
 
+LOSING = """
+import os
+import signal
+import sys
+import time
+import jaxmdwarf.workflows.measuring as measuring
+from jaxmdwarf.cli import main, signals
+from jaxmdwarf.workflows.run import Run
+signals.AGAIN_S = 0.2
+class Loses:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+def clean_slowly():
+    try:
+        yield from range(10)
+    finally:
+        time.sleep(0.5)
+        print("iterators closed", flush=True)
+def keep(run, number, chunk):
+    Loses()
+    print("lost", flush=True)
+    for _ in clean_slowly():
+        try:
+            time.sleep(60)
+        finally:
+            time.sleep(0.5)
+            print("cleaned up", flush=True)
+Run.keep = keep
+sys.exit(main())
+"""
+
+
+def test_a_stop_that_was_lost_is_told_again_and_cleaning_up_is_not_disturbed(night, tmp_path):
+    command = ["measure", str(night), "--out", str(tmp_path / "T.csv"), "--processes", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", LOSING, *command], capture_output=True, text=True, timeout=50
+    )
+    assert "Exception ignored in" in done.stderr  # the first one
+    assert done.stderr.count("Exception ignored in") == 1
+    assert done.stdout.split("\n") == ["lost", "cleaned up", "iterators closed", ""]
+    assert done.returncode == 130
+    assert done.stderr.strip().endswith(
+        "jaxmdwarf: stopped. Long work resumes with the same command."
+    )
+
+
 def test_of_two_runs_on_one_output_one_is_told_and_the_table_is_whole(night, tmp_path):
     out = tmp_path / "T.csv"
     first = start(night, out)
