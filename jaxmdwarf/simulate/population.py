@@ -160,9 +160,9 @@ def sample_population(
     config = config or PopulationConfig()
     streams = [
         np.random.Generator(np.random.PCG64(child))
-        for child in np.random.SeedSequence(seed).spawn(7)
+        for child in np.random.SeedSequence(seed).spawn(8)
     ]
-    stars_rng, kind_rng, orbit_rng, gaia_rng, visit_rng, pair_rng, label_rng = streams
+    stars_rng, kind_rng, orbit_rng, gaia_rng, visit_rng, pair_rng, label_rng, rvs_rng = streams
 
     n_visits = sample_visit_counts(n_spectra, config.visit_shares, visit_rng)
     n_stars = n_visits.size
@@ -177,6 +177,7 @@ def sample_population(
     _add_activity(stars, label_rng)
     _add_companions(stars, config, relation, orbit_rng)
     _add_gaia(stars, gaia_rng)
+    _add_gaia_velocities(stars, rvs_rng)
     visits = sample_visits(
         stars,
         n_visits,
@@ -376,6 +377,24 @@ def _add_gaia(stars, rng) -> None:
     wobble = np.where(stars["is_binary"], rng.lognormal(-0.8, 1.1, n), 0.0)
     stars["ruwe"] = np.maximum(ruwe, 0.8) + wobble
     stars["source_id"] = 10**15 + np.arange(n, dtype=np.int64)
+
+
+def _add_gaia_velocities(stars, rng) -> None:
+    """Velocities of Gaia's spectrometer, NaN of stars that are too faint or too cool for it.
+
+    Limits and median errors are those of Data Release 3 (Katz et al. 2023, A&A 674, A5): to
+    magnitude 14 in the band of the spectrometer, for which G_RP stands here, and 3100 K; 1.3 km/s at
+    magnitude 12 and 6.4 km/s at 14.
+    """
+    magnitude, n = stars["rp_mag"], stars["teff"].size
+    slope = np.log10(6.4 / 1.3) / 2.0
+    error = np.maximum(1.3 * 10 ** (slope * (magnitude - 12.0)), 0.12)
+    listed = (magnitude < 14.0) & (stars["teff"] > 3100.0)
+    velocity = stars["rv_kms"] + error * rng.standard_normal(n)
+    n_transit = np.maximum(rng.poisson(17.0, n), 2)
+    stars["gaia_rv_kms"] = np.where(listed, velocity, np.nan)
+    stars["gaia_e_rv_kms"] = np.where(listed, error, np.nan)
+    stars["gaia_n_transit"] = np.where(listed, n_transit, 0)
 
 
 def _sample_pairs(stars, config, rng) -> Columns:

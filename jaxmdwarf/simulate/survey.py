@@ -334,6 +334,9 @@ class Survey:
             "rp_mag": "rp_mag",
             "e_rp_mag": "e_rp_mag",
             "ruwe": "ruwe",
+            "radial_velocity": "gaia_rv_kms",
+            "radial_velocity_error": "gaia_e_rv_kms",
+            "rv_nb_transits": "gaia_n_transit",
         }
         return {new: stars[old] for new, old in names.items()}
 

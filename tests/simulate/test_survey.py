@@ -135,6 +135,23 @@ def test_gaia_tells_no_truth(observed):
     assert not secret & set(survey.gaia())
 
 
+def test_gaia_has_velocities_of_bright_stars_with_errors_that_hold(observed):
+    survey, _, _ = observed
+    table, stars = survey.gaia(), survey.population.stars
+    listed = np.isfinite(table["radial_velocity"])
+    np.testing.assert_array_equal(listed, (table["rp_mag"] < 14) & (stars["teff"] > 3100))
+    np.testing.assert_array_equal(listed, table["rv_nb_transits"] > 0)
+    assert 0.1 < listed.mean() < 0.4
+    error = table["radial_velocity_error"][listed]
+    pulls = (table["radial_velocity"] - stars["rv_kms"])[listed] / error
+    assert np.std(pulls) == pytest.approx(1.0, abs=5 / np.sqrt(2 * listed.sum()))
+    assert np.mean(pulls) == pytest.approx(0.0, abs=5 / np.sqrt(listed.sum()))
+    # Medians of the third data release at two magnitudes.
+    order = np.argsort(table["rp_mag"][listed])
+    at = np.interp([12.0, 14.0], table["rp_mag"][listed][order], error[order])
+    np.testing.assert_allclose(at, [1.3, 6.4], rtol=0.1)
+
+
 def test_grid_labels_fill_the_space_and_follow_the_alpha_trend():
     labels = sample_grid_labels(1152, seed=1)
     space = LabelSpace.mdwarf()
