@@ -382,8 +382,8 @@ def _add_gaia(stars, rng) -> None:
 def _add_gaia_velocities(stars, rng) -> None:
     """Velocities of Gaia's spectrometer, NaN of stars that are too faint or too cool for it.
 
-    Limits and median errors are those of Data Release 3 (Katz et al. 2023, A&A 674, A5): to
-    magnitude 14 in the band of the spectrometer, for which G_RP stands here, and 3100 K; 1.3 km/s at
+    Limits and median errors are those of Data Release 3 (Katz et al. 2023, A&A 674, A5): magnitude
+    14 in the band of the spectrometer, for which G_RP stands here, and 3100 K; 1.3 km/s at
     magnitude 12 and 6.4 km/s at 14.
     """
     magnitude, n = stars["rp_mag"], stars["teff"].size
