@@ -50,7 +50,7 @@ def plot_recovery(
     -------
     Figure
     """
-    figure = Figure(figsize=(2.35 * max(len(pairs), 2) + 0.7, 4.7), layout="constrained")
+    figure = Figure(figsize=(2.35 * max(len(pairs), 2) + 0.7, 4.3), layout="constrained")
     grid = figure.subplots(2, len(pairs), squeeze=False, sharex="col", height_ratios=(1.6, 1))
     low_snr, high_snr = _snr_range(snr)
     norm = LogNorm(low_snr, high_snr)
@@ -66,21 +66,22 @@ def plot_recovery(
         points = top.scatter(x, y, **look)
         bottom.scatter(x, difference, **look)
         found = measure_recovery(difference)
-        low, high = _limits(x, 0.5, 0.04)
-        y_low, y_high = _limits(y, 0.5, 0.06)
-        both = (min(low, y_low), max(high, y_high))
+        # Equal axes, so that the line of equality stands at 45 degrees and above it is room for text.
+        both = _limits(np.concatenate([x, y]), 0.5, 0.06)
         top.plot(both, both, color="k", linewidth=0.9, linestyle="--")
-        # Room above the points for the numbers.
-        top.set(xlim=(low, high), ylim=(y_low, y_high + 0.3 * (y_high - y_low)))
+        top.set(xlim=both, ylim=both, box_aspect=1)
         bottom.axhline(0.0, color="k", linewidth=0.9, linestyle="--")
         if found.n:
             reach = 5 * max(found.scatter, 1e-9) + abs(found.bias)
             bottom.set_ylim(-reach, reach)
+        bottom.set_box_aspect(0.62)
         text = (
             f"n = {found.n}\nbias {quantity.write(found.bias, signed=True)}\n"
             f"scatter {quantity.write(found.scatter)}"
         )
-        top.text(0.04, 0.975, text, transform=top.transAxes, va="top", fontsize=8.5)
+        ground = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
+        place = {"transform": top.transAxes, "va": "top", "fontsize": 7.5}
+        top.text(0.04, 0.975, text, bbox=ground, **place)
         top.set_title(quantity.axis, fontsize=10)
         bottom.set_xlabel(f"{reference_name} {quantity.axis}")
         bottom.xaxis.set_major_locator(MaxNLocator(4))

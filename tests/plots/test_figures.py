@@ -35,6 +35,9 @@ def test_recovery_states_the_bias_it_shows(sample):
     top, bottom = figure.axes[:2]
     assert "K" in top.get_title()
     assert "Teff (K)" in bottom.get_xlabel()
+    # The line of equality stands at 45 degrees.
+    assert top.get_xlim() == top.get_ylim()
+    assert top.get_box_aspect() == 1
     points = top.collections[0].get_offsets()
     assert len(points) == 300
     # Bright stars are drawn last.
