@@ -131,7 +131,7 @@ class Fitter:
         lowest = np.nanmin([raw.meta.snr_r, raw.meta.snr_i, np.inf])
         if lowest < self.config.min_snr:
             raise RejectedInput(
-                f"S/N {lowest:.1f} is below {self.config.min_snr:g}.",
+                f"S/N {lowest:.3g} is below {self.config.min_snr:g}.",
                 "lower --min-snr (min_snr in Python) to fit it all the same.",
             )
 
