@@ -18,6 +18,7 @@ LEAST_CLIP_SIGMA = 3.0
 
 # As fast, star by star, as larger groups that fill the same caches.
 _FEW, _FEW_EXPENSIVE, _FEW_REDUCED = 4, 2, 16
+_LEAST_ON_ACCELERATORS, _LEAST_EXPENSIVE = 2048, 128
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,9 @@ def choose_batch_size(
 def choose_group_size(batch_size: int, model: ForwardModel, *, reduced: bool = False) -> int:
     """Stars of a batch that iterate together: on a CPU few, of which none waits long for another.
 
+    On accelerators a quarter of the batch, if that is enough to keep one busy: where most stars are
+    done after a first pass, those that are left do not cost what a whole batch does.
+
     Parameters
     ----------
     batch_size : int
@@ -187,7 +191,8 @@ def choose_group_size(batch_size: int, model: ForwardModel, *, reduced: bool = F
     reduced : bool
         Whether for a fit on Gram systems, of which a few more are made at once.
     """
-    if jax.default_backend() != "cpu":
-        return batch_size
-    few = _FEW_REDUCED if reduced else _FEW_EXPENSIVE if model.expensive else _FEW
+    if jax.default_backend() == "cpu":
+        few = _FEW_REDUCED if reduced else _FEW_EXPENSIVE if model.expensive else _FEW
+    else:
+        few = max(batch_size // 4, _LEAST_EXPENSIVE if model.expensive else _LEAST_ON_ACCELERATORS)
     return few if batch_size % few == 0 else batch_size

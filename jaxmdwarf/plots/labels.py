@@ -66,7 +66,7 @@ def plot_recovery(
         points = top.scatter(x, y, **look)
         bottom.scatter(x, difference, **look)
         found = measure_recovery(difference)
-        # Equal axes, so that the line of equality stands at 45 degrees and above it is room for text.
+        # Equal axes: the line of equality stands at 45 degrees, and above it is room for text.
         both = _limits(np.concatenate([x, y]), 0.5, 0.06)
         top.plot(both, both, color="k", linewidth=0.9, linestyle="--")
         top.set(xlim=both, ylim=both, box_aspect=1)

@@ -10,7 +10,7 @@ from scipy.optimize import curve_fit
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.inference import schedule
-from jaxmdwarf.inference.config import FitScheduleConfig
+from jaxmdwarf.inference.config import FitScheduleConfig, choose_batch_size, choose_group_size
 from jaxmdwarf.inference.objective import build_objective
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem
@@ -549,3 +549,28 @@ def test_a_context_belongs_to_its_star_and_neighbours_do_not_matter(make_model, 
     np.testing.assert_allclose(alone.errors[0], whole.errors[5], rtol=1e-3)
     assert (np.abs(turned.labels[order] - whole.labels) / whole.errors).max() < 0.02
     assert (np.abs(alone.labels[0] - whole.labels[5]) / whole.errors[5]).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("backend", "expensive", "reduced", "asked", "batch", "group"),
+    [
+        ("cpu", False, False, None, 32, 4),
+        ("cpu", True, False, None, 8, 2),
+        ("cpu", False, True, None, 128, 16),
+        ("cpu", False, False, 30, 30, 30),  # divided by nothing
+        ("gpu", False, False, None, 2048, 2048),
+        ("gpu", False, True, None, 8192, 2048),
+        ("gpu", True, False, None, 512, 128),
+        ("gpu", True, False, 8192, 8192, 2048),
+        ("gpu", False, False, 512, 512, 512),
+    ],
+)
+def test_stars_of_a_batch_iterate_in_groups_that_the_device_likes(
+    monkeypatch, make_model, backend, expensive, reduced, asked, batch, group
+):
+    model = make_model(PixelGrid.linear(6000.0, 6099.0, 1.0))
+    monkeypatch.setattr(type(model), "expensive", expensive)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    asked = FitScheduleConfig(batch_size=asked)
+    assert choose_batch_size(asked, model, reduced=reduced) == batch
+    assert choose_group_size(batch, model, reduced=reduced) == group
