@@ -77,6 +77,10 @@ class PopulationConfig:
         Contaminants: K dwarfs of 4300-5000 K, M giants, spectra that went wrong.
     visit_shares : tuple of float
         Share of stars with 1, 2, 3 ... spectra.
+    radius_scatter : float
+        Relative scatter of radii of M dwarfs of one mass and [M/H], whose light stays the same:
+        spots and magnetic fields inflate stars at constant luminosity. With 0.03 log g scatters by
+        0.05 dex about its relation to Teff and [M/H]; with 0, by 0.003.
     """
 
     mass_range: tuple[float, float] = (0.10, 0.67)
@@ -91,6 +95,7 @@ class PopulationConfig:
     giant_fraction: float = 0.01
     failed_fraction: float = 0.02
     visit_shares: tuple[float, ...] = (0.73, 0.14, 0.07, 0.04, 0.02)
+    radius_scatter: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.mass_range
@@ -102,6 +107,11 @@ class PopulationConfig:
             raise UsageError(f"magnitude limits {self.g_limits} must increase.")
         if self.contaminant_fraction > 0.9:
             raise UsageError("more than nine tenths of the survey are contaminants.")
+        if not 0.0 <= self.radius_scatter < 0.3:
+            raise UsageError(
+                f"radii cannot scatter by {self.radius_scatter:g} of themselves.",
+                "choose radius_scatter of 0 to 0.3; 0.03 is realistic.",
+            )
 
     @property
     def contaminant_fraction(self) -> float:
@@ -160,9 +170,10 @@ def sample_population(
     config = config or PopulationConfig()
     streams = [
         np.random.Generator(np.random.PCG64(child))
-        for child in np.random.SeedSequence(seed).spawn(8)
+        for child in np.random.SeedSequence(seed).spawn(9)
     ]
-    stars_rng, kind_rng, orbit_rng, gaia_rng, visit_rng, pair_rng, label_rng, rvs_rng = streams
+    stars_rng, kind_rng, orbit_rng, gaia_rng, visit_rng, pair_rng, label_rng, *later = streams
+    rvs_rng, radius_rng = later
 
     n_visits = sample_visit_counts(n_spectra, config.visit_shares, visit_rng)
     n_stars = n_visits.size
@@ -171,7 +182,7 @@ def sample_population(
         size=n_stars,
         p=[1 - config.contaminant_fraction, config.k_dwarf_fraction, config.giant_fraction],
     )
-    stars = _sample_m_dwarfs(n_stars, config, relation, stars_rng)
+    stars = _sample_m_dwarfs(n_stars, config, relation, stars_rng, radius_rng)
     _replace_with_contaminants(stars, kind, config, kind_rng)
     add_motion(stars, stars_rng)
     _add_activity(stars, label_rng)
@@ -189,7 +200,7 @@ def sample_population(
     return Population(stars, visits, pairs)
 
 
-def _sample_m_dwarfs(n, config, relation, rng) -> Columns:
+def _sample_m_dwarfs(n, config, relation, rng, radius_rng) -> Columns:
     """M dwarfs of a magnitude-limited survey, by rejection from a mass function times volume."""
     mass_grid = np.linspace(config.mass_range[0], config.mass_range[1], 400)
     teff, radius = relation(mass_grid, np.zeros_like(mass_grid))
@@ -228,6 +239,8 @@ def _sample_m_dwarfs(n, config, relation, rng) -> Columns:
         alpha = part["alpha_m"] + part["alpha_slope"] * mh + 0.04 * rng.standard_normal(m)
         age = part["age_gyr"][:, 0] + rng.random(m) * np.ptp(part["age_gyr"], axis=1)
         teff, radius = relation(mass, mh)
+        swollen = np.exp(config.radius_scatter * radius_rng.standard_normal(m))
+        teff, radius = teff / np.sqrt(swollen), radius * swollen
         magnitude = absolute_magnitudes(teff, radius, mh)
         pointing = rng.integers(0, n_field, m)
         ra, dec = sample_within_field(field_ra[pointing], field_dec[pointing], rng)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.simulate.main_sequence import empirical_relation
 from jaxmdwarf.simulate.population import PopulationConfig, sample_population
 
 
@@ -113,3 +114,28 @@ def test_nonsense_is_refused():
         PopulationConfig(mass_range=(0.01, 0.5))
     with pytest.raises(UsageError, match="increase"):
         PopulationConfig(g_limits=(18.0, 12.0))
+
+
+def test_radii_scatter_at_constant_luminosity_and_gravities_with_them():
+    def scatter(sigma):
+        stars = sample_population(3000, seed=4, config=PopulationConfig(radius_scatter=sigma)).stars
+        dwarfs = {name: values[stars["kind"] == "mdwarf"] for name, values in stars.items()}
+        teff, radius = empirical_relation(dwarfs["mass"], dwarfs["mh"])
+        light = dwarfs["teff"] ** 4 * dwarfs["radius"] ** 2
+        np.testing.assert_allclose(light, teff**4 * radius**2, rtol=1e-9)
+        t, m = dwarfs["teff"] / 250 - 15, dwarfs["mh"] / 0.25
+        powers = np.stack([t**i * m**j for i in range(4) for j in range(3)], axis=1)
+        found = np.linalg.lstsq(powers, dwarfs["logg"], rcond=None)[0]
+        return np.std(np.log(dwarfs["radius"] / radius)), np.std(dwarfs["logg"] - powers @ found)
+
+    radius, gravity = scatter(0.03)
+    assert radius == pytest.approx(0.03, rel=0.1)
+    # Larger at constant light is cooler, where the sequence has higher gravities.
+    assert 0.04 < gravity < 0.055
+    assert max(scatter(0.0)) < 0.005
+
+
+@pytest.mark.parametrize("sigma", [-0.01, 0.3, np.nan])
+def test_radii_cannot_scatter_by_any_amount(sigma):
+    with pytest.raises(UsageError, match="choose radius_scatter of 0 to"):
+        PopulationConfig(radius_scatter=sigma)
