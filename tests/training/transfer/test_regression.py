@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.training.transfer.domain import ObservedDomain
@@ -89,3 +90,96 @@ def test_what_nuisance_directions_explain_is_no_part_of_the_correction(theory, s
     stars = StarSample(domain, theory, np.arange(n))
     correction = regress_correction(model, stars, found, np.ones(n, bool), 0.2)
     np.testing.assert_allclose(correction[0], lacking, atol=2e-6)
+
+
+ORDER = LabelFeatures(("teff", "mh"), (3550.0, -0.2), (220.0, 0.3), 1)
+
+
+def make_model(theory, **fields):
+    n_pix = theory.grid.n_pix
+    nothing = jnp.zeros((3, n_pix)), jnp.zeros((0, n_pix))
+    return CorrectedModel(theory, *nothing, theory.model_error, ORDER, **fields)
+
+
+def take_labels(scaled, covariance):
+    n = len(scaled)
+    return Posterior(scaled, covariance, np.zeros((n, 0)), np.zeros(n), np.ones(n))
+
+
+def make_stars(theory, flux, ivar):
+    n = len(flux)
+    arrays = (np.asarray(part, np.float32) for part in (flux, ivar, ivar))
+    domain = ObservedDomain(*arrays, theory.grid, np.zeros(n), np.full(n, 50.0))
+    return StarSample(domain, theory, np.arange(n))
+
+
+@pytest.fixture(scope="module")
+def some_stars(theory, sample_labels):
+    """Eight stars that theory does not describe, with errors and gaps of their own."""
+    rng = np.random.default_rng(9)
+    scaled = np.asarray(theory.label_space.scale(sample_labels(8, 2)), np.float32)
+    flux = np.asarray(theory.predict_scaled_batch(jnp.asarray(scaled)))
+    flux = flux + 0.05 * rng.standard_normal(flux.shape)
+    ivar = rng.uniform(300.0, 3000.0, flux.shape)
+    ivar[rng.random(ivar.shape) < 0.1] = 0
+    # Pixels that next to nobody has seen, and one that all have seen, if poorly.
+    ivar[:, 60], ivar[:, 61], ivar[:, 62] = 0.0, 0.1, 10.0
+    return scaled, flux, ivar
+
+
+def test_without_priors_and_errors_it_is_least_squares_of_the_stars_that_count(theory, some_stars):
+    scaled, flux, ivar = some_stars
+    model = make_model(theory, noise_scale=1.4)
+    stars = make_stars(theory, flux, ivar)
+    kept = np.array([1, 1, 0, 1, 1, 1, 1, 1], bool)
+    # What is not kept changes nothing.
+    flux = np.where(kept[:, None], flux, 7.0)
+    stars = make_stars(theory, flux, ivar)
+    found = take_labels(scaled, np.zeros((8, 4, 4)))
+    correction = regress_correction(model, stars, found, kept, 1e-9)
+    _, weight, _ = stars.pixels(slice(0, 8), 1.4)
+    teff, _, mh, _ = theory.label_space.unscale(scaled.astype(np.float64)).T
+    x, y = (3 * np.tanh(one / 3) for one in ((teff - 3550) / 220, (mh + 0.2) / 0.3))
+    features = np.stack([np.ones(8), x, y], axis=1)
+    residual = flux - np.asarray(theory.predict_scaled_batch(jnp.asarray(scaled)))
+    assert (correction[:, 60:62] == 0).all()
+    for pixel in (0, 5, 62, 63, 110, 199):
+        root = np.sqrt(weight[:, pixel].astype(np.float64)) * kept
+        expected = np.linalg.lstsq(features * root[:, None], residual[:, pixel] * root)[0]
+        np.testing.assert_allclose(correction[:, pixel], expected, rtol=1e-3, atol=2e-4)
+
+
+def test_labels_with_errors_are_as_many_stars_spread_over_what_they_may_be(theory, some_stars):
+    """Each star in eight versions, at plus and minus twice each column of its covariance's root."""
+    scaled, flux, ivar = some_stars
+    rng = np.random.default_rng(3)
+    root = 0.01 * np.tril(rng.uniform(-1, 1, (8, 4, 4))) + 0.02 * np.eye(4)
+    covariance = root @ root.transpose(0, 2, 1)
+    args = np.ones(8, bool), 0.2, 30.0
+    model = make_model(theory)
+    found = regress_correction(
+        model, make_stars(theory, flux, ivar), take_labels(scaled, covariance), *args
+    )
+    away = 2 * root.transpose(0, 2, 1)
+    ends = [(scaled[:, None] + sign * away).astype(np.float32).reshape(32, 4) for sign in (1, -1)]
+    above, below = (np.asarray(theory.predict_scaled_batch(jnp.asarray(end))) for end in ends)
+    middle = np.repeat(np.asarray(theory.predict_scaled_batch(jnp.asarray(scaled))), 4, axis=0)
+    # Theory is taken to be straight over the errors: what bends is taken out.
+    shown = np.repeat(flux, 4, axis=0) - middle + 0.5 * (above + below)
+    versions = make_stars(
+        theory, np.tile(shown, (2, 1)), np.tile(np.repeat(ivar, 4, axis=0), (2, 1))
+    )
+    spread = take_labels(np.concatenate(ends), np.zeros((64, 4, 4)))
+    expected = regress_correction(model, versions, spread, np.ones(64, bool), *args[1:])
+    sure = take_labels(scaled, np.zeros((8, 4, 4)))
+    without = regress_correction(model, make_stars(theory, flux, ivar), sure, *args)
+    effect = np.abs(expected - without).max(axis=1)
+    assert (effect > 1e-3).all()
+    assert (np.abs(found - expected).max(axis=1) < 0.03 * effect).all()
+
+
+def test_without_slopes_the_constant_is_the_weighted_mean():
+    full, vector = draw_system(4, np.random.default_rng(2))
+    full, vector = full[:, :1, :1], vector[:, :1]
+    found = _solve_pixels(full, vector, np.ones((2, 4)), np.array([0]), 0.3, 5.0)
+    np.testing.assert_allclose(found, vector / full[:, 0], rtol=1e-5)
