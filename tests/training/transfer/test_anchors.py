@@ -6,6 +6,7 @@ import pytest
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.priors import RelationPrior
+from jaxmdwarf.training.transfer import anchors
 from jaxmdwarf.training.transfer.anchors import (
     AnchorSample,
     KnownLabels,
@@ -224,3 +225,137 @@ def test_anchors_that_make_no_sense_are_refused():
     with pytest.raises(MismatchError, match="0 stars of known labels"):
         AnchorSample(np.arange(6), ones, ones).place(SPACE, np.arange(10, 99), None)
     assert KnownLabels(ones, ones, ones[:, 0], np.arange(6)).n_star == 6
+
+
+def test_terms_are_polynomials_that_level_off_and_slopes_are_their_derivatives():
+    at = np.random.default_rng(0).normal(0, 2, (30, 2))
+    _, slopes = anchors._terms(at)
+    small = 1e-3 * at
+    x, y = small.T
+    polynomials = np.stack([np.ones(30), x, y, x**2 - 1, x * y, y**2 - 1], axis=1)
+    np.testing.assert_allclose(anchors._terms(small)[0], polynomials, atol=1e-9)
+    for axis in range(2):
+        step = 1e-5 * np.eye(2)[axis]
+        up, down = anchors._terms(at + step)[0], anchors._terms(at - step)[0]
+        np.testing.assert_allclose(slopes[:, :, axis], (up - down) / 2e-5, atol=1e-8)
+    far = anchors._terms(np.array([[50.0, -80.0]]))[0][0]
+    np.testing.assert_allclose(far, [1, 50, -80, 8, -9, 8])
+
+
+def test_coefficients_are_those_of_ridge_regression_with_the_scatter_that_is_there():
+    """Against rows of a least-squares problem; errors stated too small by 0.3 in quadrature."""
+    rng = np.random.default_rng(1)
+    n = 400
+    features = np.column_stack([np.ones(n), rng.standard_normal((n, 2))])
+    variance, share = rng.uniform(0.01, 0.04, n), rng.choice([1.0, 0.5], n)
+    truth = np.array([0.5, -0.2, 0.1])
+    away = features @ truth + rng.standard_normal(n) * np.sqrt(variance + 0.3**2)
+    away[:6] += 8.0
+    precision = np.array([5.0, 20.0, 80.0])
+    found, weight = anchors._regress(features, away, variance, share, precision)
+    assert (weight[:6] == 0).all()
+    assert (weight[6:] > 0).all()
+    np.testing.assert_allclose(share[6:] / weight[6:] - variance[6:], 0.3**2, atol=0.02)
+    root = np.sqrt(weight)
+    rows = np.vstack([features * root[:, None], np.diag(np.sqrt(precision))])
+    expected = np.linalg.lstsq(rows, np.concatenate([away * root, np.zeros(3)]))[0]
+    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=2e-4)
+    # Rows that differ in nothing else count by their shares.
+    few, weight = anchors._regress(
+        np.ones((6, 1)), np.array([0.0, 0, 0, 1, 1, 1]), np.full(6, 4.0),
+        np.array([1, 1, 1, 0.5, 0.5, 0.5]), np.array([1e-9]),
+    )  # fmt: skip
+    assert few[0] == pytest.approx(1 / 3)
+    np.testing.assert_allclose(weight, np.array([1, 1, 1, 0.5, 0.5, 0.5]) / 4)
+
+
+def test_few_rows_scatter_by_more_than_their_own_mean_shows():
+    """Five numbers about their mean: the scatter is over four of them, not over five."""
+    away = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    _, weight = anchors._regress(
+        np.ones((5, 1)), away, np.full(5, 1e-6), np.ones(5), np.array([1e-9])
+    )
+    assert 1 / weight[0] == pytest.approx(np.var(away, ddof=1), rel=0.05)
+
+
+def test_labels_of_spectrum_and_literature_are_the_mean_of_a_joint_gaussian():
+    """Conditioning a Gaussian of all labels on the labels that are known, star by star."""
+    rng = np.random.default_rng(2)
+    n = 12
+    root = rng.standard_normal((4, 4))
+    covariance = 1e-4 * np.tile(root @ root.T + 2 * np.eye(4), (n, 1, 1))
+    covariance *= rng.uniform(0.5, 2.0, n)[:, None, None]
+    scaled = rng.uniform(-0.3, 0.3, (n, 4))
+    labels, sigma = np.full((n, 4), np.nan), np.ones((n, 4))
+    for column, rows in ((0, np.arange(9)), (2, np.arange(3, 10)), (3, np.arange(3))):
+        labels[rows, column] = scaled[rows, column] + 0.005 * rng.standard_normal(rows.size)
+        sigma[rows, column] = rng.uniform(0.01, 0.03, rows.size)
+    known = KnownLabels(labels, sigma, np.ones(n), np.arange(n))
+    has = np.isfinite(labels)
+    found, error, added, far = anchors._combine(scaled, covariance, known, has, np.full(4, np.inf))
+    assert not far.any()
+    # Differences are smaller than errors: nothing is added.
+    np.testing.assert_array_equal(added, 0)
+    for star in range(n):
+        rows = np.flatnonzero(has[star])
+        own, noise = covariance[star], np.diag(sigma[star, rows] ** 2)
+        total = np.linalg.inv(own[np.ix_(rows, rows)] + noise)
+        gain = own[:, rows] @ total
+        expected = scaled[star] + gain @ (labels[star, rows] - scaled[star, rows])
+        np.testing.assert_allclose(found[star], expected, atol=1e-12)
+        np.testing.assert_allclose(error[star], own - gain @ own[rows], atol=1e-12)
+
+
+def test_what_is_added_to_spectra_is_bounded_and_three_anchors_add_nothing():
+    rng = np.random.default_rng(3)
+    n = 40
+    scaled, own = np.zeros((n, 4)), np.tile(1e-6 * np.eye(4), (n, 1, 1))
+    labels = np.full((n, 4), np.nan)
+    labels[:, 0], labels[:, 1] = 0.1 * rng.standard_normal((2, n))
+    labels[:4, 2] = [0.1, -0.1, 0.2, -0.2]
+    known = KnownLabels(labels, np.full((n, 4), 0.01), np.ones(n), np.arange(n))
+    most = np.array([np.inf, 0.03, np.inf, np.inf])
+    _, error, added, far = anchors._combine(scaled, own, known, np.isfinite(labels), most)
+    assert added[0] == pytest.approx(0.1, rel=0.25)
+    assert added[1:].tolist() == [0.03, 0, 0]
+    # Four sigma of all that there is.
+    expected = np.abs(labels[:, 1]) > 4 * np.hypot(0.03, np.hypot(0.01, 1e-3))
+    expected |= np.abs(labels[:, 0]) > 4 * np.hypot(added[0], np.hypot(0.01, 1e-3))
+    assert expected.any()
+    np.testing.assert_array_equal(far, expected)
+    # A star's error is its own: with what was added its spectrum counts less, no more.
+    near = np.flatnonzero(~far)[-1]
+    assert error[near, 3, 3] == pytest.approx(1e-6)
+    assert error[near, 0, 0] < 0.011**2
+
+
+def test_visits_of_four_stars_are_no_scale():
+    labels, matched = draw_stars(60)
+    star = np.arange(60)
+    star[:20] = np.arange(20) % 4
+    scaled = np.full((60, 4), np.nan)
+    scaled[:20, 0] = SPACE.scale(labels)[:20, 0] + 0.1
+    known = KnownLabels(scaled, np.full((60, 4), 0.01), np.ones(60), star)
+    four = anchor_labels(matched, SPACE, POPULATION, known)
+    assert np.isnan(four.offset).all()
+    np.testing.assert_array_equal(four.population.mean, MEAN)
+    told = four.describe()
+    assert told["offset_from_reference"] == {"teff": None, "mh": None}
+    star[:20] = np.arange(20) % 5
+    five = anchor_labels(matched, SPACE, POPULATION, known)
+    assert five.offset[0] == pytest.approx(210.0, abs=40)
+    told = five.describe()
+    assert told["offset_from_reference"] == {"teff": five.offset[0], "mh": None}
+    assert told["e_offset_from_reference"]["teff"] == five.e_offset[0]
+    assert told["population_moved"] == {"teff": five.moved[0], "mh": five.moved[1]}
+    assert told["n_far"] == five.n_far
+
+
+def test_a_relation_without_a_constant_gets_one():
+    relation = RelationPrior("logg", ("teff",), ((1,), (2,)), (0.3, 0.1), 0.05, (3500.0,), (200.0,))
+    raised = anchors._raise(relation, -0.2)
+    assert dict(zip(raised.powers, raised.coefficients, strict=True)) == {
+        (1,): 0.3, (2,): 0.1, (0,): -0.2,
+    }  # fmt: skip
+    assert anchors._raise(raised, 0.5).coefficients == pytest.approx((0.3, 0.1, 0.3))
+    assert raised.sigma == 0.05

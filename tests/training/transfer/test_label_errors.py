@@ -1,17 +1,27 @@
 """What common stars and repeat visits tell of errors that no pixel tells of."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm
 
+from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.quality import HARMFUL_FLAGS
+from jaxmdwarf.training.transfer import label_errors
+from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_errors import (
     LEAST_STARS,
     find_added,
+    learn_label_errors,
     learn_velocity_error,
+    spread_label_errors,
 )
+from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.1, 0.3])
@@ -61,3 +71,167 @@ def test_without_repeat_visits_nothing_is_said_of_velocities(visits):
     assert learn_velocity_error(model, alone, rows, labels) is None
     few = rows[: 2 * LEAST_STARS - 2]
     assert learn_velocity_error(model, domain, few, labels[few]) is None
+
+
+def test_what_is_added_makes_the_differences_most_probable():
+    """Against scipy's Gaussians and a minimiser; the grid has steps of a hundredth of a scatter."""
+    rng = np.random.default_rng(1)
+    stated = rng.uniform(0.05, 0.3, 200)
+    away = 0.4 + rng.standard_normal(200) * np.hypot(stated, 0.25)
+    best = minimize_scalar(
+        lambda added: -norm.logpdf(away, 0, np.hypot(stated, added)).sum(),
+        bounds=(0, 2),
+        method="bounded",
+    )
+    step = 0.01 * 0.5 * np.ptp(np.quantile(away, [0.1587, 0.8413]))
+    assert find_added(away, stated) == pytest.approx(best.x, abs=1.01 * step)
+    # Four sigma from the median, of all that they scatter by, are too many to count.
+    centred = away - np.median(away)
+    sigma = 0.5 * np.ptp(np.quantile(centred, [0.1587, 0.8413]))
+    several = np.concatenate([centred, np.full(8, 3.7 * sigma)])
+    beyond = np.concatenate([centred, np.full(8, 5.0 * sigma)])
+    small = np.full(208, 1e-3)
+    assert find_added(several, small) > 1.1 * find_added(beyond, small)
+
+
+SPACE = LabelSpace.mdwarf()
+WIDTH = np.subtract(SPACE.upper, SPACE.lower)
+TURN = np.array([[1.0, 0, 0, 0], [2e-3, 0.1, 0.4, 0], [0, 0, 1.0, 0], [0, 0, -0.5, 0.05]])
+"""Spectra take log g along by 0.002 a kelvin and 0.4 a dex, [alpha/M] by -0.5 a dex."""
+COVARIANCE = TURN @ np.diag(np.square([40.0, 1.0, 0.07, 1.0])) @ TURN.T
+
+
+def test_errors_of_two_labels_take_the_others_along():
+    rng = np.random.default_rng(4)
+    n = 2000
+    known = np.tile([30.0, 0.05], (n, 1))
+    away = rng.standard_normal((n, 2)) * np.hypot(known, [70.0, 0.15])
+    padded = np.zeros((n, 5, 5))
+    padded[:, :4, :4] = COVARIANCE * rng.uniform(0.5, 2, n)[:, None, None]
+    padded[:, 4] = padded[:, :, 4] = 7.0  # velocities
+    found = np.asarray(spread_label_errors(SPACE, padded, away, known)) * WIDTH * WIDTH[:, None]
+    along = TURN[:, [0, 2]]
+    expected = along @ np.diag(np.square([70.0, 0.15])) @ along.T
+    scale = np.sqrt(np.diag(expected))
+    np.testing.assert_allclose(
+        found / scale / scale[:, None], expected / scale / scale[:, None], atol=0.08
+    )
+    # Twenty-nine stars tell nothing of a label, thirty do.
+    for n_told, told in ((LEAST_STARS - 1, False), (LEAST_STARS, True)):
+        few = away.copy()
+        few[n_told:, 0] = np.nan
+        some = np.asarray(spread_label_errors(SPACE, padded, few, known))
+        assert bool(some[0, 0] > 0) is told
+        assert some[2, 2] > 0
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """What fits are asked and what they answer, without fitting anything."""
+    seen = SimpleNamespace(answer=None, rows=None, start=None)
+
+    def from_batch(model, batch, **options):
+        seen.rows, seen.options = np.asarray(batch.flux[:, 0]).astype(int), options
+        return seen.rows
+
+    def fit(problem, *, start):
+        seen.start = start
+        return seen.answer(problem)
+
+    monkeypatch.setattr(label_errors.FitProblem, "from_batch", from_batch)
+    monkeypatch.setattr(label_errors, "fit", fit)
+    return seen
+
+
+def answer_for(labels, flags, error):
+    """Fits of known labels: flags, errors and covariances of each row."""
+
+    def answer(rows):
+        n = len(rows)
+        return SimpleNamespace(
+            labels=labels[rows],
+            flags=flags[rows],
+            errors=np.array([30.0, 0.1, 0.05, 0.1]) + error[rows, None] * [0, 0, 0, 1],
+            covariance=np.broadcast_to(COVARIANCE, (n, 4, 4)),
+        )
+
+    return answer
+
+
+def number_rows(theory, n, **fields):
+    """Spectra that are told by their flux."""
+    flux = np.repeat(np.arange(n, dtype=np.float32)[:, None], theory.grid.n_pix, axis=1)
+    return ObservedDomain(flux, flux, flux, theory.grid, np.arange(n) * 1.0, np.ones(n), **fields)
+
+
+@pytest.fixture(scope="module")
+def model(theory):
+    n_pix = theory.grid.n_pix
+    return CorrectedModel(
+        theory,
+        jnp.zeros((1, n_pix)),
+        jnp.zeros((0, n_pix)),
+        theory.model_error,
+        LabelFeatures(("teff", "mh"), (3600.0, -0.1), (200.0, 0.2), 0),
+    )
+
+
+def test_label_errors_are_those_of_good_fits_of_common_stars(fits, theory, model):
+    rng = np.random.default_rng(8)
+    n, reference_errors = 1500, (20.0, 0.04)
+    labels = np.column_stack(
+        [rng.normal(3500, 200, n), np.ones(n), rng.normal(0, 0.2, n), np.ones(n)]
+    )
+    stated = np.hypot([30.0, 0.05], reference_errors)
+    known = labels[:, [0, 2]] - rng.standard_normal((n, 2)) * np.hypot(stated, [70.0, 0.15])
+    flags, error = np.zeros(n, np.int64), np.zeros(n)
+    # Half of the fits that are looked at, every second one, is no good.
+    flags[0::8], error[2::8] = int(HARMFUL_FLAGS), np.nan
+    known[0::8] += 1e4
+    known[2::8] += 1e4
+    fits.answer = answer_for(labels, flags, error)
+    reference = ReferenceSample(known, reference_errors, np.arange(n))
+    found = learn_label_errors(model, number_rows(theory, n), reference, labels + 1.0)
+    sigma = np.sqrt(np.diag(np.asarray(found))) * WIDTH
+    np.testing.assert_allclose(sigma[[0, 2]], [70.0, 0.15], rtol=0.15)
+    # No more than a thousand are fitted, from where they are begun.
+    np.testing.assert_array_equal(fits.rows, np.arange(0, n, 2))
+    np.testing.assert_array_equal(fits.start.labels, labels[::2] + 1.0)
+    assert (np.asarray(fits.start.residual_kms) == 0).all()
+
+
+@pytest.mark.parametrize(("n", "n_bad", "told"), [(30, 0, True), (29, 0, False), (31, 2, False)])
+def test_thirty_good_fits_tell_of_label_errors(fits, theory, model, n, n_bad, told):
+    labels = np.column_stack([np.linspace(3000, 4000, n), *np.ones((3, n))])
+    flags = np.where(np.arange(n) < n_bad, int(HARMFUL_FLAGS), 0)
+    fits.answer = answer_for(labels, flags, np.zeros(n))
+    reference = ReferenceSample(labels[:, [0, 2]] + 1.0, (1.0, 1.0), np.arange(n))
+    found = learn_label_errors(model, number_rows(theory, n), reference, labels)
+    assert (found is not None) is told
+
+
+def test_pairs_of_visits_are_neighbours_in_time_of_one_star(fits, theory, model):
+    """Visits that alternate between stars: of three of one star there are two pairs."""
+    n, error = 1200, 5.0
+    star = np.tile(np.arange(400), 3)
+    rng = np.random.default_rng(2)
+    rv = rng.standard_normal(n) * np.hypot(error, 12.0) + 3.0 * star
+    e_rv = np.full(n, error)
+    flags = np.zeros(n, np.int64)
+    # Bad first visits, of stars whose fits are far off.
+    flags[:40], e_rv[40:80] = int(HARMFUL_FLAGS), np.nan
+    rv[:80] += 1e4
+
+    def answer(rows):
+        return SimpleNamespace(flags=flags[rows], e_rv=e_rv[rows], rv_kms=rv[rows])
+
+    fits.answer = answer
+    observed = number_rows(theory, n, star=star)
+    labels = np.arange(4.0 * n).reshape(n, 4)
+    found = learn_velocity_error(model, observed, np.arange(n), labels)
+    assert float(found) == pytest.approx(12.0, rel=0.12)
+    # Five hundred pairs: of the first 250 stars.
+    expected = np.flatnonzero(star < 250)
+    np.testing.assert_array_equal(fits.rows, expected)
+    np.testing.assert_array_equal(fits.options["frame_kms"], expected)
+    np.testing.assert_array_equal(fits.start.labels, labels[expected])
