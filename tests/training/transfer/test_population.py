@@ -4,13 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmdwarf.inference.outliers import measure_distances
+from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.outliers import ResidualScores, measure_distances
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.io.models import load_model, save_model
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
-from jaxmdwarf.models.population import DISTANCES
+from jaxmdwarf.models.population import DISTANCES, TrainingPopulation
+from jaxmdwarf.training.transfer import population
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.population import PopulationConfig, learn_population
 from jaxmdwarf.wavelengths import PixelGrid
@@ -125,3 +127,145 @@ def test_what_is_known_of_the_training_stars_survives_the_disk(model, learned, t
 def test_of_a_handful_of_stars_nothing_is_learned(theory, model, sample_labels):
     labels = sample_labels(30, 1)
     assert learn_population(model, observe(theory, labels, 2), labels, CONFIG) is None
+
+
+def test_relations_leave_half_and_a_sixth_of_the_stars_above_them():
+    """Of a linear median with scatter that grows: both quantiles are lines that are known."""
+    x = np.random.default_rng(0).uniform(0, 1, 600)
+    value = 2.0 - x + (0.2 + 0.5 * x) * np.random.default_rng(1).standard_normal(600)
+    found = population._fit_relation(value, np.stack([np.ones(600), x], axis=1))
+    median, upper = found @ np.stack([np.ones(600), x])
+    assert (value > median).mean() == pytest.approx(0.5, abs=0.005)
+    assert (value > upper).mean() == pytest.approx(0.16, abs=0.005)
+    np.testing.assert_allclose(found[0], [2.0, -1.0], atol=0.15)
+    np.testing.assert_allclose(found[1], [2.2, -0.5], atol=0.2)
+
+
+def test_parts_are_even_and_of_whole_stars_where_there_are_enough():
+    star = np.repeat(np.arange(40) * 3, 2)
+    part = population._divide(star, 5)
+    assert np.bincount(part).tolist() == [20] * 4
+    assert (part[::2] == part[1::2]).all()
+    assert not np.array_equal(part, population._divide(star, 6))
+    assert not np.array_equal(part[::2], np.sort(part[::2]))
+    # Of twenty stars, and of twenty-one.
+    few = population._divide(np.repeat(np.arange(20), 8), 5)
+    assert np.bincount(few).tolist() == [40] * 4
+    assert any(few[8 * k] != few[8 * k + 1] for k in range(20))
+    enough = population._divide(np.repeat(np.arange(21), 8), 5)
+    assert (enough.reshape(21, 8) == enough[::8, None]).all()
+
+
+def make_population(labels, width, **fields):
+    nothing = {
+        "directions": np.zeros((1, 5), np.float32),
+        "chi2": np.zeros((2, 4), np.float32),
+        "pattern": np.zeros((2, 4), np.float32),
+        "reach": np.zeros((2, 2), np.float32),
+        "limits": np.full(3, np.inf, np.float32),
+    }
+    arrays = {"labels": np.asarray(labels, np.float32), "width": np.asarray(width, np.float32)}
+    return TrainingPopulation(**{**nothing, **arrays, **fields})
+
+
+@pytest.mark.parametrize(("n_fewer", "place"), [(75, 4), (50, 2), (5, 1), (100, 5)])
+def test_among_fewer_stars_a_nearer_neighbour_is_as_far(n_fewer, place):
+    rng = np.random.default_rng(0)
+    whole = rng.uniform(-0.5, 0.5, (100, 2))
+    stars, errors = rng.uniform(-0.5, 0.5, (7, 2)), rng.uniform(0, 0.1, (7, 2))
+    width = np.array([0.05, 0.02])
+    fewer = make_population(whole[:n_fewer], width)
+    found = population._distance_to_fewer(stars, errors, fewer, make_population(whole, width))
+    unit = np.sqrt(width**2 + errors**2)
+    away = np.linalg.norm((stars[:, None] - whole[:n_fewer]) / unit[:, None], axis=2)
+    np.testing.assert_allclose(found, np.sort(away, axis=1)[:, place - 1], rtol=1e-5)
+
+
+def draw_summary(n, seed=0):
+    rng = np.random.default_rng(seed)
+    snr = 10 ** rng.uniform(0.5, 2.5, n)
+    return ResidualScores(snr=snr, chi2=rng.gamma(5.0, 0.4, n), pattern=rng.gamma(2.0, 1.0, n))
+
+
+def test_what_stars_are_like_is_told_by_those_that_teach():
+    n, rng = 400, np.random.default_rng(1)
+    scaled = rng.normal((0.0, 0.2, 0.0), 0.1, (n, 3))
+    scaled[:, 2] = 0.3
+    errors = np.full((n, 3), 0.01)
+    summary, teaching = draw_summary(n), np.arange(n) % 4 > 0
+    directions = rng.standard_normal((2, 5))
+    config = PopulationConfig(max_labels=120, width=0.3, seed=2)
+    args = summary, scaled, errors, teaching, directions, 1, config
+    found = population._describe(*args)
+    assert found.leading == 1
+    np.testing.assert_array_equal(found.directions, directions.astype(np.float32))
+    at = np.stack([np.log10(summary.snr), scaled[:, 1]])[:, teaching]
+    ordered = np.sort(at, axis=1)
+    reach = [
+        [np.interp(299 * share, np.arange(300), row) for row in ordered] for share in (0.01, 0.99)
+    ]
+    np.testing.assert_allclose(found.reach, reach, rtol=1e-5)
+    low, high = np.quantile(scaled[teaching, 0], [0.16, 0.84])
+    np.testing.assert_allclose(found.width[0], 0.3 * (high - low) / 2, rtol=1e-5)
+    assert found.width[2] == np.float32(1e-3)
+    rows = [np.flatnonzero((scaled.astype(np.float32) == one).all(axis=1)) for one in found.labels]
+    rows = np.concatenate(rows)
+    assert len(np.unique(rows)) == 120
+    assert teaching[rows].all()
+    assert (np.diff(rows) > 0).all()
+    everyone = population._describe(*args[:-1], PopulationConfig(max_labels=300))
+    assert len(everyone.labels) == 300
+    # Relations are of the cube roots.
+    for name in ("chi2", "pattern"):
+        features = population.relation_features(np.clip(at.T, *np.asarray(found.reach)))
+        relation = np.asarray(getattr(found, name)) @ features.T
+        shares = (np.cbrt(getattr(summary, name)[teaching]) > relation).mean(axis=1)
+        np.testing.assert_allclose(shares, [0.5, 0.16], atol=0.02)
+
+
+def test_reports_count_stars_by_snr_and_beyond_each_limit():
+    n = 400
+    summary, kept = draw_summary(n), np.arange(n) % 4 > 0
+    distances = np.random.default_rng(3).uniform(0, 1, (n, 3))
+    distances[5, 1] = np.nan
+    some = make_population(np.zeros((2, 3)), np.ones(3), limits=np.float32([0.9, 0.5, 2.0]))
+    told = population._report(some, summary, np.zeros((n, 3)), distances, kept)
+    assert (told["n"], told["n_direction"]) == (300, 1)
+    assert told["limits"] == {"chi2": 0.9, "pattern": 0.5, "labels": 2.0}
+    beyond = {"chi2": (distances[:, 0] > 0.9).mean(), "pattern": (distances[:, 1] > 0.5).mean()}
+    assert told["beyond"] == pytest.approx({**beyond, "labels": 0.0}, abs=1e-5)
+    both = (distances[:, 0] > 0.9) | (distances[:, 1] > 0.5)
+    assert told["beyond_any"] == pytest.approx(both.mean(), abs=1e-5)
+    bins = told["by_snr"]
+    # Fifty a bin; a star on an edge is in both.
+    assert [one["n"] for one in bins] == [50] * 6
+    snr = np.sort(summary.snr[kept])
+    assert bins[0]["snr"][0] == pytest.approx(snr[0], abs=0.01)
+    assert bins[-1]["snr"][1] == pytest.approx(snr[-1], abs=0.01)
+    assert bins[2]["snr"][1] == bins[3]["snr"][0]
+    inside = kept & (summary.snr >= snr[100]) & (summary.snr <= snr[149])
+    for name in ("chi2", "pattern"):
+        values = np.sort(getattr(summary, name)[inside])
+        for share, value in bins[2][name].items():
+            expected = np.interp(49 * float(share), np.arange(50), values)
+            assert value == pytest.approx(expected, abs=1e-4)
+    small = population._report(some, summary, np.zeros((n, 3)), distances, np.arange(n) < 60)
+    assert [one["n"] for one in small["by_snr"]] == [60]
+    more = population._report(some, *map(_repeat, (summary, np.zeros((n, 3)), distances, kept)))
+    assert len(more["by_snr"]) == 6
+
+
+def _repeat(values):
+    if isinstance(values, ResidualScores):
+        return ResidualScores(*map(_repeat, values))
+    return np.concatenate([values, values])
+
+
+def test_configurations_that_make_no_sense_are_refused():
+    PopulationConfig(n_direction=1, least_spectra=1, max_spectra=1, max_expensive=1, max_labels=1)
+    for bad in (
+        {"n_direction": 0}, {"least_spectra": 0}, {"max_spectra": 0}, {"max_expensive": 0},
+        {"max_labels": 0}, {"beyond": 0.0}, {"beyond": 1.0}, {"width": 0.0}, {"least_limit": 0.0},
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="must be positive"):
+            PopulationConfig(**bad)
