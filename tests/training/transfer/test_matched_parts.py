@@ -1,0 +1,300 @@
+"""Parts of a matched training, each on its own: choices, resamplings, nuisance directions."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.models.priors import LabelPrior
+from jaxmdwarf.training.transfer import label_matching, matched
+from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.label_matching import Population, ReferenceSample
+from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
+from jaxmdwarf.training.transfer.matched import MatchedConfig
+
+SPACE = LabelSpace.mdwarf()
+POPULATION = Population(np.array([3500.0, -0.1]), np.diag([150.0**2, 0.2**2]), (), 200)
+
+
+@pytest.fixture(scope="module")
+def model(theory):
+    n_pix = theory.grid.n_pix
+    return CorrectedModel(
+        theory,
+        jnp.zeros((1, n_pix)),
+        jnp.zeros((0, n_pix)),
+        theory.model_error,
+        LabelFeatures(("teff", "mh"), (3600.0, -0.1), (200.0, 0.2), 0),
+    )
+
+
+def make_domain(theory, n, *, snr=None, star=None):
+    ones = np.ones((n, theory.grid.n_pix), np.float32)
+    snr = np.full(n, 50.0) if snr is None else snr
+    return ObservedDomain(ones, 100 * ones, 100 * ones, theory.grid, np.zeros(n), snr, star=star)
+
+
+def make_trials(mismatches, evidences, *, scatter=0.0):
+    rng = np.random.default_rng(0)
+    shape = rng.permutation(np.linspace(-1, 1, 100))
+    return [
+        {
+            "strength": 0.1 * (number + 1),
+            "mismatch": mismatch,
+            "evidence": evidence,
+            "evidence_of_stars": evidence + scatter * number * shape,
+        }
+        for number, (mismatch, evidence) in enumerate(zip(mismatches, evidences, strict=True))
+    ]
+
+
+# Widths of 50 stars are known to a tenth, those of 200 to a twentieth: together to 0.112.
+@pytest.mark.parametrize(
+    ("mismatches", "evidences", "chosen"),
+    [
+        ((0.0, 0.22, 0.3), (1.0, 2.0, 3.0), 1),
+        ((0.0, 0.23, 0.3), (1.0, 2.0, 3.0), 0),
+        ((0.5, 0.55, 0.6), (1.0, 2.0, 3.0), 1),
+        ((0.5, 0.56, 0.6), (1.0, 2.0, 3.0), 0),
+        ((0.0, 0.1, 0.1), (3.0, 2.0, 1.0), 0),
+        ((0.0, 0.1, 0.1), (2.0, 2.0, 1.0), 1),
+    ],
+)
+def test_trials_agree_within_the_errors_of_widths(mismatches, evidences, chosen):
+    assert matched._choose_trial(make_trials(mismatches, evidences), 50, 200) == chosen
+
+
+@pytest.mark.parametrize(("lost", "chosen"), [(0.45, 1), (0.7, 0)])
+def test_trials_are_tied_within_one_standard_error_of_their_difference(lost, chosen):
+    """Differences spread evenly over +-10 scatter by 5.8, the mean of a hundred by 0.58."""
+    trials = make_trials((0.0, 0.0), (0.0, -lost), scatter=10.0)
+    assert matched._choose_trial(trials, 50, 200) == chosen
+
+
+def test_the_tails_of_evidence_are_clipped_at_a_twentieth():
+    values = np.arange(101.0)
+    values[[3, 99]] = -1e6, 1e6
+    clipped = matched._clip(values)
+    assert (clipped.min(), clipped.max()) == (5, 95)
+    trial = matched._describe_trial(
+        0.3, Posterior(None, None, None, values, None), [{"stretch": {"teff": 1.2, "mh": 0.7}}]
+    )
+    assert trial["evidence"] == pytest.approx(clipped.mean())
+    assert trial["mismatch"] == pytest.approx(0.3)
+    assert (trial["strength"], trial["evidence_of_stars"] is values) == (0.3, True)
+
+
+def test_common_stars_are_those_of_the_reference_that_are_learned_from():
+    rows = np.array([2, 3, 5, 8, 9])
+    reference = ReferenceSample(np.arange(8.0).reshape(4, 2), (1.0, 0.1), np.array([8, 1, 2, 3]))
+    found, common = matched._find_common(reference, rows, 3)
+    assert common.tolist() == [True, True, False, True, False]
+    assert found.rows.tolist() == [8, 2, 3]
+    assert found.teff_mh.tolist() == [[0, 1], [4, 5], [6, 7]]
+    assert found.errors == (1.0, 0.1)
+    for other in (reference, replace(reference, rows=None)):
+        assert matched._find_common(other, rows, 4) == (other, None)
+    assert matched._find_common(None, rows, 0) == (None, None)
+
+
+def test_spectra_to_learn_from_are_good_enough_and_anchors_among_them(theory):
+    snr = np.where(np.arange(100) % 2, 10.0, 9.99)
+    domain = make_domain(theory, 100, snr=snr)
+    config = MatchedConfig(min_snr=10.0, max_spectra=30, seed=1)
+    anchored = np.arange(100) < 60
+    rows = matched._choose_rows(domain, np.arange(20, 100), config, 40, anchored)
+    assert set(range(21, 60, 2)) <= set(rows)
+    assert len(rows) == 30 == len(set(rows))
+    assert (rows % 2 == 1).all()
+    assert (np.diff(rows) > 0).all()
+    with pytest.raises(MismatchError, match="40 of 80 spectra"):
+        matched._choose_rows(domain, np.arange(20, 100), config, 41, anchored)
+    every = matched._choose_rows(domain, np.arange(100), replace(config, max_spectra=50), 1)
+    assert every.tolist() == list(range(1, 100, 2))
+    # More anchors than there is room for.
+    many = matched._choose_rows(
+        domain, np.arange(100), replace(config, max_spectra=29), 1, anchored
+    )
+    assert many.tolist() == list(range(1, 60, 2))
+    other = matched._choose_rows(domain, np.arange(100), replace(config, seed=2), 1)
+    assert other.tolist() != matched._choose_rows(domain, np.arange(100), config, 1).tolist()
+
+
+@pytest.mark.parametrize(("chi2", "scale"), [(0.5, 1.0), (4.0, 2.0), (16.0, 3.0)])
+def test_noise_is_that_of_the_three_tenths_of_the_faintest_within_one_and_three(chi2, scale):
+    snr = np.arange(10, 111.0)
+    values = np.where(snr <= 40, chi2, 1e4)
+    values[:15] = 0.0
+    found = Posterior(None, None, None, None, values)
+    assert matched._find_noise_scale(found, snr) == scale
+
+
+def test_errors_of_labels_are_described_in_physical_units(model):
+    assert matched._describe_label_error(model) == {}
+    width = np.subtract(SPACE.upper, SPACE.lower)
+    error = np.diag(np.square(np.array([60.0, 0.1, 0.2, 0.05]) / width)).astype(np.float32)
+    error[0, 1] = error[1, 0] = 1e-3
+    told = matched._describe_label_error(replace(model, label_error=jnp.asarray(error)))
+    assert told == pytest.approx({"teff": 60.0, "logg": 0.1, "mh": 0.2, "alpha_m": 0.05})
+
+
+@pytest.fixture
+def means(monkeypatch):
+    """A regression that is nothing but a mean of numbers of the stars that it learns from."""
+    seen = SimpleNamespace(rows=[], listed=[], common=[], config=None, found=[])
+    numbers = np.random.default_rng(5).normal(3.0, 2.0, 400)
+
+    def learn(model, found, stars, population, strength, config, common, on_pass, *, known):
+        seen.rows.append(stars.rows)
+        seen.config, seen.strength = config, strength
+        seen.common.append(common)
+        seen.found.append(found)
+        mean = numbers[stars.rows].mean()
+        return SimpleNamespace(model=SimpleNamespace(correction=np.full((1, 200), mean)))
+
+    def estimate(model, stars, start):
+        rows = 1.0 * stars.rows
+        return Posterior(*(rows for _ in Posterior._fields))
+
+    def describe(teff_mh, errors):
+        seen.listed.append(teff_mh[:, 0])
+        return POPULATION.mean, POPULATION.covariance
+
+    monkeypatch.setattr(matched, "_learn", learn)
+    monkeypatch.setattr(matched, "estimate_labels", estimate)
+    monkeypatch.setattr(label_matching, "_describe_distribution", describe)
+    return seen, numbers
+
+
+def resample(model, theory, config, reference=None, common=None):
+    stars = StarSample(make_domain(theory, 400), theory, np.arange(400))
+    return matched._learn_uncertainty(model, stars, POPULATION, reference, common, 0.3, config)
+
+
+@pytest.mark.parametrize("most", [800, 60])
+def test_disjoint_samples_tell_the_error_of_a_mean(model, theory, means, most):
+    """That of a mean of 400 numbers is their scatter over 20, however few a sample has."""
+    seen, numbers = means
+    config = MatchedConfig(n_resample=150, max_resampled=most, n_passes=4, n_nuisance=5)
+    changes = resample(model, theory, config)
+    assert changes.shape == (150, 1, 200)
+    variance = np.sum(changes[:, 0, 0].astype(np.float64) ** 2)
+    expected = numbers.var(ddof=1) / 400
+    assert variance == pytest.approx(expected, rel=0.3)
+    assert abs(changes[:, 0, 0].mean()) < 3 * np.sqrt(expected / 150 / 150)
+    for first, second in zip(seen.rows[::2], seen.rows[1::2], strict=True):
+        assert not set(first) & set(second)
+        assert len(first) == len(second) == min(most, 200)
+    assert (seen.config.n_passes, seen.config.n_nuisance, seen.strength) == (2, 0, 0.3)
+    np.testing.assert_array_equal(seen.found[0].evidence, seen.rows[0])
+
+
+def test_references_are_halved_in_the_same_proportion(model, theory, means):
+    seen, _ = means
+    sample = np.column_stack([np.arange(200.0), np.zeros(200)])
+    config = MatchedConfig(n_resample=2, max_resampled=60)
+    resample(model, theory, config, ReferenceSample(sample))
+    # Sixty of four hundred stars: thirty of two hundred of the reference.
+    assert [len(one) for one in seen.listed] == [30] * 4
+    assert not set(seen.listed[0]) & set(seen.listed[1])
+    seen.listed.clear()
+    resample(model, theory, config, ReferenceSample(sample[:12]))
+    assert [len(one) for one in seen.listed] == [6] * 4
+    seen.listed.clear()
+    resample(model, theory, config, ReferenceSample(sample[:50]))
+    assert [len(one) for one in seen.listed] == [10] * 4
+    # Stars in common are those of each sample.
+    seen.listed.clear()
+    seen.rows.clear()
+    rows = np.arange(0, 400, 2)
+    common = np.isin(np.arange(400), rows)
+    resample(model, theory, config, ReferenceSample(sample, rows=rows), common)
+    for listed, some in zip(seen.listed, seen.rows, strict=True):
+        np.testing.assert_array_equal(2 * listed, some[some % 2 == 0])
+    np.testing.assert_array_equal(seen.common[-1], seen.rows[-1] % 2 == 0)
+
+
+def test_nuisance_directions_are_of_bright_stars_that_are_kept(model, theory, monkeypatch):
+    seen = SimpleNamespace()
+    snr = np.linspace(10, 110, 201)
+    domain = make_domain(theory, 201, snr=snr)
+    domain.ivar[:, 7] = 0
+    stars = StarSample(domain, theory, np.arange(201))
+    kept = np.arange(201) % 3 > 0
+
+    def residuals_of(model, stars, found, *, without_nuisance):
+        assert without_nuisance
+        seen.rows = stars.rows
+        return lambda chunk: np.linspace(-0.3, 0.3, 200) * np.ones((len(stars.rows[chunk]), 1))
+
+    def learn_directions(residual, weight, n_direction, *, seed):
+        seen.residual, seen.weight, seen.n_direction = residual, weight, n_direction
+        return np.ones((n_direction, 200), np.float32)
+
+    monkeypatch.setattr(matched, "estimate_labels", lambda *args: None)
+    monkeypatch.setattr(matched, "residuals_of", residuals_of)
+    monkeypatch.setattr(matched, "learn_directions", learn_directions)
+    args = stars, np.zeros(4), kept
+    found = matched._learn_nuisance(model, *args, MatchedConfig(n_nuisance=16))
+    bright = np.flatnonzero(kept & (snr >= 70))
+    np.testing.assert_array_equal(seen.rows, bright)
+    # A dozen of stars for each.
+    assert seen.n_direction == len(bright) // 12 == 4
+    assert found.nuisance.shape == (4, 200)
+    expected = np.clip(np.linspace(-0.3, 0.3, 200), -0.1, 0.1)
+    expected[7] = 0
+    np.testing.assert_allclose(seen.residual, np.tile(expected, (len(bright), 1)))
+    assert (seen.weight[:, 7] == 0).all()
+    assert (seen.weight[:, 8] > 0).all()
+    matched._learn_nuisance(model, *args, MatchedConfig(n_nuisance=3))
+    assert seen.n_direction == 3
+    assert matched._learn_nuisance(model, *args, MatchedConfig(n_nuisance=0)) is model
+
+
+def test_a_star_is_judged_by_all_but_the_temperatures_of_the_survey(model, theory, monkeypatch):
+    kept = np.array([True, False, True])
+    learned = matched._Learned(model, [], kept, POPULATION, None)
+    stars = StarSample(make_domain(theory, 3), theory, np.arange(3))
+    plain = matched._learn_of_stars(model, stars, learned, MatchedConfig(learn_priors=False))
+    (prior,) = plain.label_priors
+    assert (prior.name, prior.mean, prior.sigma) == ("mh", pytest.approx(-0.1), pytest.approx(0.2))
+    new = LabelPrior("mh", 0.3, 0.4)
+
+    def learn_star_priors(model, stars, kept, start, *, names):
+        assert kept is learned.kept
+        assert names == ("mh", "alpha_m")
+        assert model.label_priors == plain.label_priors
+        np.testing.assert_array_equal(start, POPULATION.mean_scaled(SPACE))
+        return (new,)
+
+    monkeypatch.setattr(matched, "learn_star_priors", learn_star_priors)
+    assert matched._learn_of_stars(model, stars, learned, MatchedConfig()).label_priors == (new,)
+
+
+def test_theory_starts_with_features_about_the_population(theory):
+    one = matched._start_model(theory, POPULATION, MatchedConfig(order=2))
+    assert one.features.centre == (3500.0, -0.1)
+    assert one.features.scale == pytest.approx((150.0, 0.2))
+    assert one.correction.shape == (6, 200)
+    assert one.nuisance.shape == (0, 200)
+    assert not np.any(one.correction)
+    assert one.label_priors == POPULATION.priors
+
+
+def test_settings_that_make_no_sense_are_refused_and_extreme_ones_are_not():
+    MatchedConfig(
+        n_passes=1, max_spectra=1, max_resampled=30, n_nuisance=0, n_resample=0, n_fold=0, keep=1.0
+    )
+    MatchedConfig(n_fold=2)
+    for bad in (
+        {"n_passes": 0}, {"max_spectra": 0}, {"max_resampled": 29}, {"strengths": ()},
+        {"n_nuisance": -1}, {"n_resample": -1}, {"n_fold": -1}, {"n_fold": 1}, {"outside": 0.0},
+        {"logg_sigma": 0.0}, {"alpha_sigma": 0.0}, {"keep": 0.0}, {"keep": 1.01},
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="must be positive"):
+            MatchedConfig(**bad)
