@@ -2,8 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxmdwarf.training.losses import mean_square_error, reconstruction_error
+from jaxmdwarf.training.losses import mean_distance, mean_square_error, reconstruction_error
 
 RNG = np.random.default_rng(5)
 
@@ -48,3 +49,11 @@ def test_a_row_of_weight_zero_does_not_count():
         mean_square_error(target[:5], output[:5]),
         rtol=1e-6,
     )
+
+
+def test_weights_and_distances_are_of_rows():
+    target, output = np.zeros((2, 2)), np.array([[3.0, 4.0], [0.0, 2.0]])
+    assert float(mean_distance(jnp.asarray(target), jnp.asarray(output))) == 3.5
+    weight = jnp.array([1.0, 4.0])
+    found = mean_square_error(jnp.asarray(target), jnp.asarray(output), weight)
+    assert float(found) == pytest.approx((25 + 4 * 4) / 5)

@@ -1,10 +1,17 @@
 """The observed domain: splits lose nothing, errors are floored, bad input is named at once."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.training.transfer.domain import ObservedDomain, floor_errors, split_domain
+from jaxmdwarf.training.transfer.domain import (
+    ObservedDomain,
+    _move_to_training,
+    floor_errors,
+    split_domain,
+)
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(7000.0, 7039.0, 1.0)
@@ -124,3 +131,75 @@ def test_spectra_without_names_are_told_by_their_row_and_none_at_all_are_a_domai
     for given in ({"floor": -0.1}, {"largest": -0.1}, {"largest": 0.0}):
         with pytest.raises(UsageError, match="must be positive"):
             floor_errors(domain.ivar, **given)
+
+
+def test_stars_move_to_training_as_long_as_half_of_each_other_part_stays():
+    part = np.repeat([0, 1, 2], [4, 4, 3])
+    number = np.array([0, 0, 1, 2, 3, 3, 4, 5, 6, 7, 8])
+    moved = _move_to_training(part, number, np.isin(np.arange(11), [4, 8]))
+    assert moved.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 0, 2, 2]
+    # Three of four, and two of three, would be too many.
+    for anchored in ([4, 6], [8, 9]):
+        same = _move_to_training(part, number, np.isin(np.arange(11), anchored))
+        np.testing.assert_array_equal(same, part)
+
+
+def test_parts_have_their_shares_and_least_sizes():
+    split = split_domain(100, seed=1, shares=(1, 0, 3), least=(25, 7, 75))
+    assert [len(rows) for rows in split] == [25, 0, 75]
+    with pytest.raises(
+        MismatchError, match=r"split 1:0:3 they give 25 .* 75 to test; 26, 0 and 75"
+    ):
+        split_domain(100, seed=1, shares=(1, 0, 3), least=(26, 7, 75))
+    with pytest.raises(UsageError, match="shares"):
+        split_domain(10, seed=1, shares=(8, -1, 1))
+    # A star of many visits at the border goes to the later part; the others fill up to it.
+    star = np.repeat(np.arange(10), 10)
+    sizes = [len(rows) for rows in split_domain(100, seed=0, shares=(55, 25, 20), star=star)]
+    assert sizes == [50, 30, 20]
+    # And the number that is asked for is enough wherever the most visited star is.
+    star = np.r_[np.zeros(9, int), np.arange(1, 12)]
+    with pytest.raises(MismatchError) as caught:
+        split_domain(20, seed=0, star=star, least=(8, 6, 1))
+    enough = int(caught.value.remedy.split("at least ")[1].split(" ")[0])
+    more = np.r_[star, np.arange(12, 12 + enough - 20)]
+    for seed in range(30):
+        split_domain(enough, seed=seed, star=more, least=(8, 6, 1))
+    # An eleventh of them is to hold one, and eight that the star may have had.
+    assert enough == (1 + 8) * 11 + 1
+
+
+def test_errors_at_the_limits_are_kept_as_they_are():
+    ivar = np.array([[4.0, 16.0, 0.25, 3.9]])
+    assert floor_errors(ivar, floor=0.25, largest=0.5).tolist() == [[4.0, 16.0, 0.0, 0.0]]
+    assert floor_errors(ivar, floor=0.5, largest=2.0).tolist() == [[4.0, 4.0, 0.25, 3.9]]
+    assert floor_errors(np.array([[1e9]])).tolist() == [[0.005**-2]]
+
+
+def test_all_of_a_spectrum_is_taken_and_shapes_must_agree():
+    rng = np.random.default_rng(1)
+    domain = make_domain(
+        information=rng.uniform(1, 2, (12, GRID.n_pix)).astype(np.float32),
+        ivar=rng.uniform(1, 2, (12, GRID.n_pix)).astype(np.float32),
+        frame_kms=np.arange(12.0), snr=np.arange(12.0) + 20, star=np.arange(12) // 2,
+    )  # fmt: skip
+    rows = [7, 2, 2]
+    part = domain.take(rows)
+    for name in ("flux", "ivar", "information", "frame_kms", "snr", "star"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(domain, name)[rows])
+    assert make_domain(names=()).take(rows).names == ()
+    batch = domain.batch(rows)
+    for name in ("flux", "ivar", "information"):
+        np.testing.assert_array_equal(getattr(batch, name), getattr(domain, name)[rows])
+    assert domain.batch().n_spec == 12
+    # Annotations are checked before, in tests alone.
+    check = ObservedDomain.__post_init__
+    for wrong, match in (
+        ({"frame_kms": np.zeros(11)}, "12 spectra, but .11,. velocities"),
+        ({"snr": np.zeros(13)}, "13,. S/N"),
+        ({"star": np.arange(11)}, "stars of .11,."),
+        ({"information": domain.information[:11]}, "information"),
+        ({"ivar": domain.ivar[:, 1:]}, "ivar"),
+    ):
+        with pytest.raises(MismatchError, match=match):
+            check(SimpleNamespace(**{**vars(domain), **wrong}))

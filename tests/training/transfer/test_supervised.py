@@ -173,3 +173,91 @@ def test_scatter_beyond_noise_is_that_which_was_put_in_where_enough_anchors_look
         some = supervised._measure_scatter(5 * residual, few, n_term)
         assert (some[50:80] > 0).mean() > 0.8 if seen else (some[50:80] == 0).all()
         assert (some[:45] > 0).all()
+
+
+def test_known_labels_may_go_together_and_others_are_left_out(universe):
+    space = universe[0].label_space
+    width = np.subtract(space.upper, space.lower)
+    errors = np.diag([np.inf, 0.1**2, 0.2**2, 0.05**2])
+    errors[1, 2] = errors[2, 1] = 0.6 * 0.1 * 0.2
+    values = np.array([[3700.0, 5.2, -0.3, 0.1]])
+    known = state_labels(space, values, errors[None])
+    middle = 0.5 * np.add(space.upper, space.lower)
+    np.testing.assert_allclose(known.scaled, (values - middle) / width)
+    assert not known.precision[0, 0].any()
+    assert not known.precision[0, :, 0].any()
+    # Of two correlated numbers; see any table of the normal distribution of two.
+    inner = known.precision[0] / width / width[:, None]
+    share = 1 - 0.6**2
+    expected = [1 / 0.1**2 / share, 1 / 0.2**2 / share, -0.6 / (0.1 * 0.2) / share, 0.05**-2]
+    np.testing.assert_allclose(
+        [inner[1, 1], inner[2, 2], inner[1, 2], inner[3, 3]], expected, rtol=1e-9
+    )
+    taken = known.take(np.array([0, 0]))
+    assert taken.scaled.shape == (2, 4)
+    assert taken.precision.shape == (2, 4, 4)
+
+
+def test_what_directions_explain_is_the_mean_of_a_gaussian_given_the_residuals():
+    """Of correlated pixels: D' D (D' D + noise)^-1 r, the dense matrix."""
+    rng = np.random.default_rng(4)
+    directions, residual = rng.normal(size=(2, 12)), rng.normal(size=(3, 12))
+    weight = rng.uniform(0.5, 2.0, (3, 12))
+    found = supervised._project(residual, weight, directions)
+    shared = directions.T @ directions
+    for star in range(3):
+        total = shared + np.diag(1 / weight[star])
+        np.testing.assert_allclose(
+            found[star], shared @ np.linalg.solve(total, residual[star]), atol=1e-10
+        )
+
+
+def test_theory_starts_with_features_about_the_anchors(universe):
+    theory = universe[0]
+    values = np.array([[3400.0, 5.0, -0.6, 0.1], [3600.0, 5.0, 0.0, 0.1], [3800.0, 5.0, 0.0, 0.1]])
+    known = state_labels(theory.label_space, values, np.tile(np.eye(4), (3, 1, 1)))
+    config = SupervisedConfig(order=2, n_nuisance=3)
+    model = supervised._start_model(theory, known, config, ())
+    assert model.features.centre == pytest.approx((3600.0, -0.2))
+    assert model.features.scale == pytest.approx((np.sqrt(8 / 3) * 100, np.sqrt(0.08)))
+    assert model.correction.shape == (6, theory.grid.n_pix)
+    assert model.nuisance.shape == (3, theory.grid.n_pix)
+    assert not np.any(model.correction)
+    assert not np.any(model.nuisance)
+
+
+@pytest.mark.parametrize(
+    ("order", "n_nuisance", "least"), [(0, 0, 3), (1, 0, 9), (2, 0, 18), (0, 1, 5), (1, 4, 20)]
+)
+def test_anchors_are_three_a_term_and_five_a_direction(
+    universe, literature, order, n_nuisance, least
+):
+    theory, domain, _, _ = universe
+    config = SupervisedConfig(order=order, n_nuisance=n_nuisance)
+    args = theory, domain, literature[0], config
+    supervised._require_anchors(*args, np.arange(least))
+    with pytest.raises(MismatchError, match=f"give at least {least}, "):
+        supervised._require_anchors(*args, np.arange(least - 1))
+
+
+def test_scatter_is_smoothed_over_five_pixels_that_were_seen():
+    """Residuals of one size in one pixel, of none beside it: a fifth of its variance each."""
+    ivar = np.full((30, 40), 1e12)
+    residual = np.zeros((30, 40))
+    residual[:, 20] = 0.1
+    found = supervised._measure_scatter(residual, ivar, 3)
+    expected = 1.4826 * 0.1 * np.sqrt(30 / 27 / 5)
+    np.testing.assert_allclose(found[18:23], expected, rtol=1e-6)
+    assert not found[:18].any()
+    assert not found[23:].any()
+    ivar[:, 21:23] = 0
+    found = supervised._measure_scatter(residual, ivar, 3)
+    np.testing.assert_allclose(found[18:21], expected * np.sqrt([5 / 5, 5 / 4, 5 / 3]), rtol=1e-6)
+    assert not found[21:23].any()
+
+
+def test_settings_of_anchors_that_make_no_sense_are_refused():
+    SupervisedConfig(n_passes=1, n_nuisance=0)
+    for bad in ({"n_nuisance": -1}, {"strength": 0.0}, {"outside": 0.0}, {"fit_error": (0.0, 1.0)}):
+        with pytest.raises(UsageError, match="must be positive"):
+            SupervisedConfig(**bad)
