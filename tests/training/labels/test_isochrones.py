@@ -5,6 +5,7 @@ import pytest
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.simulate.main_sequence import empirical_relation, surface_gravity
+from jaxmdwarf.training.labels import isochrones
 from jaxmdwarf.training.labels.isochrones import (
     LabelCutsConfig,
     alpha_of_metallicity,
@@ -168,3 +169,62 @@ def test_two_metallicities_are_enough_and_the_cuts_end_at_them():
     for mh in (-0.5, 0.25):
         expected = gravity_at(isochrone_points(table), teff, mh)
         np.testing.assert_allclose(gravity_at(labels, teff, mh), expected, atol=0.01)
+
+
+def test_points_are_at_equal_steps_of_a_line_that_is_known():
+    """Teff and log g along a circle in units of 1000 K and dex: equal steps are equal angles."""
+    angle = np.linspace(0.1, 1.5, 60) ** 1.5
+    teff, logg = 3000 + 1000 * np.cos(angle), 4.0 + np.sin(angle)
+    cuts = LabelCutsConfig(teff=(3000.0, 3900.0), logg=(4.0, 4.95))
+    found = isochrones._cut_and_space(np.insert(teff, 5, np.nan), np.insert(logg, 5, 4.0), cuts, 9)
+    there = np.arctan2(found[1] - 4.0, (found[0] - 3000) / 1000)
+    expected = np.linspace(np.arccos(0.9), np.arcsin(0.95), 9)
+    np.testing.assert_allclose(there, expected, atol=2e-3)
+    assert isochrones._cut_and_space(teff[:1], logg[:1], cuts, 9) is None
+    assert (
+        isochrones._cut_and_space(teff[:2], logg[:2], cuts.widen(teff=500.0, mh=0.0), 2) is not None
+    )
+    assert isochrones._cut_and_space(teff, logg, LabelCutsConfig(teff=(5e3, 6e3)), 9) is None
+
+
+def test_the_nearest_age_within_a_third_is_taken_and_massive_stars_are_left_out():
+    table = table_of_relation(ages=(9.0, 9.6, 9.75, 10.1))
+    feh, mass, _, _ = isochrones._select_age(table, 4.6)
+    one = table["log_age"] == 9.6
+    np.testing.assert_array_equal(mass, table["Mini"][one])
+    np.testing.assert_array_equal(feh, table["feh"][one])
+    for age, near in ((10**10.24 / 1e9, True), (10**10.26 / 1e9, False)):
+        if near:
+            assert isochrones._select_age(table, age)[0].size == one.sum()
+        else:
+            with pytest.raises(UsageError, match="no age near"):
+                isochrones._select_age(table, age)
+    table["Mini"] = np.where(table["Mini"] > 0.6, 0.8, table["Mini"])
+    table["Mini"][one.argmax()] = 0.801
+    table["Teff"][one.argmax() + 1] = np.nan
+    table["logg"][one.argmax() + 2] = np.nan
+    assert isochrones._select_age(table, 4.6)[0].size == one.sum() - 3
+
+
+def test_radii_do_for_gravities():
+    table = table_of_relation()
+    logg = table.pop("logg")
+    # g = G M / R^2, that of the Sun being 4.438.
+    table["radius"] = np.sqrt(table["Mini"] * 10 ** (4.438 - logg))
+    found = isochrones._select_age(table, 5.0)[3]
+    np.testing.assert_allclose(found, logg[table["log_age"] > 9.5], atol=1e-3)
+
+
+def test_cuts_are_widened_to_both_sides_and_checked():
+    cuts = LabelCutsConfig(teff=(3100.0, 3900.0), mh=(-0.5, 0.2), logg=(4.2, 5.5), age_gyr=3.0)
+    wide = cuts.widen(teff=50.0, mh=0.1)
+    assert wide.teff == (3050.0, 3950.0)
+    assert wide.mh == pytest.approx((-0.6, 0.3))
+    assert (wide.logg, wide.age_gyr) == ((4.2, 5.5), 3.0)
+    for bad in ({"mh": (0.1, 0.1)}, {"logg": (5.0, 4.0)}, {"age_gyr": 0.0}):
+        with pytest.raises(UsageError):
+            LabelCutsConfig(**bad)
+    for few in ({"n_metallicity": 1}, {"n_along": 1}):
+        with pytest.raises(UsageError, match="at least two"):
+            isochrone_points(**few)
+    assert isochrone_points(n_metallicity=2, n_along=2).shape == (4, 4)

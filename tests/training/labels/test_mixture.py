@@ -5,9 +5,11 @@ import time
 import numpy as np
 import pytest
 from scipy.interpolate import LinearNDInterpolator
+from scipy.stats import multivariate_normal
 
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.training.labels import mixture as module
 from jaxmdwarf.training.labels.isochrones import (
     LabelCutsConfig,
     alpha_of_metallicity,
@@ -134,3 +136,75 @@ def test_wrong_input_says_what_is_wrong(points, mixture):
     elsewhere = LabelSpace.mdwarf(teff=(5000.0, 6000.0))
     with pytest.raises(WorkFailed, match="lies within the bounds"):
         fit_label_mixture(points, elsewhere, seed=1, config=MixtureConfig(n_components=(2,)))
+
+
+def test_log_density_is_that_of_scipy_s_gaussians_over_the_share_inside():
+    space = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -1.0), (4000.0, 0.5))
+    weights, means = np.array([0.3, 0.7]), np.array([[3100.0, 0.3], [3700.0, -0.4]])
+    covariances = np.array([[[40_000.0, 30.0], [30.0, 0.04]], [[10_000.0, -5.0], [-5.0, 0.02]]])
+    at = np.random.default_rng(0).uniform(space.lower, space.upper, (20, 2))
+    density = sum(
+        weight * multivariate_normal(mean, covariance).pdf(at)
+        for weight, mean, covariance in zip(weights, means, covariances, strict=True)
+    )
+    found = LabelMixture(space, weights, means, covariances, 0.8).log_density(at)
+    np.testing.assert_allclose(np.exp(found), density / 0.8, rtol=1e-9)
+
+
+def test_untruncated_draws_have_the_moments_of_the_mixture():
+    weights, means = np.array([0.25, 0.75]), np.array([[-1.0, 2.0], [3.0, -1.0]])
+    covariances = np.array([[[0.5, 0.2], [0.2, 0.3]], [[0.2, -0.15], [-0.15, 0.4]]])
+    draws = module._sample_untruncated(
+        weights, means, covariances, 40_000, np.random.default_rng(1)
+    )
+    first = draws[:, 0] < 1
+    assert first.mean() == pytest.approx(0.25, abs=0.01)
+    for rows, mean, covariance in zip((first, ~first), means, covariances, strict=True):
+        np.testing.assert_allclose(draws[rows].mean(axis=0), mean, atol=0.03)
+        np.testing.assert_allclose(np.cov(draws[rows].T), covariance, atol=0.02)
+
+
+def test_narrow_directions_are_raised_to_half_the_blur_and_others_stay():
+    width = np.array([10.0, 0.02])
+    turn = np.array([[np.cos(0.4), -np.sin(0.4)], [np.sin(0.4), np.cos(0.4)]])
+    scale = width[:, None] * width
+
+    def build(first, second):
+        return turn @ np.diag([first, second]) @ turn.T * scale
+
+    found = module._floor_covariances(np.array([build(0.01, 4.0), build(0.3, 0.26)]), width)
+    np.testing.assert_allclose(found, [build(0.25, 4.0), build(0.3, 0.26)])
+
+
+def test_the_search_ends_once_two_numbers_in_a_row_are_worse():
+    rng = np.random.default_rng(2)
+    one = rng.standard_normal((400, 2))
+    best, bic = module._fit_best(one, (1, 2, 3, 4, 5), 1, 7)
+    assert best.n_components == 1
+    assert [n for n, _ in bic] == [1, 2, 3]
+    assert bic[0][1] == pytest.approx(best.bic(one))
+    # Scikit-learn takes seeds of 32 bits alone.
+    again, _ = module._fit_best(one, (1,), 1, 2**32 + 7)
+    np.testing.assert_array_equal(again.means_, best.means_)
+
+
+def test_points_are_blurred_by_the_width_and_as_many_as_the_components_need():
+    """A point that is everywhere the same has the covariance of the blur alone."""
+    where = np.tile([[3500.0, 5.0, -0.2, 0.2]], (3000, 1))
+    width = (30.0, 0.05, 0.1, 0.02)
+    config = MixtureConfig(n_components=(1,), width=width)
+    found = fit_label_mixture(where, SPACE, seed=3, config=config)
+    np.testing.assert_allclose(found.means[0], where[0], atol=3.0)
+    spread = np.sqrt(np.diag(found.covariances[0]))
+    np.testing.assert_allclose(spread, width, rtol=0.06)
+    assert found.inside > 0.99
+    config = MixtureConfig(n_components=(1, 2), n_init=1)
+    points = np.random.default_rng(0).normal(where[0], width, (80, 4))
+    assert [n for n, _ in fit_label_mixture(points, SPACE, seed=1, config=config).bic] == [1, 2]
+    few = fit_label_mixture(points[:79], SPACE, seed=1, config=config)
+    assert [n for n, _ in few.bic] == [1]
+    with pytest.raises(UsageError, match="39 label points are too few for a mixture of 1"):
+        fit_label_mixture(points[:39], SPACE, seed=1, config=config)
+    for bad in ({"n_components": ()}, {"n_components": (0, 2)}, {"width": (1.0, 0.0, 1.0, 1.0)}):
+        with pytest.raises(UsageError):
+            MixtureConfig(**bad)

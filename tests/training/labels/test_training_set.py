@@ -110,3 +110,45 @@ def test_relations_need_labels():
         sample_training_labels(
             None, seed=1, config=TrainingSetConfig(cuts=LabelCutsConfig(teff=(6000.0, 7000.0)))
         )
+
+
+def test_relations_are_least_squares_of_quadratics_and_their_scatter():
+    """Polynomials that are known, and numpy's own fit of one label."""
+    rng = np.random.default_rng(3)
+    n = 400
+    labels = np.empty((n, 4))
+    labels[:, 0], labels[:, 2] = rng.normal(3500, 150, n), rng.uniform(-0.8, 0.3, n)
+    t, m = (labels[:, 0] - 3400) / 100, labels[:, 2] + 0.2
+    noise = rng.standard_normal((2, n)) * np.array([[0.05], [0.004]])
+    labels[:, 1] = 4.9 - 0.06 * t + 0.1 * m + 0.004 * t**2 - 0.03 * t * m + 0.2 * m**2 + noise[0]
+    labels[:, 3] = 0.1 - 0.3 * m + 0.15 * m**2 + noise[1]
+    gravity, alpha = fit_main_sequence_relation(labels)
+    assert gravity.sigma == pytest.approx(0.05, rel=0.1)
+    # No scatter is believed that is smaller than a hundredth.
+    assert alpha.sigma == 0.01
+    assert fit_main_sequence_relation(labels, min_sigma=0.001)[1].sigma == pytest.approx(
+        0.004, rel=0.1
+    )
+    assert gravity.centre == pytest.approx((np.median(labels[:, 0]), np.median(labels[:, 2])))
+    assert gravity.scale == pytest.approx((np.std(labels[:, 0]), np.std(labels[:, 2])))
+    at = np.array([[3300.0, -0.6], [3500.0, 0.0], [3700.0, 0.2]])
+    x = (at - gravity.centre) / gravity.scale
+    found = [
+        sum(
+            c * np.prod(row**p)
+            for c, p in zip(gravity.coefficients, np.array(gravity.powers), strict=True)
+        )
+        for row in x
+    ]
+    t, m = (at[:, 0] - 3400) / 100, at[:, 1] + 0.2
+    expected = 4.9 - 0.06 * t + 0.1 * m + 0.004 * t**2 - 0.03 * t * m + 0.2 * m**2
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    scaled = (labels[:, 2] - alpha.centre[0]) / alpha.scale[0]
+    expected = np.polynomial.polynomial.polyfit(scaled, labels[:, 3], 2)
+    np.testing.assert_allclose(alpha.coefficients, expected, rtol=1e-8)
+    assert fit_main_sequence_relation(labels[:20])[0].sigma > 0
+    with pytest.raises(UsageError, match="to 19 labels"):
+        fit_main_sequence_relation(labels[:19])
+    # One metallicity alone is no reason to fail.
+    labels[:, 2] = -0.3
+    assert fit_main_sequence_relation(labels)[1].scale == (1e-6,)
