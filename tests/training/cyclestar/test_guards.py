@@ -48,3 +48,24 @@ def test_limits_are_those_that_are_given():
     assert find_faults(bad, loose) == ()
     with pytest.raises(UsageError, match="critics"):
         GuardConfig(critic_loss=(2.0, 1.0))
+
+
+def test_scores_at_their_limits_are_sound():
+    limits = GuardConfig(critic_loss=(0.5, 2.0), shared_accuracy=0.6, slope_cosine=0.3,
+                         label_scatter=1.5)  # fmt: skip
+    at = {
+        "critic_synth": 0.5, "critic_obs": 2.0, "shared_accuracy": 0.6, "slope_cosine_teff": 0.3,
+        "label_scatter_teff": 60.0, "label_scatter_theory_teff": 40.0,
+    }  # fmt: skip
+    assert find_faults(at, limits) == ()
+    for name, value in (
+        ("critic_synth", 0.49), ("critic_obs", 2.01), ("shared_accuracy", 0.61),
+        ("slope_cosine_teff", 0.29), ("label_scatter_teff", 60.1), ("critic_obs", math.nan),
+        ("shared_accuracy", math.nan), ("label_scatter_teff", math.nan),
+    ):  # fmt: skip
+        assert len(find_faults({**at, name: value}, limits)) == 1, name
+    # Scatter without that of theory, and the other way round, is not judged.
+    assert find_faults({"label_scatter_teff": 1e3}, limits) == ()
+    assert find_faults({"label_scatter_theory_teff": 1.0}, limits) == ()
+    with pytest.raises(UsageError, match=r"between 2\.0 and 2\.0"):
+        GuardConfig(critic_loss=(2.0, 2.0))
