@@ -309,3 +309,35 @@ def test_the_r1_penalty_is_half_the_squared_slope_of_a_linear_critic(domains):
 def test_negative_weights_are_refused():
     with pytest.raises(UsageError):
         LossWeights(synth=-1.0)
+
+
+def test_the_penalty_is_of_both_critics_and_losses_of_critics_name_what_they_said(domains):
+    """Critics of one layer without bends: slopes are the same for all stars, and of both."""
+    sizes = dataclasses.replace(SIZES, slope=1.0)
+    passes = run(domains)
+    silent = {"synth": jax.tree.map(jnp.zeros_like, CRITICS["synth"]), "obs": CRITICS["obs"]}
+
+    def logit(flux):
+        latents = passes.shared_obs[:1], passes.split_obs[:1]
+        return CycleStarCritics(sizes).score_obs(silent, flux, *latents)[0]
+
+    slope = jax.jit(jax.grad(logit))(passes.obs_obs[:1])
+    expected = 0.5 * float(jnp.sum((sizes.flux_spread * slope) ** 2))
+
+    @partial(jax.jit, static_argnames="r1")
+    def train(critics, r1):
+        return train_critic_loss(sizes, critics, passes, r1=r1)
+
+    total, parts = train(silent, r1=3.0)
+    assert float(parts["r1"]) == pytest.approx(expected, rel=1e-4)
+    without, plain = train(silent, r1=0.0)
+    assert float(total) == pytest.approx(float(without) + 3.0 * expected, rel=1e-5)
+    assert "r1" not in plain
+    scores = score_passes(sizes, silent, passes)
+    assert float(without) == pytest.approx(float(sum(critic_loss(scores))), rel=1e-5)
+    for name, logits in (
+        ("real_synth", scores.synth_real), ("fake_synth", scores.synth_fake),
+        ("real_obs", scores.obs_real), ("fake_obs", scores.obs_fake),
+    ):  # fmt: skip
+        said = np.mean(1 / (1 + np.exp(-np.asarray(logits, np.float64))))
+        assert float(plain[name]) == pytest.approx(said, rel=1e-5)

@@ -1,5 +1,7 @@
 """The loop stops early, resumes bit for bit and fails with a remedy."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,7 +141,7 @@ def test_averages_of_parameters_lag_and_records_are_of_the_steps_they_name():
     away = predict(average, data.held_scaled) - np.asarray(data.held_coefficients)
     assert record.held_loss == pytest.approx(np.mean(np.linalg.norm(away, axis=1)), rel=1e-4)
     # Reports of two steps each, but for the last.
-    seldom = EmulatorConfig(schedule=ScheduleConfig(steps=5, report_every=2))
+    seldom = replace(config, schedule=ScheduleConfig(steps=5, report_every=2))
     assert [one.step for one in training_records(last, seldom)] == [2, 4, 5]
     assert len(start_training(data, seldom).history) == 3
     assert training_records(last, config)[2] == course[2][1]

@@ -339,6 +339,17 @@ def test_overlaps_are_integrals_of_the_smaller_density():
     assert codistribution._overlap(few, second) == pytest.approx(expected, abs=0.05)
 
 
+def test_overlaps_of_two_points_are_those_of_the_gaussians_that_smooth_them():
+    """Sixty-four stars at one place: half a kelvin, half a thousandth of a dex."""
+    first = np.tile([[3500.0, -0.2]], (64, 1))
+    for away in ((1.0, 0.0), (0.0, -0.0015), (-0.6, 0.0008)):
+        second = first + np.array(away)
+        distance = np.hypot(*(np.array(away) / [0.5, 0.0005]))
+        # Cells are a quarter of that wide.
+        expected = 2 * norm.cdf(-distance / 2)
+        assert codistribution._overlap(first, second) == pytest.approx(expected, abs=0.05)
+
+
 def test_energies_are_of_thinned_samples_and_never_negative(monkeypatch):
     rng = np.random.default_rng(3)
     # Along one line the energy distance is scipy's, whose square it is.
