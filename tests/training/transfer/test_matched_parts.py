@@ -12,6 +12,7 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.training.transfer import label_matching, matched
+from jaxmdwarf.training.transfer.anchors import KnownLabels
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import Population, ReferenceSample
 from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
@@ -298,3 +299,86 @@ def test_settings_that_make_no_sense_are_refused_and_extreme_ones_are_not():
     ):  # fmt: skip
         with pytest.raises(UsageError, match="must be positive"):
             MatchedConfig(**bad)
+
+
+@pytest.mark.parametrize("with_anchors", [False, True])
+def test_passes_learn_of_matched_stars_that_theory_describes(
+    model, theory, monkeypatch, with_anchors
+):
+    n = 40
+    snr = np.linspace(10, 60, n)
+    stars = StarSample(make_domain(theory, n, snr=snr), theory, np.arange(n))
+    # Chi-square grows with S/N; that of three stars is too large for theirs.
+    chi2 = 4.0 * (1 + (snr / 20) ** 2)
+    chi2[[3, 20, 39]] *= 1.5
+    found = Posterior(np.zeros((n, 4), np.float32), *np.zeros((2, n, 4, 4)), np.zeros(n), chi2)
+    seen = SimpleNamespace(estimated=[], matched=[], strengths=[], common=[])
+    stretch, moved = np.array([[1.2, 0.1], [0.3, 0.9]]), np.array([50.0, -0.1])
+    other, further = np.array([[1.0, 0.5], [0.0, 2.0]]), np.array([7.0, 0.02])
+    shifted = POPULATION._replace(mean=POPULATION.mean + 1.0)
+
+    def estimate(model, stars, start):
+        seen.estimated.append(model)
+        np.testing.assert_array_equal(start, POPULATION.mean_scaled(SPACE))
+        return found._replace(evidence=np.ones(n))
+
+    def match(found, space, population, common):
+        assert population is POPULATION
+        seen.common.append(common)
+        return found, stretch, moved
+
+    def anchor(matched, space, population, known):
+        assert population is POPULATION
+        return SimpleNamespace(
+            posterior=matched._replace(amplitudes="told"), population=shifted, stretch=other,
+            moved=further,
+        )  # fmt: skip
+
+    def regress(model, stars, matched, kept, strength, outside):
+        seen.matched.append(matched)
+        seen.kept, seen.outside = kept, outside
+        seen.strengths.append(strength)
+        return np.full((1, 200), len(seen.matched), np.float32)
+
+    def learn_nuisance(model, stars, start, kept, config):
+        np.testing.assert_array_equal(kept, seen.kept)
+        return replace(model, nuisance=jnp.full((1, 200), float(model.correction[0, 0])))
+
+    for name, function in (
+        ("estimate_labels", estimate), ("match_labels", match), ("anchor_labels", anchor),
+        ("regress_correction", regress), ("_learn_nuisance", learn_nuisance),
+    ):  # fmt: skip
+        monkeypatch.setattr(matched, name, function)
+    known = None
+    if with_anchors:
+        known = KnownLabels(np.ones((n, 4)), np.ones((n, 4)), np.ones(n), np.arange(n))
+    common, lines = np.arange(n) < 30, []
+    learned = matched._learn(
+        model, found, stars, POPULATION, 0.4, MatchedConfig(n_passes=3, keep=0.93, outside=7.0),
+        common, lines.append, known=known,
+    )  # fmt: skip
+    assert np.flatnonzero(~learned.kept).tolist() == [3, 20, 39]
+    assert (seen.strengths, seen.outside) == ([0.4] * 3, 7.0)
+    assert all(one is common for one in seen.common)
+    # Labels of the first pass are those that are given; later ones of the model so far.
+    assert [float(one.correction[0, 0]) for one in seen.estimated] == [1.0, 2.0]
+    assert [one.evidence[0] for one in seen.matched] == [0.0, 1.0, 1.0]
+    assert float(learned.model.correction[0, 0]) == float(learned.model.nuisance[0, 0]) == 3.0
+    assert lines == learned.history
+    assert [one["pass"] for one in lines] == [1, 2, 3]
+    line = lines[-1]
+    # That of the three tenths of the lowest S/N.
+    assert line["noise_scale"] == pytest.approx(np.sqrt(np.median(chi2[:12])), rel=1e-6)
+    assert line["chi2_red"] == pytest.approx(np.median(chi2))
+    assert line["strength"] == 0.4
+    if with_anchors:
+        assert line["shift"] == pytest.approx({"teff": 57.0, "mh": -0.08})
+        assert line["stretch"] == pytest.approx({"teff": 1.2 + 0.5 * 0.3, "mh": 2 * 0.9})
+        assert all(one.amplitudes == "told" for one in seen.matched)
+        assert learned.population is shifted
+        assert learned.model.label_priors == shifted.priors
+    else:
+        assert line["shift"] == {"teff": 50.0, "mh": -0.1}
+        assert line["stretch"] == {"teff": 1.2, "mh": 0.9}
+        assert learned.population is POPULATION
+        assert learned.anchored is None
