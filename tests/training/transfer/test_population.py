@@ -193,13 +193,16 @@ def test_what_stars_are_like_is_told_by_those_that_teach():
     scaled[:, 2] = 0.3
     errors = np.full((n, 3), 0.01)
     summary, teaching = draw_summary(n), np.arange(n) % 4 > 0
+    summary.snr[[1, 2, 3, 5, 6]] = [0.0, 1e-9, 1e-4, 1e-3, 1e-3]
     directions = rng.standard_normal((2, 5))
     config = PopulationConfig(max_labels=120, width=0.3, seed=2)
     args = summary, scaled, errors, teaching, directions, 1, config
     found = population._describe(*args)
     assert found.leading == 1
     np.testing.assert_array_equal(found.directions, directions.astype(np.float32))
-    at = np.stack([np.log10(summary.snr), scaled[:, 1]])[:, teaching]
+    # An S/N below a thousandth is as bad as one of a thousandth.
+    decades = np.where(summary.snr < 1e-3, -3, np.log10(np.fmax(summary.snr, 1e-9)))
+    at = np.stack([decades, scaled[:, 1]])[:, teaching]
     ordered = np.sort(at, axis=1)
     reach = [
         [np.interp(299 * share, np.arange(300), row) for row in ordered] for share in (0.01, 0.99)
@@ -228,13 +231,13 @@ def test_reports_count_stars_by_snr_and_beyond_each_limit():
     summary, kept = draw_summary(n), np.arange(n) % 4 > 0
     distances = np.random.default_rng(3).uniform(0, 1, (n, 3))
     distances[5, 1] = np.nan
-    some = make_population(np.zeros((2, 3)), np.ones(3), limits=np.float32([0.9, 0.5, 2.0]))
+    some = make_population(np.zeros((2, 3)), np.ones(3), limits=np.float32([0.90009, 0.5, 2.0]))
     told = population._report(some, summary, np.zeros((n, 3)), distances, kept)
     assert (told["n"], told["n_direction"]) == (300, 1)
     assert told["limits"] == {"chi2": 0.9, "pattern": 0.5, "labels": 2.0}
-    beyond = {"chi2": (distances[:, 0] > 0.9).mean(), "pattern": (distances[:, 1] > 0.5).mean()}
+    beyond = {"chi2": (distances[:, 0] > 0.90009).mean(), "pattern": (distances[:, 1] > 0.5).mean()}
     assert told["beyond"] == pytest.approx({**beyond, "labels": 0.0}, abs=1e-5)
-    both = (distances[:, 0] > 0.9) | (distances[:, 1] > 0.5)
+    both = (distances[:, 0] > 0.90009) | (distances[:, 1] > 0.5)
     assert told["beyond_any"] == pytest.approx(both.mean(), abs=1e-5)
     bins = told["by_snr"]
     # Fifty a bin; a star on an edge is in both.
