@@ -120,7 +120,7 @@ def test_relations_are_least_squares_of_quadratics_and_their_scatter():
     labels[:, 0], labels[:, 2] = rng.normal(3500, 150, n), rng.uniform(-0.8, 0.3, n)
     t, m = (labels[:, 0] - 3400) / 100, labels[:, 2] + 0.2
     noise = rng.standard_normal((2, n)) * np.array([[0.05], [0.004]])
-    labels[:, 1] = 4.9 - 0.06 * t + 0.1 * m + 0.004 * t**2 - 0.03 * t * m + 0.2 * m**2 + noise[0]
+    labels[:, 1] = 4.9 - 0.06 * t + 0.1 * m + 0.03 * t**2 - 0.08 * t * m + 0.8 * m**2 + noise[0]
     labels[:, 3] = 0.1 - 0.3 * m + 0.15 * m**2 + noise[1]
     gravity, alpha = fit_main_sequence_relation(labels)
     assert gravity.sigma == pytest.approx(0.05, rel=0.1)
@@ -141,7 +141,7 @@ def test_relations_are_least_squares_of_quadratics_and_their_scatter():
         for row in x
     ]
     t, m = (at[:, 0] - 3400) / 100, at[:, 1] + 0.2
-    expected = 4.9 - 0.06 * t + 0.1 * m + 0.004 * t**2 - 0.03 * t * m + 0.2 * m**2
+    expected = 4.9 - 0.06 * t + 0.1 * m + 0.03 * t**2 - 0.08 * t * m + 0.8 * m**2
     np.testing.assert_allclose(found, expected, atol=0.02)
     scaled = (labels[:, 2] - alpha.centre[0]) / alpha.scale[0]
     expected = np.polynomial.polynomial.polyfit(scaled, labels[:, 3], 2)
