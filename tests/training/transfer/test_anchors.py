@@ -359,3 +359,29 @@ def test_a_relation_without_a_constant_gets_one():
     }  # fmt: skip
     assert anchors._raise(raised, 0.5).coefficients == pytest.approx((0.3, 0.1, 0.3))
     assert raised.sigma == 0.05
+
+
+@pytest.mark.parametrize("rho", [0.6, -0.4])
+def test_the_mean_of_a_correlated_population_moves_with_its_bends(rho):
+    """Stars off by c x y in temperature are off by c rho in the mean; a stretch has no mean."""
+    rng = np.random.default_rng(6)
+    # Nearer to the mean than the population, where terms do not level off yet.
+    x, y = 0.4 * rng.multivariate_normal(np.zeros(2), [[1, rho], [rho, 1]], 1500).T
+    labels = np.zeros((1500, 4))
+    labels[:, 0], labels[:, 2] = MEAN[0] + SIGMA[0] * x, MEAN[1] + SIGMA[1] * y
+    labels[:, 1], labels[:, 3] = 4.9, 0.05
+    matched = make_posterior(labels, np.tile(np.diag((0.02 * ERROR / WIDTH) ** 2), (1500, 1, 1)))
+    true = labels.copy()
+    true[:, 0] += SIGMA[0] * (0.25 * x * y + 0.1 * y)
+    covariance = np.outer(SIGMA, SIGMA) * [[1, rho], [rho, 1]]
+    population = POPULATION._replace(covariance=covariance)
+    known = tell(true, np.arange(1500), [4.0, 0.005])
+    anchored = anchor_labels(matched, SPACE, population, known)
+    moved = anchored.population.mean - MEAN
+    assert moved[0] == pytest.approx(0.25 * rho * SIGMA[0], abs=4)
+    assert moved[1] == pytest.approx(0, abs=0.005)
+    assert anchored.stretch[0, 1] == pytest.approx(0.1 * SIGMA[0] / SIGMA[1], rel=0.1)
+    wide = anchored.population.covariance
+    # Of x + 0.1 y; bends widen nothing here.
+    assert wide[0, 0] == pytest.approx(SIGMA[0] ** 2 * (1 + 0.2 * rho + 0.01), rel=0.03)
+    assert wide[0, 1] == pytest.approx(np.prod(SIGMA) * (rho + 0.1), rel=0.06)
