@@ -7,9 +7,11 @@ import pytest
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.priors import whiten_priors
+from jaxmdwarf.simulate.main_sequence import empirical_relation
+from jaxmdwarf.training.labels import training_set
 from jaxmdwarf.training.labels.codistribution import CodistributionConfig, perturb_reference
 from jaxmdwarf.training.labels.isochrones import LabelCutsConfig, isochrone_points
-from jaxmdwarf.training.labels.mixture import MixtureConfig
+from jaxmdwarf.training.labels.mixture import LabelMixture, MixtureConfig
 from jaxmdwarf.training.labels.training_set import (
     TrainingSetConfig,
     fit_main_sequence_relation,
@@ -152,3 +154,60 @@ def test_relations_are_least_squares_of_quadratics_and_their_scatter():
     # One metallicity alone is no reason to fail.
     labels[:, 2] = -0.3
     assert fit_main_sequence_relation(labels)[1].scale == (1e-6,)
+
+
+def test_isochrones_reach_beyond_the_cuts_and_each_step_has_a_seed_of_its_own(monkeypatch):
+    seen = {}
+    space = LabelSpace.mdwarf(
+        teff=(3200.0, 3800.0), logg=(4.0, 6.0), mh=(-0.6, 0.4), alpha_m=(-0.1, 0.5)
+    )
+    typical = np.array([3500.0, 5.0, 0.0, 0.1])
+    mixture = LabelMixture(
+        space, np.ones(1), typical[None], np.diag(np.square([30.0, 0.1, 0.1, 0.05]))[None], 1.0
+    )
+
+    def find_points(relation, cuts):
+        seen.update(relation=relation, cuts=cuts)
+        return np.tile(typical, (5, 1))
+
+    def fit(points, space, *, seed, config):
+        seen.update(space=space, fit=seed, config=config)
+        return mixture
+
+    def pick(labels, reference, *, seed, config, bounds):
+        seen.update(pick=seed, bounds=bounds, n=len(labels), drawn=labels)
+        return real_pick(labels, reference, seed=seed, config=config, bounds=bounds)
+
+    real_pick = training_set.sample_codistributed
+    for name, function in (
+        ("isochrone_points", find_points),
+        ("fit_label_mixture", fit),
+        ("sample_codistributed", pick),
+    ):
+        monkeypatch.setattr(training_set, name, function)
+    config = TrainingSetConfig(
+        cuts=LabelCutsConfig(teff=(3200.0, 3800.0), mh=(-0.6, 0.4)),
+        codistribution=CodistributionConfig(n_training=300),
+    )
+    reference = np.random.default_rng(0).normal((3500.0, 0.0), (20.0, 0.05), (50, 2))
+    found = sample_training_labels(
+        reference, empirical_relation, n_draws=2000, seed=7, config=config
+    )
+    assert seen["relation"] is empirical_relation
+    # An eighth of 600 K and of 1 dex, about.
+    assert seen["cuts"].teff == pytest.approx((3128.0, 3872.0))
+    assert seen["cuts"].mh == pytest.approx((-0.72, 0.52))
+    assert seen["space"] == space
+    assert seen["bounds"] == ((3200.0, 3800.0), (-0.6, 0.4))
+    assert seen["n"] == 2000
+    assert seen["config"] == config.mixture
+    assert seen["fit"] != seen["pick"]
+    assert not np.array_equal(seen["drawn"], mixture.draw(2000, seen["fit"]))
+    assert not np.array_equal(seen["drawn"], mixture.draw(2000, seen["pick"]))
+    assert (found.report["n_points"], found.report["n_draws"]) == (5, 2000)
+    assert found.report["n_training"] == 300
+    assert found.report["inside_bounds"] == 1.0
+    assert found.mixture is mixture
+    assert (
+        sample_training_labels(None, n_draws=20, seed=7, config=config).report["n_training"] == 20
+    )

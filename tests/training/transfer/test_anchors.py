@@ -385,3 +385,77 @@ def test_the_mean_of_a_correlated_population_moves_with_its_bends(rho):
     # Of x + 0.1 y; bends widen nothing here.
     assert wide[0, 0] == pytest.approx(SIGMA[0] ** 2 * (1 + 0.2 * rho + 0.01), rel=0.03)
     assert wide[0, 1] == pytest.approx(np.prod(SIGMA) * (rho + 0.1), rel=0.06)
+
+
+def test_the_scale_is_a_gaussian_process_about_that_of_the_reference():
+    """Kernel of terms with the variances that the reference may be off by, in the dual form."""
+    rng = np.random.default_rng(8)
+    n, n_star = 40, 5
+    at = rng.uniform(-0.5, 0.5, (n, 2))
+    labels = np.zeros((n, 4))
+    labels[:, [0, 2]], labels[:, 1], labels[:, 3] = MEAN + SIGMA * at, 4.9, 0.05
+    matched = make_posterior(labels, np.tile(np.diag((ERROR / WIDTH) ** 2), (n, 1, 1)))
+    rows = np.arange(12)
+    away = np.stack([60.0 + 40.0 * at[rows, 0], 0.1 - 0.08 * at[rows, 1]], axis=1)
+    scaled, sigma = np.full((n, 4), np.nan), np.ones((n, 4))
+    scaled[rows[:, None], [0, 2]] = matched.scaled[rows[:, None], [0, 2]] + away / WIDTH[[0, 2]]
+    sigma[rows[:, None], [0, 2]] = np.array([90.0, 0.12]) / WIDTH[[0, 2]]
+    share = np.where(np.arange(n) < 6, 0.5, 1.0)
+    known = KnownLabels(scaled, sigma, share, np.arange(n))
+    found = anchor_labels(matched, SPACE, POPULATION._replace(n_star=n_star), known)
+
+    def relate(one, other):
+        (x, y), (p, q) = one.T[:, :, None], other.T[:, None, :]
+        wide, even = 0.3**2 + np.array([1.0, 0.5]) / n_star, 0.15**2
+        return (
+            wide[0] + wide[1] * (x * p + y * q)
+            + even * ((x * x - 1) * (p * p - 1) + x * y * p * q + (y * y - 1) * (q * q - 1))
+        )  # fmt: skip
+
+    others = np.arange(12, n)
+    for column, (label, unit) in enumerate(zip((0, 2), SIGMA, strict=True)):
+        noise = np.hypot([90.0, 0.12][column], ERROR[label]) / unit
+        total = relate(at[rows], at[rows]) + np.diag(noise**2 / share[rows])
+        told = np.linalg.solve(total, away[:, column] / unit)
+        expected = unit * relate(at[others], at[rows]) @ told
+        moved = (found.posterior.scaled - matched.scaled)[others, label] * WIDTH[label]
+        np.testing.assert_allclose(moved, expected, rtol=0.03, atol=0.01 * unit)
+        weight = share[rows] / noise**2
+        assert found.offset[column] == pytest.approx(np.average(away[:, column], weights=weight))
+        assert found.e_offset[column] == pytest.approx(unit / np.sqrt(weight.sum()))
+    np.testing.assert_array_equal(found.added, 0)
+
+
+def test_zero_points_of_relations_are_shrunk_by_their_scatter():
+    """Six stars 0.08 above, each known to 0.05, of a relation that scatters by 0.05 itself."""
+    relation = RelationPrior("logg", ("teff",), ((0,),), (4.9,), 0.05, (3500.0,), (200.0,))
+    other = RelationPrior("alpha_m", ("mh",), ((0,),), (0.1,), 0.05, (0.0,), (1.0,))
+    labels = np.full((9, 4), np.nan)
+    labels[:7, 0], labels[:6, 1], labels[:4, 3], labels[:, 2] = 3600.0, 4.98, 0.3, 0.0
+    sigma = np.tile([50.0, 0.05, 0.1, 0.05], (9, 1)) / WIDTH
+    known = KnownLabels(SPACE.scale(labels), sigma, np.ones(9), np.arange(9))
+    population = POPULATION._replace(relations=(relation, other))
+    settled, moved = settle_relations(population, SPACE, known)
+    # Weights of 200 each, and the prior's of 400.
+    assert moved == pytest.approx({"logg": 0.08 * 1200 / 1600}, rel=1e-4)
+    assert settled.relations[0].coefficients == pytest.approx((4.96,), rel=1e-5)
+    assert settled.relations[1] is other
+    # Visits share the weight of their star; of four stars nothing is said.
+    twice = known._replace(star=np.arange(9) % 5, share=np.full(9, 0.5))
+    _, moved = settle_relations(population, SPACE, twice)
+    assert moved == pytest.approx({"logg": 0.08 * 600 / 1000}, rel=1e-4)
+    assert settle_relations(population, SPACE, known._replace(star=np.arange(9) % 4))[1] == {}
+
+
+@pytest.mark.parametrize(("sigmas", "counts"), [(3.8, True), (4.3, False)])
+def test_rows_beyond_four_sigma_of_all_that_there_is_have_no_weight(sigmas, counts):
+    rng = np.random.default_rng(0)
+    away = np.concatenate([0.2 * rng.standard_normal(400), [0.0]])
+    away[:400] -= away[:400].mean()
+    scatter = away[:400].std()
+    away[400] = sigmas * scatter
+    _, weight = anchors._regress(
+        np.ones((401, 1)), away, np.full(401, 0.1**2), np.ones(401), np.array([1e-9])
+    )
+    assert (weight[400] > 0) == counts
+    np.testing.assert_allclose(1 / weight[:400], scatter**2, rtol=0.12)

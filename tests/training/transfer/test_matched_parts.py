@@ -13,7 +13,7 @@ from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.training.transfer import label_matching, matched
 from jaxmdwarf.training.transfer.anchors import KnownLabels
-from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import Population, ReferenceSample
 from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
 from jaxmdwarf.training.transfer.matched import MatchedConfig
@@ -382,3 +382,18 @@ def test_passes_learn_of_matched_stars_that_theory_describes(
         assert line["stretch"] == {"teff": 1.2, "mh": 0.9}
         assert learned.population is POPULATION
         assert learned.anchored is None
+
+
+def test_sixty_spectra_are_needed_to_learn_from_and_twenty_to_validate(monkeypatch):
+    seen = {}
+
+    def split_domain(n_spec, **options):
+        seen.update(options, n=n_spec)
+        return DomainSplit(*np.zeros((3, 0), int))
+
+    monkeypatch.setattr(matched, "split_domain", split_domain)
+    star, anchored = np.arange(300), np.zeros(300, bool)
+    matched.split_for_matching(300, MatchedConfig(seed=4), star, anchored)
+    assert seen == {
+        "n": 300, "seed": 4, "least": (60, 20, 1), "star": star, "anchored": anchored,
+    }  # fmt: skip

@@ -148,3 +148,14 @@ def test_stars_without_errors_far_ones_and_others_do_not_count(learn):
     assert again.mean == pytest.approx(plain.mean, abs=1e-4)
     counted = learn(more, covariance, failed=[400], names=("mh",))[0]
     assert counted.sigma > 1.005 * plain.sigma
+
+
+@pytest.mark.parametrize(("sigmas", "counts"), [(4.7, True), (5.4, False)])
+def test_stars_beyond_five_sigma_have_no_say(learn, sigmas, counts):
+    means, covariance = draw_likelihoods()
+    args = covariance / 400, {"names": ("mh",), "n_iter": 30}
+    plain = learn(means, args[0], **args[1])[0]
+    more = np.concatenate([means, means[:1]])
+    more[-1, 2] = plain.mean + sigmas * plain.sigma
+    found = learn(more, args[0], **args[1])[0]
+    assert (found.sigma > 1.01 * plain.sigma) == counts
