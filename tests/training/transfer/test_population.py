@@ -1,5 +1,7 @@
 """Stars unlike those that a model was trained on are told, at any S/N, and others are not."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -272,3 +274,100 @@ def test_configurations_that_make_no_sense_are_refused():
     ):  # fmt: skip
         with pytest.raises(UsageError, match="must be positive"):
             PopulationConfig(**bad)
+
+
+@pytest.fixture
+def rounds(model, monkeypatch):
+    """Learning from distances that are drawn, not fitted: what is asked, and of how many."""
+    seen = SimpleNamespace(rows=[], directions=[], teaching=[])
+
+    def run(n, config, *, expensive=False, failed=(), star=None):
+        rng = np.random.default_rng(4)
+        seen.distances = rng.gamma(2.0, 2.0, (n, 3))
+        converged = ~np.isin(np.arange(n), failed)
+
+        def fit_all(model, observed, labels, rows):
+            seen.rows.append(rows)
+            m = len(rows)
+            result = SimpleNamespace(
+                labels=np.tile([3600.0, 5.0, 0.0, 0.1], (m, 1)), errors=np.ones((m, 4)),
+                converged=converged[:m],
+            )  # fmt: skip
+            return SimpleNamespace(
+                result=result, residuals=lambda: (np.ones((m, 5)), np.ones((m, 5))),
+                summarise=lambda directions: draw_summary(m),
+            )  # fmt: skip
+
+        def learn_directions(residual, weight, n_direction, *, seed):
+            seen.directions.append(n_direction)
+            return np.zeros((n_direction, 5))
+
+        def describe(summary, scaled, errors, teaching, directions, leading, config):
+            seen.teaching.append(teaching)
+            seen.leading = leading
+            return make_population(np.zeros((2, 4)), np.ones(4))
+
+        def measure(self, **told):
+            return seen.distances[: len(told["snr"])].copy()
+
+        def to_fewer(scaled, errors, fewer, whole):
+            return 2 * seen.distances[: len(scaled), 2]
+
+        monkeypatch.setattr(population, "_fit_all", fit_all)
+        monkeypatch.setattr(population, "learn_directions", learn_directions)
+        monkeypatch.setattr(population, "_describe", describe)
+        monkeypatch.setattr(population, "_distance_to_fewer", to_fewer)
+        monkeypatch.setattr(TrainingPopulation, "measure_distances", measure)
+        monkeypatch.setattr(CorrectedModel, "expensive", property(lambda self: expensive))
+        ones = np.ones((n, GRID.n_pix), np.float32)
+        domain = ObservedDomain(ones, ones, ones, GRID, np.zeros(n), np.ones(n), star=star)
+        return learn_population(model, domain, np.ones((n, 4)), config)
+
+    return seen, run
+
+
+def test_limits_are_quantiles_of_stars_that_were_within_those_of_a_first_round(rounds):
+    seen, run = rounds
+    config = PopulationConfig(n_direction=12, beyond=0.02, least_limit=9.0)
+    learned = run(400, config, failed=[3, 50])
+    distances = seen.distances * [1, 1, 2]
+    first = ~np.isin(np.arange(400), [3, 50])
+
+    def limit(kept):
+        return np.maximum(9.0, np.quantile(distances[kept], 0.98, axis=0))
+
+    kept = first & (distances <= limit(first)).all(axis=1)
+    assert 370 < kept.sum() < 398
+    np.testing.assert_allclose(learned.population.limits, limit(kept), rtol=1e-6)
+    assert learned.report["n"] == kept.sum()
+    # Of all that are kept, then of three quarters of them, four times; and again.
+    assert seen.directions == [12] * 10
+    assert seen.leading == 0
+    for number, used in ((0, first), (5, kept)):
+        np.testing.assert_array_equal(seen.teaching[number], used)
+        parts = [used & ~one for one in seen.teaching[number + 1 : number + 5]]
+        assert (np.sum(parts, axis=0) == used).all()
+        assert not any((one & ~used).any() for one in seen.teaching[number + 1 : number + 5])
+        assert min(part.sum() for part in parts) > 80
+    seen.directions.clear()
+    run(100, PopulationConfig(n_direction=12, beyond=0.02))
+    # Seventy-five that teach have three patterns; once some are gone, still.
+    assert seen.directions == [3] * 10
+
+
+def test_some_of_very_many_spectra_are_looked_at_and_of_few_none(rounds):
+    seen, run = rounds
+    config = PopulationConfig(max_spectra=200, max_expensive=90, least_spectra=80, beyond=0.1)
+    run(400, config)
+    run(400, config, expensive=True)
+    first, second = seen.rows
+    assert (len(first), len(second)) == (200, 90)
+    for rows in (first, second):
+        assert (np.diff(rows) > 0).all()
+        assert rows.max() > 250
+    run(200, config)
+    np.testing.assert_array_equal(seen.rows[-1], np.arange(200))
+    assert run(80, config) is not None
+    assert run(79, config) is None
+    assert run(81, config, failed=[1, 2]) is None
+    assert run(82, config, failed=[1, 2]) is not None
