@@ -9,7 +9,13 @@ import numpy as np
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows import judging
-from jaxmdwarf.workflows.judging import ClassifierConfig, FittedRows, judge_fitted, map_domains
+from jaxmdwarf.workflows.judging import (
+    ClassifierConfig,
+    FittedRows,
+    Judgement,
+    judge_fitted,
+    map_domains,
+)
 
 GRID = PixelGrid.linear(6500.0, 6507.0, 1.0)
 
@@ -83,3 +89,11 @@ def test_bright_stars_and_those_above_noise_are_judged_apart(monkeypatch):
     assert found.classifier.accuracy == 0.75
     few = FittedRows(fitted.observed, flux, np.where(np.arange(32) == 31, 9.0, snr))
     assert judge(few, settings=ClassifierConfig(n_fold=n_fold)).classifier is None
+
+
+def test_without_a_classifier_there_is_no_accuracy():
+    none = SimpleNamespace(classifier=None)
+    some = SimpleNamespace(classifier=SimpleNamespace(accuracy=0.75))
+    accuracy = inspect.unwrap(Judgement.accuracy.fget)
+    assert np.isnan(accuracy(none))
+    assert accuracy(some) == 0.75

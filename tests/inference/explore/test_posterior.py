@@ -2,6 +2,7 @@
 
 import builtins
 from dataclasses import replace
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -11,6 +12,7 @@ import pytest
 from jaxtyping import Array, Float
 
 from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.inference.explore import posterior as module
 from jaxmdwarf.inference.explore.posterior import SamplingConfig, sample_posterior
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem
@@ -184,3 +186,80 @@ def test_what_is_missing_or_wrong_is_named(sampled, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_blackjax)
     with pytest.raises(UsageError, match=r"jaxmdwarf\[posterior\]"):
         sample_posterior(problem, best, key)
+
+
+def test_chains_are_whitened_anew_where_they_are_by_what_they_have_seen():
+    """Logits stay; centre and covariance are numpy's, the fit's counting as ten draws more."""
+    rng = np.random.default_rng(0)
+    n_star, n_chain, k = 2, 3, 2
+    factor = np.tril(rng.uniform(0.5, 1.5, (n_star, k, k)))
+    centre, position = rng.normal(size=(n_star, k)), rng.normal(size=(n_star, n_chain, k))
+    logits = rng.normal(size=(n_star, 40, n_chain, k)) * [2.0, 0.3] + 1.0
+    arrays = centre, factor, position, *np.full((3, n_star), 5.0)
+    walk = module._Walk(*(jnp.asarray(a, jnp.float32) for a in arrays), jnp.full(n_star, 7))
+    found = module._whiten_again(walk, jnp.asarray(logits, jnp.float32))
+    for star in range(n_star):
+        seen = logits[star].reshape(-1, k)
+        np.testing.assert_allclose(found.centre[star], seen.mean(axis=0), atol=1e-5)
+        fitted = factor[star] @ factor[star].T
+        expected = (120 * np.cov(seen.T) + 10 * fitted) / 130
+        root = np.asarray(found.factor[star])
+        np.testing.assert_allclose(root @ root.T, expected, rtol=1e-4)
+        before = centre[star] + position[star] @ factor[star].T
+        after = np.asarray(found.centre[star]) + np.asarray(found.position[star]) @ root.T
+        np.testing.assert_allclose(after, before, atol=1e-5)
+    for name in ("log_step", "log_step_mean", "gap", "n_tuned"):
+        assert not np.any(getattr(found, name)), name
+
+
+def test_chains_warm_up_twice_and_draw_with_the_mean_step(monkeypatch):
+    """Half of the warm-up before they are whitened anew, by its later half, and half behind."""
+    seen = SimpleNamespace(calls=[], late=None)
+    zeros = jnp.zeros(1)
+    start = module._Walk(zeros, zeros, zeros, zeros, zeros, zeros, zeros)
+
+    def advance(problem, rows, walk, keys, number, tuning, target, *, max_doublings):
+        seen.calls.append((number, tuning, float(walk.log_step[0]), float(walk.centre[0])))
+        assert (target, max_doublings) == (0.7, 5)
+        logits = jnp.full((1, 50, 2, 3), 1.0 * number)
+        walk = walk._replace(log_step=jnp.full(1, 100.0), log_step_mean=jnp.full(1, 1.0 * number))
+        return walk, logits, logits + 0.5, jnp.asarray([2]), jnp.asarray([0.1 * number])
+
+    def whiten(walk, late):
+        seen.late = np.asarray(late)[0, :, 0, 0]
+        return walk._replace(centre=walk.centre + 1.0)
+
+    monkeypatch.setattr(module, "_start", lambda *args, n_chain: start)
+    monkeypatch.setattr(module, "_advance", advance)
+    monkeypatch.setattr(module, "_whiten_again", whiten)
+    sampling = SamplingConfig(2, n_warmup=310, n_draw=120, target_acceptance=0.7, max_doublings=5)
+    samples, divergent, acceptance = module._sample_part(
+        None, None, np.arange(1), jax.random.key(0), sampling
+    )
+    # Four blocks of fifty are the first that hold 155 steps; then three hold 120 draws.
+    assert [call[0] for call in seen.calls] == list(range(1, 12))
+    assert [call[1] for call in seen.calls] == [True] * 8 + [False] * 3
+    assert [call[3] for call in seen.calls] == [0.0] * 4 + [1.0] * 7
+    assert seen.calls[8][2] == 8.0
+    assert seen.late.tolist() == [3.0] * 50 + [4.0] * 50
+    assert samples.shape == (1, 2, 150, 3)
+    np.testing.assert_array_equal(samples[0, 0, ::50, 0], [9.5, 10.5, 11.5])
+    assert divergent.tolist() == [6]
+    np.testing.assert_allclose(acceptance, [1.0], rtol=1e-6)
+
+
+def test_step_sizes_are_averaged_as_hoffman_and_gelman_do():
+    """Equation 6 with mu = log 10, gamma = 0.05, t0 = 10, kappa = 0.75, step by step in numpy."""
+    lacks = [0.3, -0.2, 0.5, 0.1]
+    tuned = module._Tuning(jnp.float32(0), jnp.float32(0), jnp.float32(0), jnp.int32(0))
+    mean = 0.0
+    for number, lack in enumerate(lacks, 1):
+        tuned = module._average_dually(tuned, jnp.float32(lack))
+        total = 0.0
+        for step, one in enumerate(lacks[:number], 1):
+            total = (1 - 1 / (step + 10)) * total + one / (step + 10)
+        log_step = np.log(10) - np.sqrt(number) / 0.05 * total
+        mean = number**-0.75 * log_step + (1 - number**-0.75) * mean
+        assert float(tuned.log_step) == pytest.approx(log_step, rel=1e-5)
+        assert float(tuned.log_step_mean) == pytest.approx(mean, rel=1e-5)
+    assert int(tuned.n_tuned) == 4
