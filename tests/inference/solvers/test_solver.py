@@ -1,6 +1,8 @@
 """Solvers are objects: those of the package by name, and anybody's own."""
 
+import inspect
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from jaxmdwarf.inference.config import FitConfig, FitScheduleConfig
 from jaxmdwarf.inference.linear import solve_positive
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.schedule import fit
+from jaxmdwarf.inference.solvers import native
 from jaxmdwarf.inference.solvers.base import Solver
 from jaxmdwarf.inference.solvers.by_name import SOLVERS, find_solver
 from jaxmdwarf.inference.solvers.finish import finish_fit
@@ -110,3 +113,49 @@ def test_a_solver_that_solves_nothing_is_none():
     for made in (Solver, Idle):
         with pytest.raises(TypeError, match="abstract"):
             made()
+
+
+def test_batches_of_lbfgs_minimise_half_the_chi_square_per_pixel_to_a_share_of_a_sigma(monkeypatch):
+    """Of a quadratic chi-square: the curvature is half its matrix, a step of a sigma gains 1."""
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(2, 3, 3))
+    curvature = jnp.asarray(root @ root.transpose(0, 2, 1) + np.eye(3), jnp.float32)
+    n_good, seen = jnp.array([50.0, 200.0]), {}
+    objective = SimpleNamespace(
+        n_good=n_good,
+        normal_equations=lambda points: SimpleNamespace(curvature=curvature),
+        cost=lambda points: jnp.einsum("ni,nij,nj->n", points, curvature, points),
+    )
+
+    def minimise(value_and_gradient, free, metric, *, active, max_iter, tolerance):
+        seen.update(metric=metric, tolerance=tolerance, max_iter=max_iter)
+        seen["value"], seen["gradient"] = value_and_gradient(free)
+        return SimpleNamespace(point=free + 1.0, n_iter=jnp.array([4, 9]))
+
+    def finish(objective, parameters, *, n_iter, active, damping, tol_sigma):
+        seen.update(n_iter=n_iter, parameters=parameters, damping=damping, tol_sigma=tol_sigma)
+        return "finished"
+
+    # Bounds that are far away: twice the parameter is free.
+    monkeypatch.setattr(native, "free_of_bounds", lambda objective, points: 2 * points)
+    monkeypatch.setattr(native, "back_to_bounds", lambda objective, free: 0.5 * free)
+    monkeypatch.setattr(native, "minimise_lbfgs", minimise)
+    monkeypatch.setattr(native, "finish_fit", finish)
+    start = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
+    solve = inspect.unwrap(BatchLBFGS.solve)
+    solver = BatchLBFGS(tol_sigma=0.03)
+    assert (
+        solve(solver, objective, start, active=jnp.ones(2, bool), max_iter=17, damping=jnp.ones(2))
+        == "finished"
+    )
+    np.testing.assert_allclose(seen["tolerance"], 0.5 * 0.03**2 / np.array([50.0, 200.0]))
+    chi2 = np.einsum("ni,nij,nj->n", start, curvature, start)
+    np.testing.assert_allclose(seen["value"], chi2 / 2 / n_good, rtol=1e-5)
+    slope = np.einsum("nij,nj->ni", curvature, start) * 0.5 / np.asarray(n_good)[:, None]
+    np.testing.assert_allclose(seen["gradient"], slope, rtol=1e-4, atol=1e-6)
+    # Newton's step in the free parameters, but for a thousandth: from the start to 0.
+    step = np.einsum("nij,nj->ni", seen["metric"], seen["gradient"])
+    np.testing.assert_allclose(step, 2 * start, rtol=0.02, atol=0.01)
+    np.testing.assert_allclose(seen["parameters"], start + 0.5, rtol=1e-5)
+    assert seen["n_iter"].tolist() == [6, 11]
+    assert (seen["tol_sigma"], seen["max_iter"]) == (0.03, 17)
