@@ -392,3 +392,14 @@ def test_whatever_rows_hold_comes_back_from_every_format(tmp_path_factory, exten
     assert list(back["good"]) == list(table["good"])
     digits = 5.1e-7 if extension == "mrt" else 0
     np.testing.assert_allclose(back["RV_used"].astype(float), table["RV_used"], 1e-15, digits)
+
+
+def test_a_text_far_down_a_csv_leaves_the_numbers_above_it_texts(tmp_path):
+    """Pandas may read so wide a table a thousand rows at a time, each with a type of its own."""
+    path, n_row = tmp_path / "wide.csv", 1100
+    names = ["code", *(f"c{number}" for number in range(600))]
+    rows = ["007" + "," * 600] * n_row + ["x7" + "," * 600]
+    path.write_text("\n".join([",".join(names), *rows]) + "\n")
+    found = read_table(path)["code"].tolist()
+    assert set(found[:n_row]) == {"007"}
+    assert found[n_row] == "x7"
