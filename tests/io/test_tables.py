@@ -400,6 +400,7 @@ def test_a_text_far_down_a_csv_leaves_the_numbers_above_it_texts(tmp_path):
     names = ["code", *(f"c{number}" for number in range(600))]
     rows = ["007" + "," * 600] * n_row + ["x7" + "," * 600]
     path.write_text("\n".join([",".join(names), *rows]) + "\n")
-    found = read_table(path)["code"].tolist()
+    (table,) = read_tables(path, choose=lambda names: names[:1])
+    found = table["code"].tolist()
     assert set(found[:n_row]) == {"007"}
     assert found[n_row] == "x7"

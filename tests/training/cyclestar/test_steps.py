@@ -222,27 +222,27 @@ def test_slopes_are_measured_at_labels_drawn_evenly_along_one_label_each(monkeyp
     monkeypatch.setattr(steps, "slope_excess", slope_excess)
     data = make_data(n_label=3)
 
+    config = CycleStarConfig().vary(residual=True)
+
     def measure(n_star):
         passes = SimpleNamespace(split_obs=jnp.ones((n_star, 4, 2)))
-        config = CycleStarConfig().vary(residual=True)
+        return np.asarray(
+            steps._measure_slopes(SIZES, None, data, passes, config, jax.random.key(n_star))
+        )
 
-        @jax.jit
-        @jax.vmap
-        def run(key):
-            return steps._measure_slopes(SIZES, None, data, passes, config, key)
-
-        keys = jax.random.split(jax.random.key(0), 700)
-        return np.asarray(run(keys)).reshape(-1, 4)
-
-    found = measure(20)
+    assert len(measure(20)) == 8
     assert seen == {"split": (8, 4, 2), "residual": True}
+    assert len(measure(3)) == 3
+    # As they are drawn, of very many.
+    monkeypatch.setattr(steps, "_SLOPE_ROWS", 6000)
+    found = measure(7000)
+    assert len(found) == 6000
     for value in (-0.4, 0.0, 0.4):
         share = np.isclose(found[:, 0], value).mean()
         assert share == pytest.approx(1 / 3, abs=0.025)
     np.testing.assert_array_equal(found[:, 2:].sum(axis=1), 1)
     assert found[:, 2].mean() == pytest.approx(0.5, abs=0.025)
     assert abs(np.corrcoef(found[:, 0], found[:, 2])[0, 1]) < 0.05
-    assert len(measure(3)) == 3 * 700
 
 
 def test_noise_on_split_latents_has_one_number_for_all_positions_where_they_are_pooled():

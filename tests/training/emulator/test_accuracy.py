@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.networks.payne import PayneNetwork, list_shapes
 from jaxmdwarf.training.emulator import accuracy
 from jaxmdwarf.training.emulator.accuracy import (
     EmulatorReport,
@@ -14,7 +15,7 @@ from jaxmdwarf.training.emulator.accuracy import (
 )
 from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, ScheduleConfig
 from jaxmdwarf.training.emulator.data import prepare_training_set
-from jaxmdwarf.training.emulator.loop import start_training
+from jaxmdwarf.training.emulator.loop import TrainingState
 from jaxmdwarf.training.emulator.train import build_emulator
 from jaxmdwarf.training.losses import reconstruction_error
 from jaxmdwarf.wavelengths import PixelGrid
@@ -98,7 +99,14 @@ def test_errors_of_pixels_are_of_held_out_spectra_and_truncation_of_the_head_alo
         schedule=ScheduleConfig(steps=100, patience=10),
     )  # fmt: skip
     data = prepare_training_set(labels, flux, label_space=space, grid=grid, config=config)
-    state = start_training(data, config)._replace(step=jnp.asarray(70), best_step=jnp.asarray(30))
+    shapes = list_shapes(PayneNetwork((4,), 3), 4)
+    params = {
+        layer: {name: jnp.zeros(shape) for name, shape in of.items()}
+        for layer, of in shapes.items()
+    }
+    state = TrainingState(*[()] * len(TrainingState._fields))._replace(
+        best_params=params, step=jnp.asarray(70), best_step=jnp.asarray(30)
+    )
     emulator = build_emulator(data, config, state, label_space=space, grid=grid)
     fraction = rng.standard_normal((40, 8)) * np.linspace(0.01, 0.1, 8)
     monkeypatch.setattr(accuracy, "reconstruct", lambda emulator, labels: flux * (1 + fraction))

@@ -9,7 +9,7 @@ import pytest
 
 from jaxmdwarf.errors import WorkFailed
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.networks.payne import PayneNetwork, apply_payne
+from jaxmdwarf.networks.payne import PayneNetwork, apply_payne, list_shapes
 from jaxmdwarf.training.emulator.config import (
     EmulatorConfig,
     NetworkConfig,
@@ -18,6 +18,7 @@ from jaxmdwarf.training.emulator.config import (
 )
 from jaxmdwarf.training.emulator.data import prepare_training_set, project_vectors
 from jaxmdwarf.training.emulator.loop import (
+    TrainingState,
     _training_network,
     continue_training,
     fold_head,
@@ -97,13 +98,18 @@ def test_folded_heads_give_what_the_network_was_trained_to_give(rank):
     )
     config = EmulatorConfig(network=NetworkConfig(hidden=(4,), rank=rank, activation="tanh"))
     data = project_vectors(rng.uniform(-0.5, 0.5, (20, 2)), vectors, config)
-    state = start_training(data, config)
-    best = jax.tree.map(lambda leaf: leaf + 0.1, state.best_params)
-    state = state._replace(best_params=best)
+    trained_network = _training_network(data, config)
+    best = {
+        layer: {
+            name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in of.items()
+        }
+        for layer, of in list_shapes(trained_network, 2).items()
+    }
+    state = TrainingState(*[()] * len(TrainingState._fields))._replace(best_params=best)
     network, params, basis, mean = fold_head(data, config, state)
     scaled = jnp.asarray(rng.uniform(-0.5, 0.5, (6, 2)), jnp.float32)
     found = mean + apply_payne(network, params, scaled) @ basis
-    trained = apply_payne(_training_network(data, config), best, scaled)
+    trained = apply_payne(trained_network, best, scaled)
     expected = data.mean + (data.unit * data.spread * trained) @ data.basis
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert network == PayneNetwork((4,), data.basis.shape[0] if rank else None, "tanh")
