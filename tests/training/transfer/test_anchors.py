@@ -459,3 +459,14 @@ def test_rows_beyond_four_sigma_of_all_that_there_is_have_no_weight(sigmas, coun
     )
     assert (weight[400] > 0) == counts
     np.testing.assert_allclose(1 / weight[:400], scatter**2, rtol=0.12)
+
+
+def test_rows_that_are_known_well_decide_which_others_are_far():
+    """Eight about 0, known to 0.1, and two at 2.2, known to 0.5: four of their sigmas away."""
+    away = np.concatenate([np.linspace(-0.1, 0.1, 8), np.full(2, 2.2)])
+    variance = np.repeat([0.1**2, 0.5**2], [8, 2])
+    found, weight = anchors._regress(
+        np.ones((10, 1)), away, variance, np.ones(10), np.array([1e-9])
+    )
+    assert found[0] == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(weight, np.repeat([100.0, 0.0], [8, 2]))
