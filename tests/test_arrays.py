@@ -214,3 +214,23 @@ def test_reasons_for_no_good_pixel_tell_mask_from_emptiness():
     assert "a mask covers all pixels" in clean_pixels(ones, ones, everywhere).why_empty
     half = np.array([1.0, 1.0, 0.0, 0.0])
     assert "all 2 of 4" in clean_pixels(ones, half, everywhere).why_empty
+
+
+@pytest.mark.parametrize("huge", [1e3, 1e5, 1e10, 1e15])
+def test_a_huge_sigma_marks_a_bad_pixel_as_ivar_0_does(huge):
+    sigma = np.linspace(1.0, 3.0, 101)
+    marked, bad = np.array([3, 40, 100]), np.zeros(101, bool)
+    bad[marked] = True
+    cleaned = clean_pixels(np.full(101, 7.0), np.where(bad, huge, sigma) ** -2)
+    np.testing.assert_array_equal(cleaned.ivar, np.where(bad, 0, sigma**-2))
+    assert not cleaned.had_nonfinite
+
+
+def test_pixels_that_are_only_noisy_are_kept():
+    # Thirty times as noisy as half of the pixels, as at the ends of an arm.
+    ivar = np.ones(100)
+    ivar[:20] = 1 / 30.0**2
+    np.testing.assert_array_equal(clean_pixels(np.ones(100), ivar).ivar, ivar)
+    # The median is that of good pixels alone.
+    ivar[50:] = 0
+    np.testing.assert_array_equal(clean_pixels(np.ones(100), ivar).ivar, ivar)

@@ -123,3 +123,18 @@ def test_the_smallest_space_holds_all_rows_and_none_beyond(labels):
     for column in range(3):
         assert space.lower[column] in labels[:, column]
         assert space.upper[column] in labels[:, column]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "options", "text"),
+    [
+        ("teff", 3456.78, {}, "3456.8 K"),
+        ("mh", 0.12345, {"signed": True}, "+0.123 dex"),
+        ("mh", -0.12345, {"unit": False}, "-0.123"),
+        ("mh", math.nan, {"signed": True}, "–"),
+    ],
+)
+def test_values_are_written_with_their_digits_and_none_where_there_is_none(
+    name, value, options, text
+):
+    assert describe_label(name).write(value, **options) == text

@@ -71,6 +71,12 @@ def join_gaia(
     )
 
 
+def count_gaia(catalogue: pd.DataFrame) -> int:
+    """Rows that have something of what the paper's Table 1 takes from Gaia."""
+    known = [name for name in GAIA_COLUMNS if name in catalogue]
+    return int(catalogue[known].notna().any(axis=1).sum())
+
+
 def choose_key(catalogue: pd.DataFrame, table: pd.DataFrame, keys: Sequence[Key]) -> Key:
     """The first of some identifiers that both tables have; else their positions."""
     for key in keys:

@@ -21,7 +21,7 @@ from jaxmdwarf.catalogue.texts import escape_path
 from jaxmdwarf.labels import describe_label
 from jaxmdwarf.measure.indices import Measurement
 from jaxmdwarf.measure.kind import classify_spectra
-from jaxmdwarf.measure.snr import estimate_snr
+from jaxmdwarf.measure.snr import find_snr
 from jaxmdwarf.measure.spectral_type import estimate_band_type
 from jaxmdwarf.measure.spectrum import LOW_SNR_BELOW, SpectrumMeasurements, measure_spectra
 from jaxmdwarf.quality import QualityFlag, find_good
@@ -328,9 +328,3 @@ def settle_identifiers(table: pd.DataFrame) -> pd.DataFrame:
         else:
             settled[name] = pd.Series(texts, index=table.index, dtype=object)
     return settled
-
-
-def find_snr(raw: RawSpectrum, band: Literal["r", "i"]) -> float:
-    """S/N per pixel as the header has it, or estimated where it has none."""
-    given = raw.meta.snr_r if band == "r" else raw.meta.snr_i
-    return given if np.isfinite(given) else estimate_snr(raw.wave_aa, raw.flux, raw.ivar, band)

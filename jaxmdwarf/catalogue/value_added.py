@@ -14,7 +14,7 @@ from jaxmdwarf.catalogue.columns import order_columns
 from jaxmdwarf.catalogue.crossmatch import Found, StarList, add_variability
 from jaxmdwarf.catalogue.cuts import CutConfig, Cuts, apply_cuts, mark_rows
 from jaxmdwarf.catalogue.kinematic_ages import predict_ages
-from jaxmdwarf.catalogue.merging import join_gaia
+from jaxmdwarf.catalogue.merging import count_gaia, join_gaia
 from jaxmdwarf.catalogue.photometry import add_photometry
 from jaxmdwarf.catalogue.positions import J2000
 from jaxmdwarf.catalogue.repeats import Precision, RepeatConfig, add_total_errors, list_measured
@@ -174,11 +174,14 @@ def add_values(
         raise UsageError("ages are given and to be predicted.", "give --ages or --zoomies.")
     place = {"radius_arcsec": config.radius_arcsec, "epoch_yr": config.epoch_yr}
     made = table.reset_index(drop=True)
+    in_gaia: list[str] = []
     if gaia is not None:
         made = join_gaia(made, gaia, **place)
+        in_gaia = [f"Gaia: {count_gaia(made)} of {len(made)} rows matched"]
     star = group_stars(made, by=config.stars_by, **place)
     made = made.assign(star=star.astype(np.int32), n_visits=count_visits(star).astype(np.int32))
     made, precisions, notes = add_total_errors(made, star, config.repeats)
+    notes = [*in_gaia, *notes]
     if ages is not None:
         made = join_ages(made, ages, **place)
     elif age_spline is not None:

@@ -63,7 +63,11 @@ class Command:
 
     min_snr: Annotated[
         float,
-        tyro.conf.arg(metavar="S/N", help="Reject spectra with a lower S/N in r or i."),
+        tyro.conf.arg(
+            metavar="S/N",
+            help="Reject spectra with a lower S/N in r or i: the header's, or measured where it "
+            "has none.",
+        ),
     ] = 0.0
 
     clip_sigma: Annotated[

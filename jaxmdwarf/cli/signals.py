@@ -26,12 +26,18 @@ def stop_when_told() -> None:
 
 
 def rest() -> None:
-    """The command has stopped: it need not be told again."""
+    """The command has stopped: it need not be told again, and who tells it changes nothing."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is _stop:
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _stop(number: int, frame: Any) -> None:
+    # Whoever presses Ctrl-C once more is not to stop what closes processes and files.
+    if _is_ending(sys.exc_info()[1]):
+        return
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, _stop_again)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)

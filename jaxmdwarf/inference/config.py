@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,7 +77,8 @@ class FitConfig:
     poly_order : int, optional
         Order of a multiplicative polynomial over the grid, fitted beside the labels.
     min_snr : float
-        Spectra with a lower S/N in r or i are rejected.
+        Spectra with a lower S/N in r or i are rejected; it is the header's, or what the spectrum
+        shows where there is none.
     clip_sigma : float
         Pixels further than this from the best model, in units of their errors (or of the scatter of
         all residuals of the star, where that is larger), are left out and the star fitted again:
@@ -131,6 +133,8 @@ class FitConfig:
                 f"clip_sigma {self.clip_sigma:g} would take noise for outliers.",
                 f"give --clip-sigma {LEAST_CLIP_SIGMA:g} or more, or 0 to keep all pixels.",
             )
+        if math.isnan(self.min_snr):
+            raise UsageError("min_snr is not a number.", "give --min-snr 0 to fit all spectra.")
         low, high = self.window_aa
         if not low < high:
             raise UsageError(

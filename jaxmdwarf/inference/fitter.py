@@ -33,6 +33,7 @@ from jaxmdwarf.inference.shift import combine_velocities
 from jaxmdwarf.inference.solvers.by_name import find_solver
 from jaxmdwarf.inference.stages import Stages
 from jaxmdwarf.inference.velocity import VelocityBank, bank_from_model, measure_velocity
+from jaxmdwarf.measure.snr import find_snr
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.preprocessing import Preprocessing
 from jaxmdwarf.models.priors import choose_priors
@@ -128,7 +129,7 @@ class Fitter:
     def require(self, raw: RawSpectrum) -> None:
         """Raise `RejectedInput` for a spectrum that this fit cannot use."""
         require_overlap(raw, self.grid)
-        lowest = np.nanmin([raw.meta.snr_r, raw.meta.snr_i, np.inf])
+        lowest = np.nanmin([find_snr(raw, "r"), find_snr(raw, "i"), np.inf])
         if lowest < self.config.min_snr:
             raise RejectedInput(
                 f"S/N {lowest:.3g} is below {self.config.min_snr:g}.",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxmdwarf.spectra import RawSpectrum
 
 BANDS_AA: dict[str, tuple[float, float]] = {"r": (5500.0, 7000.0), "i": (6900.0, 8200.0)}
 """Vacuum Angstrom. So chosen that the median below repeats the survey's own header values: on 106
@@ -44,3 +47,9 @@ def estimate_snr(
     if np.count_nonzero(good) < MIN_PIXELS:
         return math.nan
     return float(np.median(flux[first:last][good] * np.sqrt(weight[good])))
+
+
+def find_snr(raw: RawSpectrum, band: Literal["r", "i"]) -> float:
+    """S/N per pixel as the header has it, or estimated where it has none."""
+    given = raw.meta.snr_r if band == "r" else raw.meta.snr_i
+    return given if math.isfinite(given) else estimate_snr(raw.wave_aa, raw.flux, raw.ivar, band)

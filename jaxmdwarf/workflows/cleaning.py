@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmdwarf.catalogue.merging import join_gaia
-from jaxmdwarf.catalogue.rows import describe_header, find_snr
+from jaxmdwarf.catalogue.rows import describe_header
 from jaxmdwarf.catalogue.texts import restore_path
 from jaxmdwarf.errors import FormatError, RejectedInput, UsageError
 from jaxmdwarf.io.atomic import write_atomically, write_folder_atomically
@@ -25,6 +25,7 @@ from jaxmdwarf.io.spectra.readers import ReadTask, read_spectra
 from jaxmdwarf.io.spectra.records import Requirements
 from jaxmdwarf.io.stream import require_processes
 from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.measure.snr import find_snr
 from jaxmdwarf.plots.style import render_png
 from jaxmdwarf.preprocess.batch import preprocess_batch
 from jaxmdwarf.preprocess.clean import (

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jaxmdwarf.catalogue.cuts import write_bounds
-from jaxmdwarf.catalogue.merging import join_gaia
+from jaxmdwarf.catalogue.merging import count_gaia, join_gaia
 from jaxmdwarf.catalogue.rows import empty_rows, tabulate_fit
 from jaxmdwarf.inference.config import FitConfig, choose_batch_size
 from jaxmdwarf.inference.devices import star_mesh
@@ -275,6 +275,7 @@ class FitPlan:
             "catalogue": len(frame),
             "rejected": n_in - len(frame),
             **_count_flags(frame),
+            **({} if self.stars is None else {"in_gaia": count_gaia(frame)}),
             "fitted_now": worked.n_row,
             **_tell_rates(worked, compile_s, time.perf_counter() - began),
             **({"profile": clock.seconds} if profile else {}),

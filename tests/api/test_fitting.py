@@ -16,6 +16,7 @@ from jaxmdwarf.io.models import save_model
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.spectra.lamost_writer import LamostHeader, write_lamost_files
 from jaxmdwarf.io.tables import read_table
+from jaxmdwarf.measure.snr import estimate_snr
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.wavelengths import SPEED_OF_LIGHT_KMS
@@ -314,3 +315,13 @@ def test_three_lines_lead_from_arrays_to_a_plot(model, stars, tmp_path):
     )
     exec(compile(code, "three lines", "exec"), {})
     assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_spectra_without_a_header_are_held_against_the_least_snr_by_what_they_show(model, stars):
+    wave, flux, ivar = stars.arrays(0)
+    shown = estimate_snr(wave, np.asarray(flux), np.asarray(ivar), "r")
+    assert len(jm.fit(stars.arrays(0), model, min_snr=0.99 * shown).labels) == 1
+    with pytest.raises(UsageError, match="min_snr is not a number"):
+        jm.fit(stars.arrays(0), model, min_snr=float("nan"))
+    with pytest.raises(RejectedInput, match=f"S/N {shown:.3g} is below {1.01 * shown:g}"):
+        jm.fit(stars.arrays(0), model, min_snr=1.01 * shown)

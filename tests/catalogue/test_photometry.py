@@ -143,3 +143,13 @@ def test_what_it_needs_is_named():
         add_photometry(make_rows().drop(columns=["BPmag", "Ksmag", "Gmag"]))
     with pytest.raises(UsageError, match="no Teff and no Logg"):
         add_photometry(make_rows().drop(columns=["e_Teff", "e_Logg"]))
+
+
+def test_rows_that_a_gaia_table_knows_are_counted():
+    rows = make_rows(3, Dec=5.0).assign(RA=[10.0, 20.0, 30.0])
+    known = ["Gmag", "BPmag", "RPmag", "Plx", "e_Plx", "RUWE"]
+    rows = rows.drop(columns=[name for name in known if name in rows])
+    gaia = pd.DataFrame({"ra": [20.0, 50.0], "dec": 5.0, "parallax": [30.0, 31.0], "ruwe": 1.0})
+    notes = [add_values(rows, gaia=one).notes for one in (gaia, gaia.assign(dec=-5.0))]
+    assert [one[0] for one in notes] == [f"Gaia: {n} of 3 rows matched" for n in (1, 0)]
+    assert not any(note.startswith("Gaia") for note in add_values(rows).notes)

@@ -118,8 +118,16 @@ def keep(run, number, chunk):
         try:
             time.sleep(60)
         finally:
+            os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.5)
             print("cleaned up", flush=True)
+def rest():
+    signals_rest()
+    # Whoever is impatient tells it again when it is already on its way out.
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+signals_rest, signals.rest = signals.rest, rest
 Run.keep = keep
 sys.exit(main())
 """

@@ -164,7 +164,8 @@ def test_columns_of_a_gaia_table_are_joined(survey, model_dir, tmp_path):
     gaia.to_csv(tmp_path / "gaia.csv", index=False)
     out = tmp_path / "T.fits"
     arguments = {"options": OPTIONS, "processes": 1}
-    fit_files(paths, model_dir, out, gaia=tmp_path / "gaia.csv", **arguments)
+    summary = fit_files(paths, model_dir, out, gaia=tmp_path / "gaia.csv", **arguments)
+    assert (summary["catalogue"], summary["in_gaia"]) == (4, 2)
     table = read_table(out).set_index("obsid")
     assert table.loc[1000, "Plx"] == 31.0
     assert table["RUWE"].isna().sum() == 2

@@ -46,3 +46,12 @@ def test_values_are_handed_on(stages):
     values = jnp.arange(3)
     with stages.stage("any"):
         assert stages.settle(values) is values
+
+
+def test_seconds_are_told_to_a_hundredth(monkeypatch):
+    ticks = iter([10.0, 11.23456])
+    monkeypatch.setattr("jaxmdwarf.workflows.profiling.time.perf_counter", lambda: next(ticks))
+    clock = StageClock()
+    with clock.stage("work"):
+        pass
+    assert clock.seconds == {"work": 1.23}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from jaxmdwarf.io.parts import PackPart
 from jaxmdwarf.io.rejects import read_rejects
 from jaxmdwarf.io.tables import read_table
 from jaxmdwarf.workflows.measuring import measure_files
-from jaxmdwarf.workflows.sharding import Shard, merge_tables
+from jaxmdwarf.workflows.sharding import Shard, _merge_provenance, merge_tables
 from tests.io.conftest import write
 from tests.io.spectra.conftest import write_desi
 
@@ -203,3 +204,15 @@ def test_the_command_line_divides_and_merges(night, tmp_path, capsys):
     for shard in ("0/2", "3/2", "1", "a/b"):
         assert main(["measure", str(night), "--out", "U.fits", "--shard", shard]) == 2
         assert f"--shard '{shard}' is no part" in capsys.readouterr().err
+
+
+def test_packs_of_all_parts_are_told_once():
+    def note(packs):
+        return {"provenance": {"model_hash": "h", **({"packs": packs} if packs else {})}}
+
+    def merge(*packs):
+        notes = [(Path(f"{number}.parquet"), note(one)) for number, one in enumerate(packs)]
+        return _merge_provenance(notes, ["merge"]).notes
+
+    assert merge("a; b", None, "b; c")["packs"] == "a; b; c"
+    assert "packs" not in merge(None, None)

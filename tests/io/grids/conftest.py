@@ -62,10 +62,10 @@ def svo_bytes(wave, flux, *, teff=3000, logg=5, meta=-0.5, alpha=0.2):
     return (header + rows).encode()
 
 
-def btsettl_fits_hdus(wave, flux, *, keys=None):
+def btsettl_fits_hdus(wave, flux, *, keys=None, unit="um", aa_in_unit=1e-4):
     """Binary table in micron and W/m2/um, as on the Lyon server."""
     columns = [
-        fits.Column("Wavelength", "D", unit="um", array=wave * 1e-4),
+        fits.Column("Wavelength", "D", unit=unit, array=wave * aa_in_unit),
         fits.Column("Flux", "D", unit="W / (m2 um)", array=flux * 10.0),
         fits.Column("BBFlux", "D", unit="W / (m2 um)", array=flux * 9.0),
     ]

@@ -136,6 +136,24 @@ def test_btsettl_fits(tmp_path):
     assert native.layout == "btsettl-fits"
 
 
+@pytest.mark.parametrize(
+    ("unit", "aa_in_unit"),
+    [
+        ("micron", 1e-4),
+        ("Microns", 1e-4),
+        ("Angstrom", 1.0),
+        ("AA", 1.0),
+        ("nm", 0.1),
+        (None, 1e-4),
+        (None, 1.0),
+    ],
+)
+def test_btsettl_fits_in_other_units_of_length(tmp_path, unit, aa_in_unit):
+    path = tmp_path / "lte030.0-5.0-0.0a+0.0.BT-Settl.spec.fits"
+    btsettl_fits_hdus(WAVE, FLUX, unit=unit, aa_in_unit=aa_in_unit).writeto(path)
+    np.testing.assert_allclose(read_native(path).wave_aa, WAVE, rtol=1e-12)
+
+
 @pytest.mark.parametrize("below", [False, True])
 def test_phoenix_aces(tmp_path, below):
     path = write_aces(tmp_path / "Z-1.0", WAVE, FLUX, teff=3200, mh=-1.0, alpha=0.2, below=below)
