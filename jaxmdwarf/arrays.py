@@ -32,6 +32,9 @@ _ANGSTROM_OF = {
 }
 """Names of length units that need no astropy."""
 
+_NO_FLUX = ("length", "temperature", "time", "frequency", "wavenumber", "angle", "mass", "speed")
+"""Physical types of units that tell of arguments in the wrong place; other linear ones may be."""
+
 
 LEAST_WEIGHT = 1e-3
 """Inverse variance, in units of the median of the spectrum, below which a pixel is a bad one: who
@@ -477,8 +480,13 @@ def _factor_to_flam(
 
     flam = u.erg / u.s / u.cm**2 / u.AA
     parsed = u.Unit(unit)
-    if isinstance(parsed, u.LogUnit | u.function.FunctionUnitBase):
+    if isinstance(parsed, u.function.FunctionUnitBase) or parsed.is_equivalent(u.mag):
         raise UsageError(f"flux is in {parsed}, a logarithm.", "give a linear flux: flux.to('Jy').")
+    if parsed.physical_type in _NO_FLUX:
+        raise UsageError(
+            f"flux has the unit {parsed}, which is no unit of flux.",
+            "give a density such as erg/(s cm2 Angstrom) or Jy, counts, or plain numbers.",
+        )
     if parsed.is_equivalent(flam):
         return None
     known = np.isfinite(wave_aa) & (wave_aa > 0)

@@ -234,3 +234,18 @@ def test_pixels_that_are_only_noisy_are_kept():
     # The median is that of good pixels alone.
     ivar[50:] = 0
     np.testing.assert_array_equal(clean_pixels(np.ones(100), ivar).ivar, ivar)
+
+
+@pytest.mark.parametrize("unit", ["m", "AA", "K", "s", "GHz", "mag", "deg", "km/s", "1/cm"])
+def test_flux_in_units_that_are_none_of_flux_is_refused(unit):
+    wave, flux = np.linspace(6000.0, 7000.0, 50), np.ones(50) * u.Unit(unit)
+    with pytest.raises(UsageError, match=r"flux (has the unit|is in)"):
+        RawSpectrum.from_arrays(wave, flux, ivar=np.ones(50))
+
+
+@pytest.mark.parametrize("unit", ["adu", "electron/s", "ct", "erg/(s AA)", "W/(m2 um sr)", ""])
+def test_flux_in_any_linear_unit_is_taken(unit):
+    wave, flux = np.linspace(6000.0, 7000.0, 50), np.ones(50) * u.Unit(unit)
+    taken = RawSpectrum.from_arrays(wave, flux, ivar=np.full(50, 4.0))
+    np.testing.assert_array_equal(taken.flux, 1.0)
+    np.testing.assert_array_equal(taken.ivar, 4.0)

@@ -1,7 +1,7 @@
 """What every forward model is: labels (and what else is known of the star) in, flux out."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -122,15 +122,15 @@ class ForwardModel(eqx.Module):
 
     def predict(
         self,
-        labels: Shaped[Array | np.ndarray, "..."] | Sequence[float],
+        labels: Shaped[Array | np.ndarray, "..."] | Sequence[float] | Mapping[str, float],
         context: PyTree[Any] | None = None,
     ) -> Float[Array, "n_pix"]:
         """Flux at labels in physical units (K, dex), within the bounds of the model.
 
         Parameters
         ----------
-        labels : (n_label,)
-            In the order of `label_space`, physical units.
+        labels : (n_label,), or mapping of str to float
+            In the order of `label_space`, or by name; physical units.
         context : pytree, optional
             Of one star.
 
@@ -143,11 +143,19 @@ class ForwardModel(eqx.Module):
         Raises
         ------
         MismatchError
-            If there are not as many labels as the model has.
+            If there are not as many labels as the model has, or not its own by name.
         UsageError
             If a label lies outside its bounds, or is not a number.
         """
         space = self.label_space
+        if isinstance(labels, Mapping):
+            if set(labels) != set(space.names):
+                raise MismatchError(
+                    f"labels {', '.join(labels)} were given to a model of "
+                    f"{', '.join(space.names)}.",
+                    "give each of these and no other.",
+                )
+            labels = [labels[name] for name in space.names]
         labels = jnp.asarray(labels)
         if labels.shape != (space.n_label,):
             raise MismatchError(

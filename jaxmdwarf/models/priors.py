@@ -229,7 +229,8 @@ def choose_priors(
     Raises
     ------
     UsageError
-        If a name is unknown, or a prior on a single label names one that the model lacks.
+        If a name is unknown, 'none' is not alone, or a prior on a single label names one that the
+        model lacks.
 
     Examples
     --------
@@ -243,7 +244,10 @@ def choose_priors(
     """
     chosen: list[Prior] = []
     warnings: list[str] = []
-    for one in (wanted,) if isinstance(wanted, str | LabelPrior | RelationPrior) else wanted:
+    several = (wanted,) if isinstance(wanted, str | LabelPrior | RelationPrior) else tuple(wanted)
+    if len(several) > 1 and any(isinstance(one, str) and one == "none" for one in several):
+        raise UsageError("'none' and other priors were asked for.", "leave one of them out.")
+    for one in several:
         for prior in _look_up(one, known):
             lacking = lacking_labels(prior, space)
             if not lacking and prior not in chosen:

@@ -112,3 +112,12 @@ def test_flux_at_the_bounds_has_finite_slopes(model):
 def test_the_number_of_labels_is_checked(model, labels):
     with pytest.raises(MismatchError, match="give 2 numbers for one star"):
         model.predict(np.array(labels))
+
+
+def test_labels_may_be_given_by_name(model):
+    first, second = model.label_space.names
+    by_name = model.predict({second: 0.5, first: 3500.0})
+    np.testing.assert_array_equal(by_name, model.predict([3500.0, 0.5]))
+    for wrong in ({first: 3500.0}, {first: 3500.0, second: 0.5, "age": 1.0}):
+        with pytest.raises(MismatchError, match="give each of these and no other"):
+            model.predict(wrong)

@@ -149,3 +149,12 @@ def test_a_relation_that_cannot_apply_is_reported_and_the_rest_is_used():
     # Who names a single label himself has mistyped it.
     with pytest.raises(UsageError, match="'mass' is unknown"):
         choose_priors(LabelPrior("mass", 0.3, 0.1), KNOWN, without)
+
+
+def test_no_prior_and_one_contradict_each_other():
+    space = LabelSpace(("mh",), ("dex",), (-1.0,), (1.0,))
+    known = (LabelPrior("mh", 0.0, 0.3),)
+    for wanted in (("none", "mh"), (LabelPrior("mh", 0.1, 0.2), "none")):
+        with pytest.raises(UsageError, match="leave one of them out"):
+            choose_priors(wanted, known, space)
+    assert choose_priors(("none",), known, space).priors == ()
