@@ -96,6 +96,7 @@ def test_tio5_falls_with_temperature_in_both_domains(domain, request):
     assert (np.diff(tio5(flux, grid)) < 0).all()
 
 
+@pytest.mark.slow
 def test_nature_has_the_spectral_types_of_its_temperatures(nature, observe):
     flux = observe(
         nature, [(t, main_sequence_logg(t), *SUN_LIKE) for t in (3850.0, 3500.0, 3200.0)]
@@ -104,6 +105,7 @@ def test_nature_has_the_spectral_types_of_its_temperatures(nature, observe):
     np.testing.assert_allclose(8.2 - 10.775 * tio5(flux), [0.0, 2.0, 4.0], atol=1.0)
 
 
+@pytest.mark.slow
 def test_giants_have_tio_hardly_any_cah_and_weak_sodium(nature, observe):
     """As templates of K5 to M2 giants do; a dwarf of the same TiO5 has CaH2 of no more than it."""
     giants = observe(nature, [(3900.0, 1.5, *SUN_LIKE), (3650.0, 1.0, *SUN_LIKE)])
@@ -113,6 +115,7 @@ def test_giants_have_tio_hardly_any_cah_and_weak_sodium(nature, observe):
     assert (na8190(giants) > 0.955).all()
 
 
+@pytest.mark.slow
 def test_hydrides_against_oxides_separate_subdwarfs(nature, observe, real_data):
     """At one TiO5 a metal-poor star has the stronger CaH, as the real subdwarfs do."""
     teff = np.arange(3000.0, 4000.0, 100.0)

@@ -190,6 +190,7 @@ def test_anchors_put_labels_right_where_the_reference_is_wrong(universe, sample_
     assert trained.model.label_error is not None
 
 
+@pytest.mark.slow
 def test_anchors_that_know_next_to_nothing_change_next_to_nothing(universe, sample_labels, misled):
     theory, domain, labels, _ = universe
     rows = split_domain(900, seed=QUICK.seed).train[::10]
