@@ -87,7 +87,7 @@ def _import_lsdb() -> Any:
     except ImportError as error:
         raise UsageError(
             f"a HATS catalogue needs the package lsdb, which cannot be imported: {error}.",
-            'pip install -e ".[hats]", or give the list as one table.',
+            "pip install 'jaxmdwarf[hats]', or give the list as one table.",
         ) from None
     return lsdb
 

@@ -86,7 +86,7 @@ def _import_zoomies() -> Any:
     except ImportError as error:
         raise UsageError(
             f"ages need the package zoomies, which cannot be imported: {error}.",
-            'pip install -e ".[ages]", or give ages in a table (--ages).',
+            "pip install 'jaxmdwarf[ages]', or give ages in a table (--ages).",
         ) from None
     return zoomies
 

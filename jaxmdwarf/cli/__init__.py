@@ -35,6 +35,8 @@ COMMANDS: dict[str, str] = {
 DONE, FAILED, BAD_USAGE, STOPPED = 0, 1, 2, 130
 """Exit codes."""
 
+STOPPED_WORDS = "stopped. Long work resumes with the same command."
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -49,8 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0 done, 1 failed work, 2 bad usage, 130 stopped.
     """
-    from jaxmdwarf import __version__
-
     if argv is None:
         from jaxmdwarf.cli.signals import stop_when_told
 
@@ -61,6 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Where in Python an operation was called, which nobody sees here: a tenth of lowering.
         os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _start(arguments)
+    except KeyboardInterrupt:
+        from jaxmdwarf.cli.signals import rest
+
+        rest()
+        # Before there was a command that could say so.
+        return _fail(None, STOPPED_WORDS, STOPPED)
+
+
+def _start(arguments: Sequence[str]) -> int:
+    """Help, or the command with its compiled programs in their place."""
+    from jaxmdwarf import __version__
+
     if arguments in (["--version"], ["-V"], ["version"]):
         print(f"jaxmdwarf {__version__}")
         return DONE
@@ -102,8 +116,15 @@ def _run(arguments: Sequence[str], detail: str) -> int:
         from jaxmdwarf.cli.signals import rest
 
         rest()
-        text = "stopped. Long work resumes with the same command."
-        return _fail(terminal, text, STOPPED, traced=False)
+        return _fail(terminal, STOPPED_WORDS, STOPPED, traced=False)
+    except ImportError:
+        from jaxmdwarf.cli.signals import rest, was_told
+
+        # A library that was being loaded may have made something else of the interrupt.
+        if not was_told():
+            raise
+        rest()
+        return _fail(terminal, STOPPED_WORDS, STOPPED, traced=False)
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         text = f"{named}{error.strerror or error}. Remedy: look at the path, its rights, the room."

@@ -9,6 +9,8 @@ from typing import Any
 AGAIN_S = 1.0
 """After how many seconds a command that does not stop is told again."""
 
+_told = False
+
 
 def stop_when_told() -> None:
     """Let SIGTERM, as batch systems send it, and a lost terminal end work as Ctrl-C does.
@@ -25,6 +27,11 @@ def stop_when_told() -> None:
         signal.signal(signal.SIGHUP, _stop)
 
 
+def was_told() -> bool:
+    """Whether the command was told to stop."""
+    return _told
+
+
 def rest() -> None:
     """The command has stopped: it need not be told again, and who tells it changes nothing."""
     if hasattr(signal, "setitimer"):
@@ -38,6 +45,8 @@ def _stop(number: int, frame: Any) -> None:
     # Whoever presses Ctrl-C once more is not to stop what closes processes and files.
     if _is_ending(sys.exc_info()[1]):
         return
+    global _told
+    _told = True
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, _stop_again)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)

@@ -50,7 +50,8 @@ class FitScheduleConfig:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(
-                f"batch_size {self.batch_size} is below 1.", "give --batch-size 1 or more."
+                f"batch_size {self.batch_size} is below 1.",
+                "give --batch-size (batch_size in Python) 1 or more.",
             )
         if self.first_pass_iter < 1 or self.restarts < 0:
             raise UsageError(f"iterations must be positive, got {self}.")
@@ -126,12 +127,14 @@ class FitConfig:
                 )
         if self.chunk_size < 1:
             raise UsageError(
-                f"chunk_size {self.chunk_size} is below 1.", "give --chunk-size 1 or more."
+                f"chunk_size {self.chunk_size} is below 1.",
+                "give --chunk-size (chunk_size in Python) 1 or more.",
             )
         if self.clip_sigma != 0 and not self.clip_sigma >= LEAST_CLIP_SIGMA:
             raise UsageError(
                 f"clip_sigma {self.clip_sigma:g} would take noise for outliers.",
-                f"give --clip-sigma {LEAST_CLIP_SIGMA:g} or more, or 0 to keep all pixels.",
+                f"give --clip-sigma (clip_sigma in Python) {LEAST_CLIP_SIGMA:g} or more, or 0 to "
+                "keep all pixels.",
             )
         if math.isnan(self.min_snr):
             raise UsageError("min_snr is not a number.", "give --min-snr 0 to fit all spectra.")

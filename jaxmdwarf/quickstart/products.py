@@ -72,17 +72,19 @@ class QuickstartConfig:
             raise UsageError(
                 f"transfer {self.transfer!r} is unknown.", f"use one of {', '.join(methods)}."
             )
+        if self.n_spectra < 20 or self.n_grid < 20 or self.seed < 0:
+            least = 20 if self.transfer == "none" else LEAST_FOR_TRANSFER
+            raise UsageError(
+                f"{self.n_spectra} spectra, {self.n_grid} grid nodes or seed {self.seed} make no "
+                "quickstart.",
+                f"give at least {least} spectra (--n) and 20 nodes (--grid), and a --seed from 0 "
+                "on.",
+            )
         if self.transfer != "none" and self.n_spectra < LEAST_FOR_TRANSFER:
             raise UsageError(
                 f"a transfer cannot be learned from {self.n_spectra} spectra.",
                 f"simulate {LEAST_FOR_TRANSFER} or more (--n), or leave the transfer out "
                 "(--transfer none).",
-            )
-        if self.n_spectra < 20 or self.n_grid < 20 or self.seed < 0:
-            raise UsageError(
-                f"{self.n_spectra} spectra, {self.n_grid} grid nodes or seed {self.seed} make no "
-                "quickstart.",
-                "give at least 20 spectra (--n) and 20 nodes (--grid), and a --seed from 0 on.",
             )
 
 

@@ -129,7 +129,7 @@ def _import_vizier() -> Any:
     except ImportError as error:
         raise UsageError(
             f"fetching needs the package astroquery, which cannot be imported: {error}.",
-            'pip install -e ".[fetch]", or download the lists from VizieR by hand.',
+            "pip install 'jaxmdwarf[fetch]', or download the lists from VizieR by hand.",
         ) from None
     return Vizier
 

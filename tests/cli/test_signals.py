@@ -214,3 +214,26 @@ def test_tables_of_every_format_say_that_the_disk_is_full(tmp_path, small_disk, 
     with pytest.raises(WorkFailed, match=f"no room for {path}:"):
         write_table(pd.DataFrame(values, columns=list("abcdefgh")), path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_before_there_is_a_command_is_one_line(monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxmdwarf.cli.compile_cache.use_compile_cache", interrupt)
+    assert main(["measure", "night", "--out", "T.csv"]) == 130
+    assert capsys.readouterr().err == (
+        "jaxmdwarf: stopped. Long work resumes with the same command.\n"
+    )
+
+
+def test_a_library_that_loses_an_interrupt_while_it_is_loaded_is_no_error(monkeypatch, capsys):
+    def lose(arguments):
+        raise ImportError("initialization failed")
+
+    monkeypatch.setattr("jaxmdwarf.cli._parse", lose)
+    with pytest.raises(ImportError, match="initialization failed"):
+        main(["measure", "night"])
+    monkeypatch.setattr("jaxmdwarf.cli.signals._told", True)
+    assert main(["measure", "night"]) == 130
+    assert "stopped." in capsys.readouterr().err

@@ -297,6 +297,9 @@ def test_too_few_spectra_for_a_transfer_are_refused_before_any_work():
     with pytest.raises(UsageError, match="leave the transfer out"):
         QuickstartConfig(n_spectra=100)
     assert QuickstartConfig(n_spectra=100, transfer="none").transfer == "none"
+    # A remedy is one that works.
+    with pytest.raises(UsageError, match="give at least 200 spectra"):
+        QuickstartConfig(n_spectra=3)
 
 
 @pytest.mark.parametrize("left", [(), ("lock",), ("lock", ".run.tmp-abcdefgh.json")])
