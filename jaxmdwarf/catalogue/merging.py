@@ -71,10 +71,10 @@ def join_gaia(
     )
 
 
-def count_gaia(catalogue: pd.DataFrame) -> int:
-    """Rows that have something of what the paper's Table 1 takes from Gaia."""
-    known = [name for name in GAIA_COLUMNS if name in catalogue]
-    return int(catalogue[known].notna().any(axis=1).sum())
+def count_gaia(joined: pd.DataFrame, gaia: pd.DataFrame) -> int:
+    """Rows of a table that got something from `gaia` by `join_gaia`."""
+    known = [name for name in GAIA_COLUMNS if find_column(gaia, name) is not None]
+    return int(joined[known].notna().any(axis=1).sum())
 
 
 def choose_key(catalogue: pd.DataFrame, table: pd.DataFrame, keys: Sequence[Key]) -> Key:

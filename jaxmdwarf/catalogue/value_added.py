@@ -177,7 +177,7 @@ def add_values(
     in_gaia: list[str] = []
     if gaia is not None:
         made = join_gaia(made, gaia, **place)
-        in_gaia = [f"Gaia: {count_gaia(made)} of {len(made)} rows matched"]
+        in_gaia = [f"Gaia: {count_gaia(made, gaia)} of {len(made)} rows matched"]
     star = group_stars(made, by=config.stars_by, **place)
     made = made.assign(star=star.astype(np.int32), n_visits=count_visits(star).astype(np.int32))
     made, precisions, notes = add_total_errors(made, star, config.repeats)

@@ -35,8 +35,6 @@ COMMANDS: dict[str, str] = {
 DONE, FAILED, BAD_USAGE, STOPPED = 0, 1, 2, 130
 """Exit codes."""
 
-STOPPED_WORDS = "stopped. Long work resumes with the same command."
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -51,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0 done, 1 failed work, 2 bad usage, 130 stopped.
     """
-    if argv is None:
-        from jaxmdwarf.cli.signals import stop_when_told
+    from jaxmdwarf.cli.signals import rest, stop_when_told
 
+    if argv is None:
         stop_when_told()
         # Tracing programs makes millions of small objects that stay: looking for garbage among them
         # after every 700 is a tenth of a short run.
@@ -64,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _start(arguments)
     except KeyboardInterrupt:
-        from jaxmdwarf.cli.signals import rest
-
-        rest()
         # Before there was a command that could say so.
-        return _fail(None, STOPPED_WORDS, STOPPED)
+        return _say_stopped(None)
+    finally:
+        # A command that came to its end before it could be told again is not to be told after it.
+        rest()
 
 
 def _start(arguments: Sequence[str]) -> int:
@@ -113,18 +111,14 @@ def _run(arguments: Sequence[str], detail: str) -> int:
     except JaxmdwarfError as error:
         return _fail(terminal, str(error), FAILED)
     except KeyboardInterrupt:
-        from jaxmdwarf.cli.signals import rest
-
-        rest()
-        return _fail(terminal, STOPPED_WORDS, STOPPED, traced=False)
+        return _say_stopped(terminal)
     except ImportError:
-        from jaxmdwarf.cli.signals import rest, was_told
+        from jaxmdwarf.cli.signals import was_told
 
         # A library that was being loaded may have made something else of the interrupt.
         if not was_told():
             raise
-        rest()
-        return _fail(terminal, STOPPED_WORDS, STOPPED, traced=False)
+        return _say_stopped(terminal)
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         text = f"{named}{error.strerror or error}. Remedy: look at the path, its rights, the room."
@@ -140,6 +134,14 @@ def _run(arguments: Sequence[str], detail: str) -> int:
     finally:
         if terminal is not None:
             terminal.close()
+
+
+def _say_stopped(terminal: Terminal | None) -> int:
+    from jaxmdwarf.cli.signals import rest
+
+    rest()
+    text = "stopped. Long work resumes with the same command."
+    return _fail(terminal, text, STOPPED, traced=False)
 
 
 def _fail(terminal: Terminal | None, text: str, code: int, *, traced: bool = True) -> int:

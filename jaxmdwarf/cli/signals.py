@@ -33,7 +33,9 @@ def was_told() -> bool:
 
 
 def rest() -> None:
-    """The command has stopped: it need not be told again, and who tells it changes nothing."""
+    """The command has ended: it need not be told again, and who tells it changes nothing."""
+    if not _told:
+        return
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -42,19 +44,17 @@ def rest() -> None:
 
 
 def _stop(number: int, frame: Any) -> None:
-    # Whoever presses Ctrl-C once more is not to stop what closes processes and files.
-    if _is_ending(sys.exc_info()[1]):
-        return
     global _told
     _told = True
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, _stop_again)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
-    raise KeyboardInterrupt
+    _stop_again(number, frame)
 
 
 def _stop_again(number: int, frame: Any) -> None:
-    # What cleans up after the first one is to be left alone.
+    # Neither the timer nor who presses Ctrl-C once more is to stop what closes processes and files.
+    # An iterator may be closed for other reasons, too: then the next time ends the command.
     if not _is_ending(sys.exc_info()[1]):
         raise KeyboardInterrupt
 

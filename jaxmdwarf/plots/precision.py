@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxmdwarf.catalogue.columns import describe_column
+from jaxmdwarf.catalogue.label_columns import likelihood_columns
 from jaxmdwarf.catalogue.repeats import Precision
+from jaxmdwarf.labels import LABELS
 from jaxmdwarf.plots.style import BLUE, GREY, RED
 
 
@@ -26,7 +28,8 @@ def plot_precision(precisions: Mapping[str, Precision]) -> Figure:
     Figure
         Where the fits state errors, their medians are drawn beside.
     """
-    drawn = {name: one for name, one in precisions.items() if not name.endswith("_lik")}
+    alone = {likelihood_columns(label)[0].name for label in LABELS.values()}
+    drawn = {name: one for name, one in precisions.items() if name not in alone}
     drawn = drawn or dict(precisions)
     n_column = min(len(drawn), 2)
     n_row = -(-len(drawn) // n_column)

@@ -168,12 +168,13 @@ def sample_population(
     if n_spectra < 1:
         raise UsageError(f"{n_spectra} spectra were asked for.", "ask for at least one.")
     config = config or PopulationConfig()
+    # Each has a stream of its own; more are added at the end, so that surveys of old seeds stay.
     streams = [
         np.random.Generator(np.random.PCG64(child))
         for child in np.random.SeedSequence(seed).spawn(9)
     ]
-    stars_rng, kind_rng, orbit_rng, gaia_rng, visit_rng, pair_rng, label_rng, *later = streams
-    rvs_rng, radius_rng = later
+    stars_rng, kind_rng, orbit_rng, gaia_rng, visit_rng = streams[:5]
+    pair_rng, label_rng, rvs_rng, radius_rng = streams[5:]
 
     n_visits = sample_visit_counts(n_spectra, config.visit_shares, visit_rng)
     n_stars = n_visits.size

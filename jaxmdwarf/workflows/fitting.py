@@ -275,7 +275,7 @@ class FitPlan:
             "catalogue": len(frame),
             "rejected": n_in - len(frame),
             **_count_flags(frame),
-            **({} if self.stars is None else {"in_gaia": count_gaia(frame)}),
+            **({} if self.stars is None else {"in_gaia": count_gaia(frame, self.stars)}),
             "fitted_now": worked.n_row,
             **_tell_rates(worked, compile_s, time.perf_counter() - began),
             **({"profile": clock.seconds} if profile else {}),

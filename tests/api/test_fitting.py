@@ -320,6 +320,7 @@ def test_three_lines_lead_from_arrays_to_a_plot(model, stars, tmp_path):
 def test_spectra_without_a_header_are_held_against_the_least_snr_by_what_they_show(model, stars):
     wave, flux, ivar = stars.arrays(0)
     shown = estimate_snr(wave, np.asarray(flux), np.asarray(ivar), "r")
+    assert shown == pytest.approx(40.0, rel=0.1)  # as the stars were made
     assert len(jm.fit(stars.arrays(0), model, min_snr=0.99 * shown).labels) == 1
     with pytest.raises(UsageError, match="min_snr is not a number"):
         jm.fit(stars.arrays(0), model, min_snr=float("nan"))

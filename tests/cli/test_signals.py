@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxmdwarf.cli import main
+from jaxmdwarf.cli import main, signals
 from jaxmdwarf.errors import WorkFailed
 from jaxmdwarf.io.tables import read_table, write_table
 from jaxmdwarf.workflows import measuring
@@ -111,8 +111,18 @@ def clean_slowly():
     finally:
         time.sleep(0.5)
         print("iterators closed", flush=True)
+def close_for_another_reason():
+    try:
+        yield
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
 def keep(run, number, chunk):
-    Loses()
+    if how == "finalizer":
+        Loses()
+    else:
+        for _ in close_for_another_reason():
+            break
     print("lost", flush=True)
     for _ in clean_slowly():
         try:
@@ -128,18 +138,22 @@ def rest():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.3)
 signals_rest, signals.rest = signals.rest, rest
+how = sys.argv.pop(1)
 Run.keep = keep
 sys.exit(main())
 """
 
 
-def test_a_stop_that_was_lost_is_told_again_and_cleaning_up_is_not_disturbed(night, tmp_path):
+@pytest.mark.parametrize(("how", "n_printed"), [("finalizer", 1), ("iterator", 0)])
+def test_a_stop_that_was_lost_is_told_again_and_cleaning_up_is_not_disturbed(
+    night, tmp_path, how, n_printed
+):
     command = ["measure", str(night), "--out", str(tmp_path / "T.csv"), "--processes", "1"]
     done = subprocess.run(
-        [sys.executable, "-c", LOSING, *command], capture_output=True, text=True, timeout=50
+        [sys.executable, "-c", LOSING, how, *command], capture_output=True, text=True, timeout=50
     )
-    assert "Exception ignored in" in done.stderr  # the first one
-    assert done.stderr.count("Exception ignored in") == 1
+    # Python tells of the one that it drops in a finalizer, and of no other.
+    assert done.stderr.count("Exception ignored in") == n_printed
     assert done.stdout.split("\n") == ["lost", "cleaned up", "iterators closed", ""]
     assert done.returncode == 130
     assert done.stderr.strip().endswith(
@@ -237,3 +251,17 @@ def test_a_library_that_loses_an_interrupt_while_it_is_loaded_is_no_error(monkey
     monkeypatch.setattr("jaxmdwarf.cli.signals._told", True)
     assert main(["measure", "night"]) == 130
     assert "stopped." in capsys.readouterr().err
+
+
+def test_a_command_that_ends_all_the_same_is_not_told_after_its_end(monkeypatch):
+    monkeypatch.setattr("jaxmdwarf.cli.signals._told", True)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, signals._stop)
+        signal.setitimer(signal.ITIMER_REAL, 60.0, 1.0)
+        assert main(["--version"]) == 0
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGTERM, before)

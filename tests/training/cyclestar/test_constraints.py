@@ -13,8 +13,7 @@ from jaxmdwarf.diagnostics.two_sample import energy_distance
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
-from jaxmdwarf.networks.convolution import ConvLayers
-from jaxmdwarf.networks.cyclestar import CycleStarGenerator, CycleStarSizes, equate_domains
+from jaxmdwarf.networks.cyclestar import CycleStarGenerator, equate_domains
 from jaxmdwarf.training.cyclestar.constraints import (
     ConstraintWeights,
     constrain_passes,
@@ -27,20 +26,12 @@ from jaxmdwarf.training.cyclestar.constraints import (
 )
 from jaxmdwarf.training.cyclestar.losses import Domains, Passes, run_passes
 from jaxmdwarf.wavelengths import PixelGrid
+from tests.training.cyclestar.small import small_sizes
 
 N, N_PIX, LENGTH = 6, 48, 3
 GRID = PixelGrid.linear(7000.0, 7047.0, 1.0)
 SPACE = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -1.0), (4000.0, 0.5))
-SIZES = CycleStarSizes(
-    n_pix=N_PIX,
-    domain=ConvLayers((4,), (4,), (4,)),
-    shared=ConvLayers((6,), (3,), (2,)),
-    split_channels=(3,),
-    shared_latents=3,
-    split_latents=2,
-    critic_flux=ConvLayers((4,), (4,), (4,)),
-    critic_latents=(4,),
-)
+SIZES = small_sizes(N_PIX)
 
 
 def make_passes(seed=0, **given):

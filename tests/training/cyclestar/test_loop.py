@@ -21,7 +21,6 @@ from jaxmdwarf.io.checkpoints import Checkpoints
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.networks.convolution import ConvLayers
-from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.training.cyclestar import loop as transfer
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.constraints import ConstraintWeights
@@ -42,18 +41,14 @@ from jaxmdwarf.training.cyclestar.steps import (
 from jaxmdwarf.training.cyclestar.validation import _compare_slopes, validate_transfer
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.wavelengths import PixelGrid
+from tests.training.cyclestar.small import small_sizes
 
 GRID = PixelGrid.linear(7000.0, 7047.0, 1.0)
 SPACE = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -1.0), (4000.0, 0.5))
-TINY = CycleStarSizes(
-    n_pix=GRID.n_pix,
-    domain=ConvLayers((4,), (4,), (4,)),
-    shared=ConvLayers((6,), (3,), (2,)),
-    split_channels=(3,),
-    shared_latents=3,
+TINY = small_sizes(
+    GRID.n_pix,
     split_latents=1,
     critic_flux=ConvLayers((4, 4), (4, 4), (4, 4)),
-    critic_latents=(4,),
     centred=True,
 )
 

@@ -11,8 +11,6 @@ import pytest
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
-from jaxmdwarf.networks.convolution import ConvLayers
-from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.training.cyclestar import steps
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig, CycleStarScheduleConfig
 from jaxmdwarf.training.cyclestar.constraints import ConstraintWeights
@@ -31,6 +29,7 @@ from jaxmdwarf.training.cyclestar.validation import _compare_slopes
 from jaxmdwarf.training.emulator.config import EmulatorConfig, OptimiserConfig, ScheduleConfig
 from jaxmdwarf.training.emulator.loop import _optimiser, stopped_early
 from jaxmdwarf.wavelengths import PixelGrid
+from tests.training.cyclestar.small import small_sizes
 
 
 def rates(schedule, steps, peak=0.02):
@@ -172,16 +171,7 @@ def test_steps_are_those_of_the_paper_where_nothing_else_is_asked_for():
 
 
 N_PIX = 24
-SIZES = CycleStarSizes(
-    n_pix=N_PIX,
-    domain=ConvLayers((4,), (4,), (4,)),
-    shared=ConvLayers((6,), (3,), (2,)),
-    split_channels=(3,),
-    shared_latents=3,
-    split_latents=2,
-    critic_flux=ConvLayers((4,), (4,), (4,)),
-    critic_latents=(4,),
-)
+SIZES = small_sizes(N_PIX)
 
 
 def make_data(n_star=3, n_label=2):

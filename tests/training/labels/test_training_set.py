@@ -126,7 +126,7 @@ def test_relations_are_least_squares_of_quadratics_and_their_scatter():
     labels[:, 3] = 0.1 - 0.3 * m + 0.15 * m**2 + noise[1]
     gravity, alpha = fit_main_sequence_relation(labels)
     assert gravity.sigma == pytest.approx(0.05, rel=0.1)
-    # No scatter is believed that is smaller than a hundredth.
+    # A scatter below a hundredth is taken for one of a hundredth.
     assert alpha.sigma == 0.01
     assert fit_main_sequence_relation(labels, min_sigma=0.001)[1].sigma == pytest.approx(
         0.004, rel=0.1

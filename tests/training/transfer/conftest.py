@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.payne import PayneEmulator
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.training.transfer.domain import ObservedDomain
@@ -45,6 +46,19 @@ def draw_labels(n: int, seed: int) -> np.ndarray:
 @pytest.fixture(scope="session")
 def theory():
     return build_theory()
+
+
+@pytest.fixture(scope="session")
+def model(theory):
+    """Theory with a constant correction of nothing."""
+    n_pix = theory.grid.n_pix
+    return CorrectedModel(
+        theory,
+        jnp.zeros((1, n_pix)),
+        jnp.zeros((0, n_pix)),
+        theory.model_error,
+        LabelFeatures(("teff", "mh"), (3600.0, -0.1), (200.0, 0.2), 0),
+    )
 
 
 @pytest.fixture(scope="session")

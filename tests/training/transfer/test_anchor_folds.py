@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.quality import HARMFUL_FLAGS
 from jaxmdwarf.training.transfer import anchor_folds
 from jaxmdwarf.training.transfer.anchor_folds import (
@@ -74,18 +73,6 @@ def test_errors_of_labels_are_told_by_good_fits_of_thirty_anchors():
     assert few.find_label_errors(SPACE) is not None
     few.labels[2, 1] = np.nan
     assert few.find_label_errors(SPACE) is None
-
-
-@pytest.fixture(scope="module")
-def model(theory):
-    n_pix = theory.grid.n_pix
-    return CorrectedModel(
-        theory,
-        jnp.zeros((1, n_pix)),
-        jnp.zeros((0, n_pix)),
-        theory.model_error,
-        LabelFeatures(("teff", "mh"), (3600.0, -0.1), (200.0, 0.2), 0),
-    )
 
 
 N_ROW = 120

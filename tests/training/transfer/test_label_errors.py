@@ -164,18 +164,6 @@ def number_rows(theory, n, **fields):
     return ObservedDomain(flux, flux, flux, theory.grid, np.arange(n) * 1.0, np.ones(n), **fields)
 
 
-@pytest.fixture(scope="module")
-def model(theory):
-    n_pix = theory.grid.n_pix
-    return CorrectedModel(
-        theory,
-        jnp.zeros((1, n_pix)),
-        jnp.zeros((0, n_pix)),
-        theory.model_error,
-        LabelFeatures(("teff", "mh"), (3600.0, -0.1), (200.0, 0.2), 0),
-    )
-
-
 def test_label_errors_are_those_of_good_fits_of_common_stars(fits, theory, model):
     rng = np.random.default_rng(8)
     n, reference_errors = 1500, (20.0, 0.04)

@@ -9,7 +9,6 @@ import pytest
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
-from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.training.transfer import label_matching, matched
 from jaxmdwarf.training.transfer.anchors import KnownLabels
@@ -20,18 +19,6 @@ from jaxmdwarf.training.transfer.matched import MatchedConfig
 
 SPACE = LabelSpace.mdwarf()
 POPULATION = Population(np.array([3500.0, -0.1]), np.diag([150.0**2, 0.2**2]), (), 200)
-
-
-@pytest.fixture(scope="module")
-def model(theory):
-    n_pix = theory.grid.n_pix
-    return CorrectedModel(
-        theory,
-        jnp.zeros((1, n_pix)),
-        jnp.zeros((0, n_pix)),
-        theory.model_error,
-        LabelFeatures(("teff", "mh"), (3600.0, -0.1), (200.0, 0.2), 0),
-    )
 
 
 def make_domain(theory, n, *, snr=None, star=None):
