@@ -130,7 +130,6 @@ def some_stars(theory, sample_labels):
 def test_without_priors_and_errors_it_is_least_squares_of_the_stars_that_count(theory, some_stars):
     scaled, flux, ivar = some_stars
     model = make_model(theory, noise_scale=1.4)
-    stars = make_stars(theory, flux, ivar)
     kept = np.array([1, 1, 0, 1, 1, 1, 1, 1], bool)
     # What is not kept changes nothing.
     flux = np.where(kept[:, None], flux, 7.0)
