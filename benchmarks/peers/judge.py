@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -95,9 +95,9 @@ def _summarise(away: np.ndarray, error: np.ndarray | None) -> dict[str, Any]:
 
 
 def list_behind(
-    judged: Mapping[str, Mapping[str, list[dict[str, Any]]]], ours: str
+    judged: Mapping[str, Mapping[str, list[dict[str, Any]]]], ours: str, rivals: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Cells in which another method is ahead, by more than the errors of both.
+    """Cells in which one of the rivals is ahead, by more than the errors of both.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def list_behind(
     for label, rows in judged[ours].items():
         for number, own in enumerate(rows):
             for name, one in judged.items():
-                if name.startswith(ours) or label not in one or not own["n"]:
+                if name not in rivals or label not in one or not own["n"]:
                     continue
                 other = one[label][number]
                 for what, key in (("bias", "e_bias"), ("scatter", "e_scatter")):

@@ -42,12 +42,19 @@ PEERS: dict[str, Peer] = {
     "payne": PAYNE,
 }
 
-OURS = "ours"
-"""The row that others are held against."""
+OURS, UNTOLD = "ours", "ours_untold"
+"""The rows that others are held against: the default, which is told the labels of common stars as
+data-driven peers are, and the paper's way, in which they are a distribution and no star's own."""
 
 CYCLESTAR = "cyclestar"
 
-_OWN = {OURS: "this package", "ours_free": "this package, no prior"}
+OWN = {
+    OURS: "this package",
+    UNTOLD: "this package, labels of no star",
+    "ours_free": "this package, no prior",
+}
+
+_ALL_SPECTRA = "theory and all observed spectra"
 
 
 def fit_model(model: ForwardModel, raws: list[RawSpectrum], priors: str) -> Estimate:
@@ -83,6 +90,7 @@ def list_own(case: Case, cyclestar_steps: int) -> dict[str, Callable[[], Labelle
 
     fits = {
         OURS: learn(case.transfers.learn_default, "model"),
+        UNTOLD: learn(case.transfers.learn_untold, "model"),
         "ours_free": learn(case.transfers.learn_default, "none"),
     }
     if cyclestar_steps:
@@ -96,7 +104,9 @@ def describe_row(name: str) -> dict[str, Any]:
     if name in PEERS:
         peer = PEERS[name]
         return {"title": peer.title, "learns_from": peer.learns_from, "source": peer.source}
-    title = _OWN.get(name)
+    title = OWN.get(name)
     if title is None:
         title = f"Cycle-StarNet, the paper's configuration, {name.split()[-1]} steps of 500,000"
-    return {"title": title, "learns_from": "theory and all observed spectra", "source": ""}
+    told = name in OWN and name != UNTOLD
+    learns_from = f"{_ALL_SPECTRA}, common stars" if told else _ALL_SPECTRA
+    return {"title": title, "learns_from": learns_from, "source": ""}

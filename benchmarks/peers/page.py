@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.methods import OURS
 from jaxmdwarf.plots.style import describe_quantity
 
 PAGE = Path(__file__).parents[2] / "docs" / "peers.md"
@@ -39,7 +40,7 @@ def render_tables(result: dict[str, Any]) -> str:
         ]
         parts.append(_table(header, rows))
     parts.append(_table(*_tabulate_rest(methods)))
-    parts.append(_list_ahead(result))
+    parts += [_list_ahead(methods, *one) for one in result["ahead_of"].items()]
     return "\n".join(parts)
 
 
@@ -79,7 +80,7 @@ def _describe(result: dict[str, Any]) -> str:
 
 
 def _title(one: dict[str, Any]) -> str:
-    return f"**{one['title']}**" if one["name"] == "ours" else one["title"]
+    return f"**{one['title']}**" if one["name"] == OURS else one["title"]
 
 
 def _row(one: dict[str, Any], label: str, stars: str) -> dict[str, Any]:
@@ -127,14 +128,16 @@ def _pulls(one: dict[str, Any], label: str) -> str:
     return f"{row['pull_mean']:+.2f}, {width:.2f}"
 
 
-def _list_ahead(result: dict[str, Any]) -> str:
-    """Where others are ahead of the package, by more than the errors."""
-    titles = {one["name"]: one["title"] for one in result["methods"]}
-    if not result["ahead_of_ours"]:
-        return "No other row is ahead of the package's by more than the errors, in any cell.\n"
-    lines = ["Ahead of the package's row by more than the bootstrap errors of both:\n"]
+def _list_ahead(methods: list[dict[str, Any]], own: str, ahead: list[dict[str, Any]]) -> str:
+    """Where others are ahead of a row of the package, by more than the errors."""
+    titles = {one["name"]: one["title"] for one in methods}
+    if not ahead:
+        return (
+            f"No other method is ahead of *{titles[own]}* by more than the errors, in any cell.\n"
+        )
+    lines = [f"Ahead of *{titles[own]}* by more than the bootstrap errors of both:\n"]
     by_method: dict[str, list[str]] = {}
-    for one in result["ahead_of_ours"]:
+    for one in ahead:
         quantity = describe_quantity(one["label"])
         theirs, ours = (
             quantity.write(one[key], signed=one["what"] == "bias", unit=False)

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.peers.common import Estimate, Labeller, tune
 from benchmarks.peers.judge import judge_all, list_behind
-from benchmarks.peers.methods import OURS, PEERS, describe_row, list_own
+from benchmarks.peers.methods import OURS, OWN, PEERS, UNTOLD, describe_row, list_own
 from benchmarks.peers.survey import Case, CaseConfig, prepare_case
 from benchmarks.results_io import count_cpu_seconds
 from jaxmdwarf.diagnostics.recovery import measure_recovery
@@ -172,7 +172,11 @@ def summarise(
             "config": {"seeds": list(seeds), **asdict(config)},
             "stars": [snr.size for snr in snrs],
             "methods": methods,
-            "ahead_of_ours": list_behind(judged, OURS),
+            "ahead_of": {
+                name: list_behind(judged, name, [row for row in judged if row not in OWN])
+                for name in (OURS, UNTOLD)
+                if name in judged
+            },
             "by_seed": by_seed,
         }
     )

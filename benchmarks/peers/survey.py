@@ -87,6 +87,10 @@ class Transfers(NamedTuple):
         """The package's default."""
         return self._learn("transfer", TransferConfig())
 
+    def learn_untold(self) -> ForwardModel:
+        """From the distribution of the literature's labels alone."""
+        return self._learn("untold", TransferConfig(common_stars="distribution"))
+
     def learn_cyclestar(self, steps: int) -> ForwardModel:
         """The paper's networks; judged by truth, whatever their own guards say of them."""
         networks = CycleStar(CycleStarConfig.paper(steps=steps))

@@ -182,7 +182,7 @@ def train_transfer(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
-    """Learn, without labels, how observed spectra differ from an emulator's.
+    """Learn from spectra, few or none of them labelled, how they differ from an emulator's.
 
     Parameters
     ----------
@@ -190,7 +190,9 @@ def train_transfer(
         See `jaxmdwarf.read`; a hundred good spectra are the least that is worth it.
     emulator : path, ForwardModel, or what `train_emulator` returned
     reference : path, sequence of path, DataFrame or Table, optional
-        Literature labels (Teff, [M/H]) of stars like the observed ones.
+        Literature labels (Teff, [M/H]) of stars like the observed ones. Those that are among the
+        spectra, by position, are anchors where no others are given; `config` decides
+        (``common_stars``).
     anchors : path, DataFrame or Table, optional
         Known labels, with errors, of stars that are among the spectra, matched by path, obsid,
         Gaia's source_id or position; they are learned from as measurements beside the spectra.

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class Command:
     """Run the whole pipeline on a simulated survey, and judge it against the truth.
 
-    Simulates a survey as files, trains an emulator on a simulated model grid, learns without labels
-    how the spectra differ from it, fits and measures every file, and writes DIR/catalogue.fits,
-    report.html (open it first), metrics.json and figures. Minutes on two cores. A run that was
-    stopped goes on when the command is given again.
+    Simulates a survey as files, trains an emulator on a simulated model grid, learns from all
+    spectra, few of them labelled, how they differ from it, fits and measures every file, and writes
+    DIR/catalogue.fits, report.html (open it first), metrics.json and figures. Minutes on two cores.
+    A run that was stopped goes on when the command is given again.
 
     Example: jaxmdwarf quickstart --out first --seed 1
     """

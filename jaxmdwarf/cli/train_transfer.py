@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """Learn, without labels, how observed spectra differ from the emulator's, and write a model.
+    """Learn how observed spectra, few or none labelled, differ from the emulator's; write a model.
 
     The spectra are brought to rest with the emulator and normalised; those that cannot be used are
     listed in MODEL_rejects.csv with reason and remedy. Synthetic spectra follow the labels of
@@ -47,8 +47,9 @@ class Command:
         tuple[str, ...],
         tyro.conf.arg(
             metavar="TABLE [TABLE ...]",
-            help="Literature labels (Teff, [M/H]) of stars like the observed ones; they need not "
-            "be the same stars. Without, labels are as frequent as along the isochrones.",
+            help="Literature labels (Teff, [M/H]) of stars like the observed ones. Those that are "
+            "among the spectra are used star by star (--common-stars). Without, labels are as "
+            "frequent as along the isochrones.",
             help_behavior_hint="(default: none)",
         ),
     ] = ()
@@ -83,6 +84,14 @@ class Command:
             help_behavior_hint="(default: guessed)",
         ),
     ] = ()
+
+    common_stars: Annotated[
+        Literal["anchors", "distribution"],
+        tyro.conf.arg(
+            help="What stars of the reference tell that are among the spectra, where no --anchors "
+            "are given: each its own Teff and [M/H], or no more than how these are distributed."
+        ),
+    ] = "anchors"
 
     isochrones: Annotated[
         tuple[str, ...],
@@ -254,6 +263,7 @@ class Command:
                 labels=TrainingSetConfig(cuts=cuts),
                 reference_columns=parse_columns(self.columns),
                 anchor_columns=parse_columns(self.anchor_columns, "--anchor-columns"),
+                common_stars=self.common_stars,
                 min_overlap=self.min_overlap,
                 seed=self.seed,
                 force=self.force,

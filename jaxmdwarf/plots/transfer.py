@@ -70,7 +70,8 @@ def plot_training(records: Sequence[Mapping[str, Any]], *, title: str = "") -> F
         panels["rec"].set_yscale("log")
         # The first steps are far off: what matters is the end.
         low, high = min(drawn), float(np.percentile(drawn, 99))
-        panels["rec"].set_ylim(0.8 * low, max(1.3 * high, 2 * low))
+        # A third of the height above them is for the names.
+        panels["rec"].set_ylim(0.8 * low, max(1.3 * high, 2 * low) * (high / low) ** 0.35)
     panels["rec"].set_title("reconstruction and cycle (dashed: held out)", fontsize=10)
     panels["rec"].set_ylabel("weighted square error")
     _plot_series(panels["adv"], records, ADVERSARIAL, linewidth=1.1)

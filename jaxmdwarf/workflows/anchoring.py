@@ -14,6 +14,7 @@ from jaxmdwarf.catalogue.counterparts import list_columns
 from jaxmdwarf.catalogue.names import find_column
 from jaxmdwarf.catalogue.published import PreparedTable
 from jaxmdwarf.catalogue.quantities import find_positions, read_errors
+from jaxmdwarf.diagnostics.matching import match_by_position
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.parts import PackPart
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 DEFAULT_ERRORS = {"teff": 80.0, "logg": 0.1, "mh": 0.1, "alpha_m": 0.1}
 """One sigma, K and dex, of labels that are given without errors: about what tables of M dwarfs
 differ by (the paper, section 5)."""
+
+LEAST_ERRORS = {"teff": 40.0, "mh": 0.05}
+"""One sigma, K and dex, of labels of a reference's stars among the spectra, at least."""
 
 OPTION = "--anchor-columns"
 
@@ -258,6 +262,66 @@ def find_anchors(
         "matched_by": how,
         "known": {name: int(n) for name, n in zip(space.names, known, strict=True) if n},
         "assumed_errors": anchors.assumed,
+    }
+    return FoundAnchors(sample, report)
+
+
+def find_common_stars(
+    spectra: pd.DataFrame,
+    reference: pd.DataFrame,
+    space: LabelSpace,
+    *,
+    radius_arcsec: float = 3.0,
+) -> FoundAnchors | None:
+    """Spectra of a domain that are of stars of the reference, as anchors; None if too few are.
+
+    Teff and [M/H] alone are taken: gravity is on the scale of the isochrones, which literature does
+    not share. Errors that tables state are internal ones: no label counts as better known than
+    `LEAST_ERRORS`, about half of what sources differ by.
+
+    Parameters
+    ----------
+    spectra : DataFrame
+        The domain's, as a fit tabulates them.
+    reference : DataFrame
+        From `jaxmdwarf.io.references.read_references`.
+    space : LabelSpace
+    radius_arcsec : float
+    """
+    names = [name for name in LEAST_ERRORS if name in space.names]
+    placed = reference[reference[["ra_deg", "dec_deg"]].notna().all(axis=1)]
+    if placed.empty or not names:
+        return None
+    matches = match_by_position(
+        *(spectra[name].to_numpy(np.float64) for name in ("RA", "Dec")),
+        *(placed[name].to_numpy(np.float64) for name in ("ra_deg", "dec_deg")),
+        radius_arcsec=radius_arcsec,
+    )
+    found = placed.iloc[matches.reference_rows]
+    labels, errors = np.full((2, len(found), space.n_label), np.nan)
+    assumed: dict[str, float] = {}
+    for name in names:
+        index = space.index(name)
+        values = found[name].to_numpy(np.float64)
+        inside = (values >= space.lower[index]) & (values <= space.upper[index])
+        labels[:, index] = np.where(inside, values, np.nan)
+        stated = found[f"e_{name}"].to_numpy(np.float64)
+        if (inside & ~np.isfinite(stated)).any():
+            assumed[name] = DEFAULT_ERRORS[name]
+        stated = np.where(np.isfinite(stated), stated, DEFAULT_ERRORS[name])
+        errors[:, index] = np.maximum(stated, LEAST_ERRORS[name])
+    known = np.isfinite(labels).any(axis=1)
+    sample = AnchorSample(matches.rows[known], labels[known], errors[known])
+    n_star = len(np.unique(matches.reference_rows[known]))
+    if n_star < LEAST_ANCHORS:
+        return None
+    report = {
+        "rows": len(reference),
+        "matched": int(sample.rows.size),
+        "matched_by": f"{sample.rows.size} of {len(spectra)} rows are of {n_star} stars of the "
+        "reference, by position",
+        "known": {name: int(np.isfinite(labels[:, space.index(name)]).sum()) for name in names},
+        "assumed_errors": assumed,
     }
     return FoundAnchors(sample, report)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,19 +19,20 @@ from jaxmdwarf.io.json_files import plain_json, to_json
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance, hash_values
 from jaxmdwarf.io.references import read_references
-from jaxmdwarf.labels import describe_label
+from jaxmdwarf.labels import LabelSpace, describe_label
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.labels.codistribution import check_overlap
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
-from jaxmdwarf.training.transfer.anchors import AnchorSample
-from jaxmdwarf.training.transfer.domain import DomainSplit, split_domain
+from jaxmdwarf.training.transfer.domain import DomainSplit
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.population import PopulationConfig, learn_population
 from jaxmdwarf.workflows.anchoring import (
     AnchorTable,
+    FoundAnchors,
     describe_anchors,
     find_anchors,
+    find_common_stars,
     prepare_anchors,
 )
 from jaxmdwarf.workflows.methods.base import LEAST_COMMON_STARS, TransferMethod
@@ -70,6 +71,10 @@ class TransferConfig:
         names would be wrong.
     anchor_columns : tuple of (str, str)
         The same of the anchors, with those of errors (``e_teff``) and of what tells the stars.
+    common_stars : {"anchors", "distribution"}
+        What stars of the reference tell that are among the spectra: each its own labels, where the
+        method takes anchors and no others are given; or no more than how labels are distributed,
+        as in the paper.
     min_overlap : float
         Least overlap of the labels that the emulator alone finds with those of the synthetic
         domain; see `jaxmdwarf.training.labels.codistribution.check_overlap`.
@@ -87,6 +92,7 @@ class TransferConfig:
     n_draws: int = 1_000_000
     reference_columns: tuple[tuple[str, str], ...] = ()
     anchor_columns: tuple[tuple[str, str], ...] = ()
+    common_stars: Literal["anchors", "distribution"] = "anchors"
     min_overlap: float = 0.25
     population: PopulationConfig = field(default_factory=PopulationConfig)
     seed: int = 0
@@ -330,9 +336,8 @@ def learn_transfer(
     """
     config, progress = config or TransferConfig(), progress or Silent()
     config.method.require(prepared.domain.n_spec)
-    found = None
-    if anchors is not None:
-        found = find_anchors(prepared.table, anchors, emulator.label_space)
+    found = _find_known(prepared.table, emulator.label_space, config, reference, anchors)
+    if found is not None:
         progress.say(f"anchors: {found.report['matched_by']}")
     known = {} if found is None else {"anchors": found.sample}
     sample = None
@@ -372,7 +377,8 @@ def learn_transfer(
             **known,
         )
         _require_sound(trained, force=config.force, progress=progress)
-    split = _split(prepared, config.method, None if found is None else found.sample)
+    marked = None if found is None else found.sample.mark(prepared.domain.n_spec)
+    split = config.method.split(prepared.domain, marked)
     trained, population = _add_population(trained, prepared, config, split, progress)
     report = dict(trained.report)
     told = report.pop("anchors", {})
@@ -392,8 +398,24 @@ def learn_transfer(
         metrics["anchors"] = {**found.report, **told}
         for line in describe_anchors(metrics["anchors"]):
             progress.say(line)
-        columns["anchor"] = found.sample.mark(prepared.domain.n_spec)
+        columns["anchor"] = np.asarray(marked)
     return LearnedTransfer(trained, metrics, columns)
+
+
+def _find_known(
+    spectra: pd.DataFrame,
+    space: LabelSpace,
+    config: TransferConfig,
+    reference: pd.DataFrame | None,
+    anchors: AnchorTable | None,
+) -> FoundAnchors | None:
+    """Spectra of known labels: of the anchors that were given, else of the reference's stars."""
+    if anchors is not None:
+        return find_anchors(spectra, anchors, space)
+    wanted = config.common_stars == "anchors" and config.method.takes_anchors
+    return (
+        find_common_stars(spectra, reference, space) if wanted and reference is not None else None
+    )
 
 
 def _add_population(
@@ -474,19 +496,6 @@ def choose_reference(
     return ReferenceSample(labels, (errors[0], errors[1]))
 
 
-def _split(
-    prepared: PreparedSpectra, method: TransferMethod, anchors: AnchorSample | None
-) -> DomainSplit:
-    """The split that a method has made of the spectra."""
-    domain = prepared.domain
-    anchored = None if anchors is None else anchors.mark(domain.n_spec)
-    # Methods hold themselves how many they need of each part; one that splits nothing needs none.
-    none = (0, 0, 0)
-    return split_domain(
-        domain.n_spec, seed=method.seed, star=domain.star, anchored=anchored, least=none
-    )
-
-
 def _name_parts(split: DomainSplit, n_spec: int) -> np.ndarray:
     """Whether each spectrum was trained on, validated on or held out."""
     parts = np.full(n_spec, "train", dtype=object)
@@ -500,7 +509,10 @@ def describe_transfer(config: TransferConfig) -> dict[str, Any]:
         "observed": asdict(config.observed),
         "labels": asdict(config.labels),
         "population": asdict(config.population),
-        **{name: getattr(config, name) for name in ("n_draws", "min_overlap", "seed")},
+        **{
+            name: getattr(config, name)
+            for name in ("n_draws", "common_stars", "min_overlap", "seed")
+        },
     }
     settings = config.method.describe()
     return {"method": settings.pop("name"), "settings": settings, **about}

@@ -48,7 +48,7 @@ def _write_stars(
             obsid=1000 + row,
             file_name=f"star-{row:0{n_digit}d}.fits.gz",
             plan_id="TEST",
-            ra_deg=150.0,
+            ra_deg=150.0 + 0.01 * row,
             dec_deg=20.0,
             lmjd=58000,
             spectrograph=1,

@@ -13,8 +13,10 @@ from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.workflows import transfer as stages
 from jaxmdwarf.workflows.anchoring import (
     DEFAULT_ERRORS,
+    LEAST_ERRORS,
     describe_anchors,
     find_anchors,
+    find_common_stars,
     read_anchors,
     require_among,
 )
@@ -84,6 +86,62 @@ def test_spectra_are_found_by_whatever_the_table_has(spectra, way):
     assert found.report["matched"] == 5
     assert found.report["known"] == {"teff": 5, "mh": 5}
     assert way in found.report["matched_by"]
+
+
+def make_reference(**columns):
+    """Literature of stars 3 ... 10, as `read_references` gives it."""
+    number = np.arange(3, 3 + N)
+    table = {
+        "teff": 3300.0 + 20 * number,
+        "mh": -0.05 * number,
+        "logg": 4.9,
+        "e_teff": 60.0,
+        "e_mh": np.nan,
+        "ra_deg": 10.0 + number + 0.2 / 3600,
+        "dec_deg": 5.0,
+    }
+    return pd.DataFrame({**table, **columns})
+
+
+def test_stars_that_the_reference_shares_with_the_spectra_are_anchors(spectra):
+    found = find_common_stars(spectra, make_reference(), SPACE)
+    assert found.sample.rows.tolist() == [3, 4, 5, 6, 7]
+    np.testing.assert_array_equal(found.sample.labels[:, 0], 3360.0 + 20 * np.arange(5))
+    np.testing.assert_allclose(found.sample.labels[:, 2], -0.15 - 0.05 * np.arange(5))
+    # Gravity of the literature is on scales of its own.
+    assert np.isnan(found.sample.labels[:, [1, 3]]).all()
+    assert (found.sample.errors[:, 0] == 60.0).all()
+    assert (found.sample.errors[:, 2] == DEFAULT_ERRORS["mh"]).all()
+    assert found.report["assumed_errors"] == {"mh": DEFAULT_ERRORS["mh"]}
+    assert found.report["known"] == {"teff": 5, "mh": 5}
+    assert found.report["matched_by"] == (
+        "5 of 8 rows are of 5 stars of the reference, by position"
+    )
+
+
+def test_stated_errors_of_a_reference_are_internal_ones(spectra):
+    sample = find_common_stars(spectra, make_reference(e_teff=5.0, e_mh=0.01), SPACE).sample
+    assert (sample.errors[:, 0] == LEAST_ERRORS["teff"]).all()
+    assert (sample.errors[:, 2] == LEAST_ERRORS["mh"]).all()
+
+
+def test_visits_count_as_one_star_and_too_few_stars_are_none(spectra):
+    four = make_reference()[:4]
+    assert find_common_stars(spectra, four, SPACE) is None
+    spectra.loc[7, "RA"] = spectra.loc[6, "RA"]
+    assert find_common_stars(spectra, make_reference(), SPACE) is None
+    assert find_common_stars(spectra, make_reference(ra_deg=np.nan), SPACE) is None
+
+
+def test_labels_beyond_the_emulator_are_unknown(spectra):
+    reference = make_reference()
+    reference.loc[0, "teff"], reference.loc[1, ["teff", "mh"]] = 6100.0, [6100.0, np.nan]
+    spectra.loc[0, "RA"] = 18.0  # star 8 takes the place of one that says nothing
+    found = find_common_stars(spectra, reference, SPACE)
+    assert found.sample.rows.tolist() == [0, 3, 5, 6, 7]
+    assert np.isnan(found.sample.labels[1, 0])
+    assert found.sample.labels[1, 2] == pytest.approx(-0.15)
+    assert found.report["known"] == {"teff": 4, "mh": 5}
 
 
 def test_a_path_that_is_of_several_spectra_tells_none(spectra):

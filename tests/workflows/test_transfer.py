@@ -527,6 +527,31 @@ def test_anchors_reach_the_method_and_are_on_record(train, survey, tmp_path):
     assert metrics["anchors"]["assumed_errors"] == {"teff": 80.0}
 
 
+def test_stars_of_the_reference_are_anchors_unless_their_distribution_is_asked_for(
+    train, survey, model_dir, reference, tmp_path
+):
+    options = replace(OPTIONS, method=Noted())
+    train(tmp_path / "first", options)
+    assert "anchors" not in json.loads((tmp_path / "first" / "metrics.json").read_text())
+    spectra = pd.read_parquet(tmp_path / "first" / "observed.parquet")
+    assert "anchor" not in spectra
+    known = pd.read_csv(reference)
+    known.loc[:6, ["ra", "dec"]] = spectra[["RA", "Dec"]].to_numpy()[:7]
+    placed = tmp_path / "placed.csv"
+    known.to_csv(placed, index=False)
+    for common_stars, n in (("anchors", 7), ("distribution", 0)):
+        out = tmp_path / common_stars
+        chosen = replace(options, common_stars=common_stars)
+        train_transfer_files([survey[0]], model_dir, placed, out, chosen, processes=1)
+        metrics = json.loads((out / "metrics.json").read_text())
+        assert len(metrics.get("anchors", {"rows": []})["rows"]) == n
+        table = pd.read_parquet(out / "observed.parquet")
+        assert ("anchor" in table) == bool(n)
+        assert describe_model(out)["training"]["config"]["common_stars"] == common_stars
+    # The paper's networks have no use for labels of single stars.
+    assert not OPTIONS.method.takes_anchors
+
+
 def test_anchors_of_no_use_are_refused_before_spectra_are_read(
     train, tmp_path, monkeypatch, reference
 ):

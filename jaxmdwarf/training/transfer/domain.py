@@ -131,6 +131,7 @@ def split_domain(
     least: tuple[int, int, int] = (1, 1, 1),
     star: Int[np.ndarray, "n_spec"] | None = None,
     anchored: Bool[np.ndarray, "n_spec"] | None = None,
+    good: Bool[np.ndarray, "n_spec"] | None = None,
 ) -> DomainSplit:
     """Split rows at random (paper, section 3.3.1: 8:2:1), all spectra of a star to one part.
 
@@ -147,7 +148,10 @@ def split_domain(
         Number of the star of each row; without it each row is a star of its own.
     anchored : (n_spec,) bool, optional
         Rows whose stars are to be learned from, wherever chance would have put them. Where this
-        would leave the other parts less than half of their stars, all stay where they are.
+        would leave the other parts less than half of their rows, or fewer good ones than `least`,
+        all stay where they are.
+    good : (n_spec,) bool, optional
+        Rows that are of use; all if left out.
 
     Raises
     ------
@@ -179,7 +183,8 @@ def split_domain(
     reached[order] = np.cumsum(visits[order])
     part = ((reached > n_train).astype(int) + (reached > n_train + n_validation))[number]
     if anchored is not None:
-        part = _move_to_training(part, number, anchored)
+        useful = np.ones(n_spec, bool) if good is None else good
+        part = _move_to_training(part, number, anchored, useful, least)
     split = DomainSplit(*(np.flatnonzero(part == one) for one in range(3)))
     sizes = tuple(map(len, split))
     needed = [int(small) if share else 0 for small, share in zip(least, shares, strict=True)]
@@ -201,11 +206,19 @@ def split_domain(
     return split
 
 
-def _move_to_training(part: np.ndarray, number: np.ndarray, anchored: np.ndarray) -> np.ndarray:
-    """Parts of rows once the stars of anchored rows are in the first."""
+def _move_to_training(
+    part: np.ndarray,
+    number: np.ndarray,
+    anchored: np.ndarray,
+    good: np.ndarray,
+    least: tuple[int, int, int],
+) -> np.ndarray:
+    """Parts of rows once the stars of anchored rows are in the first, if the others can spare."""
     moves = np.isin(number, number[anchored])
     for one in (1, 2):
-        if 2 * np.count_nonzero((part == one) & ~moves) < np.count_nonzero(part == one):
+        kept = (part == one) & ~moves
+        halved = 2 * np.count_nonzero(kept) < np.count_nonzero(part == one)
+        if halved or np.count_nonzero(kept & good) < least[one]:
             return part
     return np.where(moves, 0, part)
 

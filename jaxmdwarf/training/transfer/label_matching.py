@@ -210,8 +210,19 @@ def _describe_distribution(sample: np.ndarray, errors: tuple[float, float]):
     """Mean and covariance of labels, the errors of these taken off."""
     # Found as that of the fitted labels is, or a skew distribution would have two means.
     mean, covariance = _robust_moments(sample)
-    # Errors cannot be more than nine tenths of what is seen.
-    return mean, covariance - np.diag(np.minimum(np.square(errors), 0.9 * np.diag(covariance)))
+    return mean, _take_off_errors(covariance, np.asarray(errors, np.float64))
+
+
+def _take_off_errors(
+    covariance: Float[np.ndarray, "2 2"], errors: Float[np.ndarray, 2]
+) -> Float[np.ndarray, "2 2"]:
+    """A covariance without that of errors; in no direction are these over nine tenths of it."""
+    unit = np.sqrt(np.diag(covariance))
+    root = _matrix_root(covariance / (unit[:, None] * unit))
+    inverse = np.linalg.inv(root)
+    share, directions = np.linalg.eigh(inverse @ np.diag((errors / unit) ** 2) @ inverse)
+    left = root @ (directions * (1 - np.minimum(share, 0.9))) @ directions.T @ root
+    return left * (unit[:, None] * unit)
 
 
 def _robust_moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -158,6 +159,14 @@ class StarSample:
             away = np.abs(residual - typical)
             found.append((away > _FAR_FLUX) & (away * np.sqrt(ivar) > _FAR_SIGMA))
         self._hit = np.concatenate(found)
+
+    def as_domain(self) -> ObservedDomain:
+        """These spectra alone, without the pixels that were dropped."""
+        domain = self._observed.take(self.rows)
+        if self._hit is None:
+            return domain
+        ivar, known = (np.where(self._hit, 0, part) for part in (domain.ivar, domain.information))
+        return replace(domain, ivar=ivar, information=known)
 
     def take(self, chosen: np.ndarray) -> StarSample:
         """Some of the stars."""

@@ -142,7 +142,7 @@ def train_matched(
     anchors: AnchorSample | None = None,
     on_pass: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainedTransfer:
-    """Learn a correction of `emulator` for the observed domain, without labels of its stars.
+    """Learn a correction of `emulator` for the observed domain, few or none of its stars labelled.
 
     Labels of anchors, where there are any, are taken as measurements of these stars, and tell what
     the distribution of the reference only says in the mean.
@@ -179,7 +179,8 @@ def train_matched(
     _require_inputs(emulator, observed, labels)
     space = emulator.label_space
     marked = None if anchors is None else anchors.mark(observed.n_spec)
-    split = split_for_matching(observed.n_spec, config, observed.star, marked)
+    good = np.asarray(observed.snr) >= config.min_snr
+    split = split_for_matching(observed.n_spec, config, observed.star, marked, good)
     rows = _choose_rows(observed, split.train, config, _LEAST_STARS, marked)
     held = _choose_rows(observed, split.validation, replace(config, max_spectra=2000), 10)
     reference, common = _find_common(reference, rows, config.least_common)
@@ -218,7 +219,11 @@ def train_matched(
         )
         best = _exchange(best, uncertainty=jnp.asarray(uncertainty))
     best = _learn_of_stars(best, stars, learned[number], config)
-    there = np.asarray(space.unscale(estimate_labels(best, stars, start).scaled))
+    posterior = estimate_labels(best, stars, start)
+    there = np.asarray(space.unscale(posterior.scaled))
+    # A catalogue is fitted without pixels that are wrong, and so is what tells of its errors.
+    stars.drop_hits(residuals_of(best, stars, posterior), float(best.noise_scale))
+    clean, each = stars.as_domain(), np.arange(len(rows))
     told: dict[str, Any] = {}
     if known is not None:
 
@@ -227,14 +232,14 @@ def train_matched(
             again = _learn(*args, known=some)
             return _learn_of_stars(again.model, stars, again, config)
 
-        best, told = judge_anchors(best, learn, known, observed, rows, there, config.n_fold)
+        best, told = judge_anchors(best, learn, known, clean, each, there, config.n_fold)
         last = learned[number].anchored
         told |= {"relations_moved": settled, **({} if last is None else last.describe())}
     if best.label_error is None and common is not None and reference is not None:
-        of_reference = there[np.searchsorted(rows, np.asarray(reference.rows))]
-        error = learn_label_errors(best, observed, reference, of_reference)
+        seen = np.searchsorted(rows, np.asarray(reference.rows))
+        error = learn_label_errors(best, clean, replace(reference, rows=seen), there[seen])
         best = _exchange(best, label_error=error)
-    best = _exchange(best, velocity_error=learn_velocity_error(best, observed, rows, there))
+    best = _exchange(best, velocity_error=learn_velocity_error(best, clean, each, there))
     report = {
         "n_train": len(rows),
         "n_validation": len(held),
@@ -281,6 +286,7 @@ def split_for_matching(
     config: MatchedConfig,
     star: Int[np.ndarray, n_spec] | None = None,
     anchored: Bool[np.ndarray, n_spec] | None = None,
+    good: Bool[np.ndarray, n_spec] | None = None,
 ) -> DomainSplit:
     """Spectra to learn from, to validate with and to test, see `split_domain`.
 
@@ -290,7 +296,9 @@ def split_for_matching(
         If they are too few for matching distributions.
     """
     least = (_LEAST_STARS, 20, 1)
-    return split_domain(n_spec, seed=config.seed, least=least, star=star, anchored=anchored)
+    return split_domain(
+        n_spec, seed=config.seed, least=least, star=star, anchored=anchored, good=good
+    )
 
 
 def _find_common(

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.io.models import load_model, save_model
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
-from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.workflows.progress import Progress
 
@@ -117,6 +117,17 @@ class TransferMethod(abc.ABC):
     def least_common(self) -> int:
         """Stars of a reference that must be among the spectra to be compared star for star."""
         return LEAST_COMMON_STARS
+
+    def split(
+        self, domain: ObservedDomain, anchored: Bool[np.ndarray, n_spec] | None = None
+    ) -> DomainSplit:
+        """The parts that training makes of the spectra; `anchored` ones are those of known labels.
+
+        Methods hold themselves how many they need of each part; one that splits nothing needs none.
+        """
+        return split_domain(
+            domain.n_spec, seed=self.seed, star=domain.star, anchored=anchored, least=(0, 0, 0)
+        )
 
     def require(self, n_spec: int) -> None:
         """Raise what training would, were it given `n_spec` spectra; told before long work."""

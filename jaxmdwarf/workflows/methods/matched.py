@@ -6,10 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.anchors import AnchorSample
-from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.matched import (
     MatchedConfig,
@@ -50,6 +53,13 @@ class Matched(TransferMethod):
     def least_common(self) -> int:
         """As the settings have it."""
         return self.settings.least_common
+
+    def split(
+        self, domain: ObservedDomain, anchored: Bool[np.ndarray, n_spec] | None = None
+    ) -> DomainSplit:
+        """Anchors are learned from as far as good spectra are left to validate with."""
+        good = np.asarray(domain.snr) >= self.settings.min_snr
+        return split_for_matching(domain.n_spec, self.settings, domain.star, anchored, good)
 
     def require(self, n_spec: int) -> None:
         """Raise `MismatchError` if there are too few spectra to match their distribution."""

@@ -119,6 +119,18 @@ def test_stars_that_are_known_are_learned_from_unless_too_few_others_are_left():
     assert all(map(np.array_equal, everyone, without))
 
 
+def test_known_stars_are_not_taken_from_parts_that_would_be_left_without_good_ones():
+    without = split_domain(400, seed=3)
+    known, good = np.zeros(400, bool), np.zeros(400, bool)
+    good[without.train] = good[without.test] = good[without.validation[:25]] = True
+    known[without.validation[:6]] = True
+    nineteen = split_domain(400, seed=3, anchored=known, good=good, least=(60, 20, 1))
+    assert all(map(np.array_equal, nineteen, without))
+    known[without.validation[5]] = False
+    twenty = split_domain(400, seed=3, anchored=known, good=good, least=(60, 20, 1))
+    assert set(without.validation[:5]) <= set(twenty.train)
+
+
 def test_spectra_without_names_are_told_by_their_row_and_none_at_all_are_a_domain():
     domain = make_domain()
     flux = domain.flux.copy()
@@ -136,11 +148,12 @@ def test_spectra_without_names_are_told_by_their_row_and_none_at_all_are_a_domai
 def test_stars_move_to_training_as_long_as_half_of_each_other_part_stays():
     part = np.repeat([0, 1, 2], [4, 4, 3])
     number = np.array([0, 0, 1, 2, 3, 3, 4, 5, 6, 7, 8])
-    moved = _move_to_training(part, number, np.isin(np.arange(11), [4, 8]))
+    good, least = np.ones(11, bool), (1, 1, 1)
+    moved = _move_to_training(part, number, np.isin(np.arange(11), [4, 8]), good, least)
     assert moved.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 0, 2, 2]
     # Three of four, and two of three, would be too many.
     for anchored in ([4, 6], [8, 9]):
-        same = _move_to_training(part, number, np.isin(np.arange(11), anchored))
+        same = _move_to_training(part, number, np.isin(np.arange(11), anchored), good, least)
         np.testing.assert_array_equal(same, part)
 
 

@@ -216,13 +216,20 @@ def test_the_transport_carries_one_covariance_into_the_other_and_moves_least():
     assert (np.linalg.eigvalsh(inner) > 0).all()
 
 
-def test_errors_of_a_reference_leave_a_tenth_of_its_variance():
-    sample = np.random.default_rng(0).normal((3500.0, -0.1), (100.0, 0.2), (200, 2))
+@pytest.mark.parametrize("errors", [(0.0, 0.0), (10.0, 0.03), (60.0, 0.08), (500.0, 0.1)])
+def test_errors_of_a_reference_leave_a_tenth_of_its_variance_in_any_direction(errors):
+    covariance = np.array([[1e4, 18.0], [18.0, 0.04]])  # 100 K and 0.2 dex, correlated by 0.9
+    sample = np.random.default_rng(0).multivariate_normal((3500.0, -0.1), covariance, 400)
     _, plain = label_matching._describe_distribution(sample, (0.0, 0.0))
-    _, left = label_matching._describe_distribution(sample, (500.0, 0.1))
-    np.testing.assert_allclose(left[0, 0], 0.1 * plain[0, 0])
-    np.testing.assert_allclose(left[1, 1], plain[1, 1] - 0.01)
-    np.testing.assert_allclose(left[0, 1], plain[0, 1])
+    _, left = label_matching._describe_distribution(sample, errors)
+    share = np.linalg.eigvals(np.linalg.solve(plain, left))
+    assert (share > 0.1 - 1e-9).all()
+    taken = np.linalg.eigvals(np.linalg.solve(plain, np.diag(np.square(errors))))
+    np.testing.assert_allclose(np.sort(share), np.sort(1 - np.minimum(taken, 0.9)), rtol=1e-6)
+    if taken.max() < 0.9:
+        np.testing.assert_allclose(plain - left, np.diag(np.square(errors)), atol=1e-6)
+    # Without care the second of these would leave a population that no prior can be made of.
+    assert (taken.max() > 0.9) == (errors[0] > 10.0)
 
 
 def test_a_twelfth_of_contaminants_has_no_say_in_moments():

@@ -82,6 +82,16 @@ def test_chosen_stars_keep_their_pixels_and_their_hits(universe, monkeypatch):
     np.testing.assert_array_equal(some.snr, domain.snr[rows[chosen]])
     for taken, whole in zip(some.pixels(slice(0, 4), 1.3), every, strict=True):
         np.testing.assert_array_equal(taken, whole[chosen])
+    # As a domain of their own they are without those pixels, and otherwise as they were.
+    alone, left = some.as_domain(), domain.take(rows[chosen])
+    hit = np.zeros(left.ivar.shape, bool)
+    hit[0, 199] = hit[1, 60] = hit[3, 20] = True
+    np.testing.assert_array_equal(alone.ivar, np.where(hit, 0, left.ivar))
+    np.testing.assert_array_equal(alone.information, np.where(hit, 0, left.information))
+    np.testing.assert_array_equal(alone.flux, left.flux)
+    np.testing.assert_array_equal(alone.snr, left.snr)
+    fresh = StarSample(domain, theory, rows).as_domain()
+    np.testing.assert_array_equal(fresh.ivar, domain.ivar[rows])
     # Nor does taking some change the others.
     np.testing.assert_array_equal(stars.pixels(slice(200, 250), 1.3)[1], every[1][200:])
 

@@ -380,7 +380,9 @@ def test_sixty_spectra_are_needed_to_learn_from_and_twenty_to_validate(monkeypat
 
     monkeypatch.setattr(matched, "split_domain", split_domain)
     star, anchored = np.arange(300), np.zeros(300, bool)
-    matched.split_for_matching(300, MatchedConfig(seed=4), star, anchored)
-    assert seen == {
-        "n": 300, "seed": 4, "least": (60, 20, 1), "star": star, "anchored": anchored,
-    }  # fmt: skip
+    good = np.ones(300, bool)
+    matched.split_for_matching(300, MatchedConfig(seed=4), star, anchored, good)
+    assert seen.pop("star") is star
+    assert seen.pop("anchored") is anchored
+    assert seen.pop("good") is good
+    assert seen == {"n": 300, "seed": 4, "least": (60, 20, 1)}
