@@ -17,6 +17,7 @@ from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_errors import (
     LEAST_STARS,
     find_added,
+    find_typically_added,
     learn_label_errors,
     learn_velocity_error,
     spread_label_errors,
@@ -31,6 +32,29 @@ def test_what_is_missing_from_stated_errors_is_found(missing):
     away = rng.standard_normal(1500) * np.hypot(stated, missing)
     away[:15] += 5.0
     assert abs(find_added(away, stated) - missing) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("binaries", "missing", "abs_"), [(0, 0.0, 0.06), (0, 0.3, 0.03), (150, 0.3, 0.07)]
+)
+def test_a_tenth_of_binaries_changes_little_of_what_is_typically_missing(binaries, missing, abs_):
+    rng = np.random.default_rng(3)
+    stated = rng.uniform(0.05, 0.3, 1500)
+    away = rng.standard_normal(1500) * np.hypot(stated, missing)
+    away[:binaries] += rng.normal(0, 1.5, binaries)
+    found = find_typically_added(away, stated)
+    assert found == pytest.approx(missing, abs=abs_)
+    # Those within 0.6745 of the error are half, whatever the others are.
+    if missing:
+        assert np.mean(np.abs(away) < 0.6745 * np.hypot(stated, found)) == pytest.approx(
+            0.5, abs=2e-3
+        )
+        assert binaries == 0 or found < find_added(away, stated) - 0.03
+
+
+def test_differences_that_errors_explain_ask_for_nothing():
+    assert find_typically_added(np.zeros(5), np.ones(5)) == 0.0
+    assert find_typically_added(np.array([0.3, -0.5, 2.0]), np.ones(3)) == 0.0
 
 
 @pytest.fixture(scope="module")
