@@ -14,7 +14,7 @@ import pandas as pd
 from experiments.theory import train_theory
 from jaxmdwarf.catalogue.repeats import RepeatConfig, TotalErrors, measure_precision
 from jaxmdwarf.catalogue.value_added import CatalogueConfig, add_values
-from jaxmdwarf.diagnostics.recovery import compute_pulls, measure_pulls
+from jaxmdwarf.diagnostics.recovery import compute_pulls, measure_pulls, measure_recovery
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.io.tables import read_table
@@ -32,6 +32,11 @@ SNR_EDGES = (5.0, 10.0, 20.0, 40.0, 80.0, np.inf)
 """Of the bins."""
 
 TOTALS: tuple[TotalErrors, ...] = ("excess", "paper")
+
+METAL_POOR, ALPHA_RICH = (-1.0, -0.7), 0.25
+"""[M/H] and [alpha/M] of stars that priors draw to the others."""
+
+BRIGHT_SNR = 30.0
 
 INJECTED = {"rv": (66.7, 3.03), "teff": (433.0, 17.7), "logg": (0.55, 0.015), "mh": (1.0, 0.04)}
 """a and b of eq. 9 from what the paper finds at S/N 10 and 100 (section 4.1)."""
@@ -62,6 +67,8 @@ class RepeatVisitsConfig:
         One survey each. Seed 21 is what the rule for total errors was chosen with.
     survey : SurveyConfig
         Its seed is replaced by each of `seeds`.
+    gap : float
+        Strength of all causes of the gap that `survey` names.
     n_train : int
         Spectra, about, that a transfer is learned from: all visits of the first stars.
     n_grid : int
@@ -73,6 +80,7 @@ class RepeatVisitsConfig:
     out: str = "runs/repeat_visits"
     seeds: tuple[int, ...] = (22, 23)
     survey: SurveyConfig = field(default_factory=_visited_often)
+    gap: float = 1.0
     n_train: int = 1500
     n_grid: int = 1152
     n_injected: int = 25
@@ -96,9 +104,11 @@ class RepeatVisitsConfig:
             made = self._make_survey(root / str(seed), seed, emulator, progress)
             sample, by_seed[seed] = self._judge(made, seed)
             samples.append(sample.assign(star=sample["star"] + 10**7 * len(samples)))
+        together = pd.concat(samples, ignore_index=True)
         outcome = plain_json(
             {
-                "all_seeds": judge_coverage(pd.concat(samples, ignore_index=True)),
+                "all_seeds": judge_coverage(together),
+                "far_from_the_mean": judge_far_stars(together),
                 "seeds": by_seed,
                 "experiment": asdict(self),
             }
@@ -108,7 +118,7 @@ class RepeatVisitsConfig:
 
     def _make_survey(self, folder: Path, seed: int, emulator: Path, progress: Progress) -> Path:
         """Survey, transfer and fits, as far as they are not there; returns their folder."""
-        survey = replace(self.survey, seed=seed)
+        survey = replace(self.survey, seed=seed, gap=self.survey.gap.scaled(self.gap))
         if not (folder / "survey" / "survey.json").is_file():
             simulate_files(folder / "survey", config=survey, progress=progress)
         if not (folder / "transfer" / "model.json").is_file():
@@ -158,6 +168,7 @@ class RepeatVisitsConfig:
             },
             "injected": inject_precision(catalogue, self.n_injected, seed),
             "coverage": judge_coverage(sample),
+            "far_from_the_mean": judge_far_stars(sample),
             "flagged": count_flags(catalogue, truth),
         }
 
@@ -179,14 +190,25 @@ def pair_with_truth(
     Returns
     -------
     DataFrame
-        ``quantity``, ``star``, ``snr``, ``away`` (measured minus true), the error of the fit
+        ``quantity``, ``star``, ``snr``, ``truth``, ``away`` (measured minus true), ``away_lik``
+        (the same of the label of the spectrum alone; NaN where there is none), the error of the fit
         ``formal``, and one column for each kind of total error.
     """
     validation = validate_tables(fits, truth)
     parts = []
     for name, one in validation.samples.items():
-        error = f"e_{describe_label(name).column}"
-        part = {"quantity": name, "away": one.measured - one.reference, "formal": one.error}
+        column = describe_label(name).column
+        error, alone = f"e_{column}", f"{column}_lik"
+        part = {
+            "quantity": name,
+            "truth": one.reference,
+            "away": one.measured - one.reference,
+            "away_lik": np.nan,
+            "formal": one.error,
+        }
+        if alone in fits:
+            lik = fits[alone].to_numpy(np.float64)[validation.rows]
+            part["away_lik"] = lik - one.reference
         for total, table in catalogues.items():
             rows = table.iloc[validation.rows]
             part |= {"star": rows["star"].to_numpy(), "snr": rows["SNRr"].to_numpy()}
@@ -206,19 +228,29 @@ def judge_coverage(sample: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     Returns
     -------
     dict of str to list of dict
-        One entry a bin: rows, stars, and for formal and total errors the median of these, mean and
-        width of the pulls, and the shares within one and two errors with standard errors that
-        count stars, since visits of a star share a part of their errors.
+        One entry a bin: rows, stars, bias and robust scatter, root mean square beside that of the
+        mean of all true labels in place of each, and for formal and total errors the median of
+        these, mean and width of the pulls, and the shares within one and two errors with standard
+        errors that count stars, since visits of a star share a part of their errors.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for name, rows in sample.groupby("quantity"):
-        bins = []
+        bins, mean_truth = [], rows["truth"].mean()
         for low, high in itertools.pairwise(SNR_EDGES):
             inside = rows[(rows["snr"] >= low) & (rows["snr"] < high)]
             n_star = inside["star"].nunique()
             if not n_star:
                 continue
-            entry: dict[str, Any] = {"snr": [low, high], "n": len(inside), "stars": n_star}
+            recovery = measure_recovery(inside["away"].to_numpy())
+            entry: dict[str, Any] = {
+                "snr": [low, high],
+                "n": len(inside),
+                "stars": n_star,
+                "bias": recovery.bias,
+                "scatter": recovery.scatter,
+                "rms": float(np.sqrt(np.mean(inside["away"] ** 2))),
+                "rms_of_the_mean": float(np.sqrt(np.mean((inside["truth"] - mean_truth) ** 2))),
+            }
             for kind in ("formal", *(one for one in TOTALS if one in rows)):
                 away, error = inside["away"].to_numpy(), inside[kind].to_numpy()
                 size, pulls = np.abs(compute_pulls(away, error)), measure_pulls(away, error)
@@ -235,6 +267,51 @@ def judge_coverage(sample: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
             bins.append(_rounded(entry))
         found[str(name)] = bins
     return found
+
+
+def judge_far_stars(sample: pd.DataFrame) -> dict[str, Any]:
+    """What becomes of stars that priors draw to the others, and of the scale of [M/H].
+
+    Parameters
+    ----------
+    sample : DataFrame
+        As `pair_with_truth` makes it.
+
+    Returns
+    -------
+    dict
+        Of stars of S/N above `BRIGHT_SNR` and of all: ``metal_poor`` ([M/H] within `METAL_POOR`)
+        and ``alpha_rich`` ([alpha/M] above `ALPHA_RICH`): how many, and the median of what they are
+        off by, with priors and by the spectrum alone; ``slope`` of fitted on true [M/H].
+    """
+    found: dict[str, Any] = {}
+    for name, least in (("bright", BRIGHT_SNR), ("all", 0.0)):
+        seen = sample[sample["snr"] >= least]
+        mh, alpha = (seen[seen["quantity"] == one] for one in ("mh", "alpha_m"))
+        poor = mh[(mh["truth"] > METAL_POOR[0]) & (mh["truth"] < METAL_POOR[1])]
+        rich = alpha[alpha["truth"] > ALPHA_RICH]
+        kinds = {"metal_poor": poor, "alpha_rich": rich}
+        found[name] = {
+            **{
+                kind: {
+                    "n": len(rows),
+                    "bias": float(rows["away"].median()),
+                    "bias_lik": float(rows["away_lik"].median()),
+                }
+                for kind, rows in kinds.items()
+                if len(rows)
+            },
+            "slope": {column: _slope(mh, column) for column in ("away", "away_lik")},
+        }
+    return _rounded(found)
+
+
+def _slope(rows: pd.DataFrame, column: str) -> float | None:
+    """Of fitted on true labels."""
+    there = np.isfinite(rows[column].to_numpy(np.float64))
+    if np.count_nonzero(there) < 3:
+        return None
+    return 1.0 + float(np.polyfit(rows["truth"][there], rows[column][there], 1)[0])
 
 
 def inject_precision(catalogue: pd.DataFrame, n: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -305,9 +382,11 @@ def count_flags(catalogue: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
 
 
 def _rounded(entry: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: {name: float(f"{number:.4g}") for name, number in value.items()}
-        if isinstance(value, dict)
-        else value
-        for key, value in entry.items()
-    }
+    """Four digits of every number that is no count."""
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, dict):
+            return _rounded(value)
+        return float(f"{value:.4g}") if isinstance(value, float) else value
+
+    return {key: shorten(value) for key, value in entry.items()}

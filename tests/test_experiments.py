@@ -143,6 +143,47 @@ def test_coverage_is_of_good_single_stars_that_are_held_out(repeats):
             assert one[kind]["within_1_sigma"] == pytest.approx(0.68, abs=0.12)
             assert one[kind]["within_2_sigma"] > 0.9
     assert "paper" not in bins[0]
+    everything = sample["away"].to_numpy()
+    assert sum(one["n"] * one["rms"] ** 2 for one in bins) == pytest.approx(
+        np.sum(everything**2), rel=1e-3
+    )
+    spread = sum(one["n"] * one["rms_of_the_mean"] ** 2 for one in bins) / len(sample)
+    assert spread == pytest.approx(np.var(sample["truth"]), rel=1e-3)
+    assert bins[0]["scatter"] > bins[2]["scatter"]
+
+
+def test_stars_far_from_the_mean_are_told_apart_and_so_is_a_scale_that_shrinks(repeats):
+    rng = np.random.default_rng(0)
+    n = 4000
+    mh, snr = rng.uniform(-1.2, 0.4, n), rng.uniform(5, 60, n)
+    alpha = rng.uniform(0.0, 0.4, n)
+    sample = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "quantity": name,
+                    "snr": snr,
+                    "truth": truth,
+                    "away": shrink * (truth - truth.mean()) + 0.01 * rng.standard_normal(n),
+                    "away_lik": 0.02 + 0.01 * rng.standard_normal(n),
+                }
+            )
+            for name, truth, shrink in (("mh", mh, -0.2), ("alpha_m", alpha, -0.5))
+        ],
+        ignore_index=True,
+    )
+    sample.loc[:20, "away_lik"] = np.nan
+    found = repeats.judge_far_stars(sample)
+    poor = (mh > -1.0) & (mh < -0.7)
+    assert found["all"]["metal_poor"]["n"] == np.count_nonzero(poor)
+    assert found["bright"]["metal_poor"]["n"] == np.count_nonzero(poor & (snr >= 30))
+    assert found["all"]["metal_poor"]["bias"] == pytest.approx(0.2 * 0.45, abs=0.01)
+    assert found["all"]["metal_poor"]["bias_lik"] == pytest.approx(0.02, abs=0.005)
+    assert found["bright"]["alpha_rich"]["bias"] == pytest.approx(-0.5 * 0.125, abs=0.01)
+    assert found["all"]["slope"]["away"] == pytest.approx(0.8, abs=0.01)
+    assert found["all"]["slope"]["away_lik"] == pytest.approx(1.0, abs=0.01)
+    few = repeats.judge_far_stars(sample[sample["quantity"] == "teff"])
+    assert few == {name: {"slope": {"away": None, "away_lik": None}} for name in ("bright", "all")}
 
 
 def test_injected_scatter_is_found_on_the_visits_of_a_survey(repeats):

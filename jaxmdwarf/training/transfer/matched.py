@@ -163,7 +163,8 @@ def train_matched(
         Spectra whose labels are known; they are learned from, and so are all spectra of their
         stars.
     on_pass : callable, optional
-        Gets a plain dictionary after each pass.
+        Gets a plain dictionary after each pass (`count_passes`): its numbers, and under
+        ``purpose`` what it is for.
 
     Returns
     -------
@@ -205,7 +206,15 @@ def train_matched(
     found = estimate_labels(theory, stars, start)
     for strength in config.strengths:
         one = _learn(
-            theory, found, stars, population, strength, config, common, on_pass, known=known
+            theory,
+            found,
+            stars,
+            population,
+            strength,
+            config,
+            common,
+            _name_passes(on_pass, "correction"),
+            known=known,
         )
         posterior = estimate_labels(one.model, validation, start)
         learned.append(one)
@@ -215,7 +224,15 @@ def train_matched(
     chosen, best = trials[number], learned[number].model
     if config.n_resample:
         uncertainty = _learn_uncertainty(
-            best, stars, population, reference, common, chosen["strength"], config, known=known
+            best,
+            stars,
+            population,
+            reference,
+            common,
+            chosen["strength"],
+            config,
+            known=known,
+            on_pass=_name_passes(on_pass, "uncertainty"),
         )
         best = _exchange(best, uncertainty=jnp.asarray(uncertainty))
     best = _learn_of_stars(best, stars, learned[number], config)
@@ -228,8 +245,8 @@ def train_matched(
     if known is not None:
 
         def learn(some: KnownLabels) -> CorrectedModel:
-            args = (theory, found, stars, population, chosen["strength"], config, common, None)
-            again = _learn(*args, known=some)
+            args = (theory, found, stars, population, chosen["strength"], config, common)
+            again = _learn(*args, _name_passes(on_pass, "anchors held out"), known=some)
             return _learn_of_stars(again.model, stars, again, config)
 
         best, told = judge_anchors(best, learn, known, clean, each, there, config.n_fold)
@@ -249,6 +266,23 @@ def train_matched(
         **_describe_choice(best, trials, chosen),
     }
     return TrainedTransfer(best, {**report, "anchors": told} if told else report)
+
+
+def count_passes(config: MatchedConfig, *, anchored: bool) -> int:
+    """Passes of a training, those that tell of its uncertainty counted; with anchors or without."""
+    held_out = config.n_fold * config.n_passes if anchored else 0
+    return (
+        len(config.strengths) * config.n_passes
+        + 2 * config.n_resample * _RESAMPLED_PASSES
+        + held_out
+    )
+
+
+def _name_passes(
+    on_pass: Callable[[dict[str, Any]], None] | None, purpose: str
+) -> Callable[[dict[str, Any]], None] | None:
+    """The callback with what passes are for."""
+    return None if on_pass is None else lambda line: on_pass({**line, "purpose": purpose})
 
 
 def _describe_trial(
@@ -462,6 +496,7 @@ def _learn_uncertainty(
     config: MatchedConfig,
     *,
     known: KnownLabels | None = None,
+    on_pass: Callable[[dict[str, Any]], None] | None = None,
 ) -> Float[np.ndarray, "m n_feature n_pix"]:
     """How the correction changes with the stars, of survey and reference, that it is learned from.
 
@@ -495,7 +530,7 @@ def _learn_uncertainty(
                 strength,
                 again,
                 None if common is None else common[rows],
-                None,
+                on_pass,
                 known=None if known is None else known.take(rows),
             )
             learned_from.append(np.asarray(learned.model.correction))

@@ -16,6 +16,7 @@ from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.matched import (
     MatchedConfig,
+    count_passes,
     split_for_matching,
     train_matched,
 )
@@ -78,12 +79,13 @@ class Matched(TransferMethod):
     ) -> TrainedTransfer:
         """Learn a `jaxmdwarf.models.corrected.CorrectedModel`; nothing is kept in `folder`."""
         progress, settings = progress or Silent(), self.settings
-        total = float(len(settings.strengths) * settings.n_passes)
+        total = float(count_passes(settings, anchored=anchors is not None))
         with progress.stage("matching distributions", total, unit="passes") as task:
 
             def report(line: dict[str, Any]) -> None:
-                shift = line["shift"]
-                task.advance(note=f"labels moved by {shift['teff']:+.0f} K, {shift['mh']:+.2f} dex")
+                shift, purpose = line["shift"], line["purpose"]
+                moved = f"labels moved by {shift['teff']:+.0f} K, {shift['mh']:+.2f} dex"
+                task.advance(note=moved if purpose == "correction" else purpose)
 
             return train_matched(
                 emulator,

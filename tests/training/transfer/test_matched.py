@@ -21,6 +21,7 @@ from jaxmdwarf.training.transfer.matched import (
     _choose_trial,
     _find_noise_scale,
     _halve,
+    count_passes,
     train_matched,
 )
 from jaxmdwarf.wavelengths import PixelGrid
@@ -43,10 +44,12 @@ def fit_at_rest(model, domain):
     return fit(FitProblem.from_batch(model, domain.batch(), fit_velocity=False)).labels
 
 
-def train_again(universe, sample_labels):
+def train_again(universe, sample_labels, **options):
     theory, domain, _, _ = universe
     reference = ReferenceSample(sample_labels(800, 5)[:, [0, 2]])
-    return train_matched(theory, domain, sample_labels(2000, 6), QUICK, reference=reference)
+    return train_matched(
+        theory, domain, sample_labels(2000, 6), QUICK, reference=reference, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +171,19 @@ def test_anchors_put_labels_right_where_the_reference_is_wrong(universe, sample_
     theory, domain, labels, _ = universe
     anchors = know_some(labels, np.arange(0, 900, 9), [40.0, 0.05])
     config = replace(QUICK, n_resample=0, n_fold=2)
+    passes = []
     trained = train_matched(
-        theory, domain, sample_labels(2000, 6), config, reference=misled, anchors=anchors
+        theory,
+        domain,
+        sample_labels(2000, 6),
+        config,
+        reference=misled,
+        anchors=anchors,
+        on_pass=passes.append,
     )
+    purposes = ["correction"] * 3 + ["anchors held out"] * 6
+    assert [one["purpose"] for one in passes] == purposes
+    assert count_passes(config, anchored=True) == 9
     others = np.setdiff1d(np.arange(900), anchors.rows)
     after = (fit_at_rest(trained.model, domain) - labels)[others]
     assert abs(np.median(after[:, 0])) < 20
@@ -217,7 +230,11 @@ def test_anchors_among_too_many_spectra_are_all_learned_from(universe):
 def test_training_twice_gives_the_same_model_and_it_survives_the_disk(
     universe, trained, sample_labels, tmp_path
 ):
-    first, second = trained.model, train_again(universe, sample_labels).model
+    passes = []
+    second = train_again(universe, sample_labels, on_pass=passes.append).model
+    assert [one["purpose"] for one in passes] == ["correction"] * 3 + ["uncertainty"] * 12
+    assert count_passes(QUICK, anchored=False) == 15
+    first = trained.model
     np.testing.assert_array_equal(first.correction, second.correction)
     save_model(first, tmp_path / "model")
     again = load_model(tmp_path / "model")
