@@ -125,7 +125,7 @@ def parse_numbers(words: Sequence[str], option: str) -> dict[str, float]:
     Raises
     ------
     UsageError
-        If a word is no name and number.
+        If a word is no name and number, or a name has two numbers.
     """
     from jaxmdwarf.errors import UsageError
 
@@ -133,11 +133,13 @@ def parse_numbers(words: Sequence[str], option: str) -> dict[str, float]:
     for item in (part.strip() for word in words for part in word.split(",")):
         name, _, value = item.partition("=")
         try:
-            numbers[name] = float(value)
+            number = float(value)
         except ValueError:
             raise UsageError(
                 f"{option} {item!r} names no number.", f"write for example {option} logg=4.8."
             ) from None
+        if numbers.setdefault(name, number) != number:
+            raise UsageError(f"{option} gives {name} two values.", "give one.")
     return numbers
 
 

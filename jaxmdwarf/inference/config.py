@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.inference.parameters import require_poly_order
 from jaxmdwarf.inference.solvers.base import Solver
 from jaxmdwarf.inference.solvers.by_name import find_solver
 from jaxmdwarf.inference.solvers.native import LevenbergMarquardt
@@ -143,6 +144,7 @@ class FitConfig:
             raise UsageError(
                 f"window_aa {low:g}..{high:g} holds nothing.", "give the lower end first."
             )
+        require_poly_order(self.poly_order)
         object.__setattr__(self, "solver", find_solver(self.solver))
         if isinstance(self.priors, str | LabelPrior | RelationPrior):
             object.__setattr__(self, "priors", (self.priors,))

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxmdwarf.errors import UsageError
 from jaxmdwarf.labels import LabelSpace
+
+_MOST_POLY_ORDER = 10
 
 
 class Start(NamedTuple):
@@ -107,3 +110,12 @@ def unsquash_from_bounds(scaled: Float[Array, ...]) -> Float[Array, ...]:
     """The inverse of `squash_to_bounds`; at most 0.499 of the way to a bound."""
     kept = jnp.clip(scaled, -0.499, 0.499)
     return kept / jnp.sqrt(jnp.sqrt(1 - (2 * kept) ** 4))
+
+
+def require_poly_order(order: int | None) -> None:
+    """Raise `UsageError` unless the order of a polynomial can be fitted; None is for none."""
+    if order is not None and not 0 <= order <= _MOST_POLY_ORDER:
+        raise UsageError(
+            f"poly_order {order} is not within 0 and {_MOST_POLY_ORDER}.",
+            "give --poly-order 3, say, or leave it out.",
+        )

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxmdwarf.errors import MismatchError, UsageError
-from jaxmdwarf.inference.parameters import ParameterLayout, Start
+from jaxmdwarf.inference.parameters import ParameterLayout, Start, require_poly_order
 from jaxmdwarf.inference.shift import align_grids, largest_shift_kms
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel, NoiseModel
@@ -29,7 +29,6 @@ WantedPriors: TypeAlias = str | Prior | Sequence[str | Prior]
 """Priors by name or as they are; see `jaxmdwarf.models.priors.choose_priors`."""
 
 _LEAST_ROWS = 32
-_MOST_POLY_ORDER = 10
 
 
 class FitProblem(eqx.Module):
@@ -119,11 +118,7 @@ class FitProblem(eqx.Module):
                     f"the context has {leaf.shape[:1]} rows for {n_spec} spectra.",
                     "give one row a spectrum.",
                 )
-        if self.poly_order is not None and not 0 <= self.poly_order <= _MOST_POLY_ORDER:
-            raise UsageError(
-                f"poly_order {self.poly_order} is not within 0 and {_MOST_POLY_ORDER}.",
-                "give --poly-order 3, say, or leave it out.",
-            )
+        require_poly_order(self.poly_order)
         require_prior_labels(self.priors, self.label_space)
 
     @classmethod

@@ -273,11 +273,12 @@ def _select_matches(
         flags = catalogue["flags"].to_numpy()[matches.rows].astype(np.int64)
         doubtful = (flags & int(HARMFUL_FLAGS)) != 0
         counts["flagged"] = int((doubtful & kept).sum())
-        notes.append(
-            f"{counts['flagged']} of the remaining {int(kept.sum())} rows carry a flag that says "
-            "not to trust them (S/N below 5, a label at a bound, no convergence, ...), and are "
-            "left out"
-        )
+        if counts["flagged"]:
+            notes.append(
+                f"{counts['flagged']} of the remaining {int(kept.sum())} rows carry a flag that "
+                "says not to trust them (S/N below 5, a label at a bound, no convergence, ...), "
+                "and are left out"
+            )
         kept &= ~doubtful
     return kept, counts, notes
 
