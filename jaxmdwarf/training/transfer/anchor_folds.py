@@ -32,6 +32,8 @@ class HeldOutAnchors(NamedTuple):
     covariance : (k, n_parameter, n_parameter)
     known, e_known : (k, n_label)
         The anchors' own; NaN where there is none.
+    share : (k,)
+        One over the number of anchored spectra of the star.
     """
 
     labels: Float[np.ndarray, "k n_label"]
@@ -39,6 +41,7 @@ class HeldOutAnchors(NamedTuple):
     covariance: Float[np.ndarray, "k n_parameter n_parameter"]
     known: Float[np.ndarray, "k n_label"]
     e_known: Float[np.ndarray, "k n_label"]
+    share: Float[np.ndarray, k]
 
     def describe(self, space: LabelSpace) -> dict[str, dict[str, int | float]]:
         """Bias, robust scatter and pulls of each label that anchors have, plain numbers."""
@@ -70,7 +73,9 @@ class HeldOutAnchors(NamedTuple):
         if np.count_nonzero(good & np.isfinite(away).any(axis=1)) < LEAST_STARS:
             return None
         error = np.hypot(self.errors, self.e_known)[:, columns]
-        return spread_label_errors(space, self.covariance[good], away[good], error[good])
+        return spread_label_errors(
+            space, self.covariance[good], away[good], error[good], self.share[good]
+        )
 
 
 def judge_anchors(
@@ -160,6 +165,7 @@ def hold_out_anchors(
                 np.asarray(found.covariance, np.float64),
                 truth,
                 np.where(np.isfinite(truth), known.sigma[held] * width, np.nan),
+                known.share[held],
             )
         )
     return HeldOutAnchors(*(np.concatenate(column) for column in zip(*parts, strict=True)))

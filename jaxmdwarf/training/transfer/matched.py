@@ -33,7 +33,9 @@ from jaxmdwarf.training.transfer.anchors import (
 )
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_errors import (
+    join_label_errors,
     learn_label_errors,
+    learn_relation_errors,
     learn_velocity_error,
 )
 from jaxmdwarf.training.transfer.label_matching import (
@@ -256,6 +258,8 @@ def train_matched(
         seen = np.searchsorted(rows, np.asarray(reference.rows))
         error = learn_label_errors(best, clean, replace(reference, rows=seen), there[seen])
         best = _exchange(best, label_error=error)
+    of_relations = learn_relation_errors(best, clean, each, there)
+    best = _exchange(best, label_error=join_label_errors(space, best.label_error, of_relations))
     best = _exchange(best, velocity_error=learn_velocity_error(best, clean, each, there))
     report = {
         "n_train": len(rows),

@@ -37,7 +37,7 @@ def draw_anchors(n, seed=0):
     labels[:, [0, 2]] = known[:, [0, 2]] + off + [25.0, 0.0]
     covariance = np.zeros((n, 5, 5))
     covariance[:, :4, :4] = COVARIANCE
-    return HeldOutAnchors(labels, errors, covariance, known, e_known)
+    return HeldOutAnchors(labels, errors, covariance, known, e_known, np.ones(n))
 
 
 def test_held_out_anchors_are_described_label_by_label():
