@@ -18,6 +18,8 @@ from jaxmdwarf.training.transfer.label_posterior import Posterior
 
 MATCHED_LABELS = ("teff", "mh")
 
+_FAR_WIDTHS = 4.0
+
 
 @dataclass(frozen=True)
 class ReferenceSample:
@@ -50,12 +52,16 @@ class Population(NamedTuple):
         Of the other labels to these.
     n_star : int
         Stars of the reference.
+    width_mh : float
+        Standard deviation of [M/H] of the reference, wings included, its errors taken off; 0
+        without a reference.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
     relations: tuple[RelationPrior, ...]
     n_star: int
+    width_mh: float = 0.0
 
     def described_by(
         self, teff_mh: Float[np.ndarray, "n 2"], errors: tuple[float, float]
@@ -145,7 +151,8 @@ def describe_population(
             replace(relation, sigma=max(relation.sigma, least_scatter[relation.name]))
             for relation in fit_main_sequence_relation(np.asarray(chosen, np.float64))
         )
-    return Population(mean, covariance, relations, len(sample))
+    width = 0.0 if reference is None else _find_width(sample[:, 1], errors[1])
+    return Population(mean, covariance, relations, len(sample), width)
 
 
 def match_labels(
@@ -204,6 +211,13 @@ def match_labels(
         stretch,
         moved,
     )
+
+
+def _find_width(values: Float[np.ndarray, n], error: float) -> float:
+    """Standard deviation of all but a few stars that are far off, the errors taken off."""
+    near = np.abs(values - np.median(values)) < _FAR_WIDTHS * values.std()
+    variance = float(values[near].var())
+    return float(np.sqrt(max(variance - error**2, 0.1 * variance)))
 
 
 def _describe_distribution(sample: np.ndarray, errors: tuple[float, float]):

@@ -363,7 +363,10 @@ def _learn_of_stars(
     if not config.learn_priors:
         return model
     start = population.mean_scaled(model.label_space)
-    priors = learn_star_priors(model, stars, learned.kept, start, names=("mh", "alpha_m"))
+    least = {"mh": population.width_mh}
+    priors = learn_star_priors(
+        model, stars, learned.kept, start, names=("mh", "alpha_m"), least=least
+    )
     return _exchange(model, label_priors=priors)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ def learn_star_priors(
     start: np.ndarray,
     *,
     names: tuple[str, ...],
+    least: Mapping[str, float] | None = None,
     n_iter: int = 10,
 ) -> tuple[Prior, ...]:
     """Mean and width of priors by empirical Bayes: those under which the spectra are most probable.
@@ -42,6 +44,9 @@ def learn_star_priors(
         Scaled labels to begin fits from.
     names : tuple of str
         Labels whose priors are learned; relations keep their coefficients, and become no tighter.
+    least : mapping of label to float, optional
+        Widths below which the priors of these do not come: what is known of the population from
+        elsewhere. Errors of faint stars that are stated a tenth too large would halve it.
     n_iter : int
         Iterations: few, since what spectra do not tell is better left as it was.
     """
@@ -78,8 +83,11 @@ def learn_star_priors(
         width = sigma * np.sqrt(np.sum(second * near, axis=0) / n_near - mean**2)
         shift = np.where(learns, shift - sigma * mean, shift)
         sigma = np.where(learns, np.where(is_mean, width, np.maximum(width, old)), sigma)
+    known = least or {}
     return tuple(
-        replace(prior, mean=prior.mean + float(by), sigma=float(to))
+        replace(
+            prior, mean=prior.mean + float(by), sigma=max(float(to), known.get(prior.name, 0.0))
+        )
         if isinstance(prior, LabelPrior)
         else replace(prior, sigma=float(to))
         for prior, by, to in zip(model.label_priors, shift, sigma, strict=True)

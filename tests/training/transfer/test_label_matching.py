@@ -272,3 +272,21 @@ def test_every_second_of_very_many_labels_describes_them(monkeypatch):
     )
     edge = population._replace(mean=np.array([9000.0, -0.1]), relations=())
     assert edge.mean_scaled(SPACE)[0] == 0.45
+
+
+def test_the_width_of_a_reference_has_its_wings_and_not_its_errors():
+    rng = np.random.default_rng(3)
+    mh = np.where(rng.random(5000) < 0.1, rng.normal(-0.7, 0.2, 5000), rng.normal(0, 0.15, 5000))
+    seen = mh + 0.1 * rng.standard_normal(5000)
+    width = label_matching._find_width(np.r_[seen, np.full(5, 9.0)], 0.1)
+    assert width == pytest.approx(mh.std(), rel=0.03)
+    robust = np.sqrt(label_matching._robust_moments(np.stack([mh, seen], axis=1))[1][0, 0])
+    assert width > 1.2 * robust
+    assert label_matching._find_width(mh, 9.0) == pytest.approx(np.sqrt(0.1) * mh.std(), rel=0.02)
+    labels = draw_labels(4000)
+    sample = ReferenceSample(labels[:, [0, 2]], (50.0, 0.1))
+    least = {"logg": 0.05, "alpha_m": 0.06}
+    told = describe_population(SPACE, labels, sample, least_scatter=least)
+    expected = np.sqrt(labels[:, 2].var() - 0.01)
+    assert told.width_mh == pytest.approx(expected, rel=0.1)
+    assert describe_population(SPACE, labels, None, least_scatter=least).width_mh == 0.0

@@ -246,15 +246,17 @@ def test_nuisance_directions_are_of_bright_stars_that_are_kept(model, theory, mo
 
 def test_a_star_is_judged_by_all_but_the_temperatures_of_the_survey(model, theory, monkeypatch):
     kept = np.array([True, False, True])
-    learned = matched._Learned(model, [], kept, POPULATION, None)
+    population = POPULATION._replace(width_mh=0.25)
+    learned = matched._Learned(model, [], kept, population, None)
     stars = StarSample(make_domain(theory, 3), theory, np.arange(3))
     plain = matched._learn_of_stars(model, stars, learned, MatchedConfig(learn_priors=False))
     (prior,) = plain.label_priors
     assert (prior.name, prior.mean, prior.sigma) == ("mh", pytest.approx(-0.1), pytest.approx(0.2))
     new = LabelPrior("mh", 0.3, 0.4)
 
-    def learn_star_priors(model, stars, kept, start, *, names):
+    def learn_star_priors(model, stars, kept, start, *, names, least):
         assert kept is learned.kept
+        assert least == {"mh": 0.25}
         assert names == ("mh", "alpha_m")
         assert model.label_priors == plain.label_priors
         np.testing.assert_array_equal(start, POPULATION.mean_scaled(SPACE))

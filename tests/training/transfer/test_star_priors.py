@@ -137,6 +137,17 @@ def test_priors_are_those_under_which_the_stars_are_most_probable(learn):
     assert few[1] == OLD[1]
 
 
+def test_priors_are_no_narrower_than_what_is_known_of_the_population(learn):
+    means, covariance = draw_likelihoods()
+    free = learn(means, covariance, names=("mh", "alpha_m"))
+    wide = learn(means, covariance, names=("mh", "alpha_m"), least={"mh": 0.4, "logg": 0.9})
+    assert wide[0].sigma == 0.4
+    assert wide[0].mean == free[0].mean
+    assert wide[1:] == free[1:]
+    narrow = learn(means, covariance, names=("mh", "alpha_m"), least={"mh": 0.1})
+    assert narrow == free
+
+
 def test_stars_without_errors_far_ones_and_others_do_not_count(learn):
     means, covariance = draw_likelihoods()
     plain = learn(means, covariance, names=("mh",))[0]
