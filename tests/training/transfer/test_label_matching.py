@@ -282,7 +282,7 @@ def test_the_width_of_a_reference_has_its_wings_and_not_its_errors():
     assert width == pytest.approx(mh.std(), rel=0.03)
     robust = np.sqrt(label_matching._robust_moments(np.stack([mh, seen], axis=1))[1][0, 0])
     assert width > 1.2 * robust
-    assert label_matching._find_width(mh, 9.0) == pytest.approx(np.sqrt(0.1) * mh.std(), rel=0.02)
+    assert label_matching._find_width(mh, 9.0) == pytest.approx(np.sqrt(0.1) * mh.std(), rel=0.04)
     labels = draw_labels(4000)
     sample = ReferenceSample(labels[:, [0, 2]], (50.0, 0.1))
     least = {"logg": 0.05, "alpha_m": 0.06}
