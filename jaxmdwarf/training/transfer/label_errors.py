@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxmdwarf.inference.likelihood import loosen_priors
 from jaxmdwarf.inference.parameters import Start
 from jaxmdwarf.inference.problem import FitProblem
-from jaxmdwarf.inference.results import FitResult
 from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel
-from jaxmdwarf.models.priors import RelationPrior, linearise_priors
 from jaxmdwarf.quality import HARMFUL_FLAGS
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import MATCHED_LABELS, ReferenceSample
@@ -117,97 +111,6 @@ def spread_label_errors(
     together = np.mean(covariance / (width[:, None] * width), axis=0)
     along = together[:, columns] @ np.linalg.inv(together[np.ix_(columns, columns)])
     return jnp.asarray((along * (added / width[columns]) ** 2) @ along.T, jnp.float32)
-
-
-def learn_relation_errors(
-    model: CorrectedModel,
-    observed: ObservedDomain,
-    rows: Int[np.ndarray, n],
-    start: Float[np.ndarray, "n n_label"],
-) -> dict[str, float]:
-    """What labels are off by that stars of a population have along relations, by label.
-
-    No literature knows gravities of M dwarfs better than the main sequence does. Where spectra
-    alone put a star is compared with where the relation expects it; errors are added until the
-    differences are most probable, the scatter about the relation counted. The brighter half of the
-    spectra is asked: they have their labels from the model, the others from the prior.
-
-    Parameters
-    ----------
-    model : CorrectedModel
-        Its priors that are relations are those that are meant.
-    observed : ObservedDomain
-    rows : (n,) int
-        Of the domain.
-    start : (n, n_label)
-        Labels to begin from, physical units.
-
-    Returns
-    -------
-    dict of str to float
-        One sigma in the unit of the label; without those for which too few stars are told.
-    """
-    relations = [prior for prior in model.priors() if isinstance(prior, RelationPrior)]
-    snr = np.asarray(observed.snr)[rows]
-    bright = np.flatnonzero(snr >= np.median(snr))
-    bright = bright[:: -(-bright.size // _MOST_STARS) or 1]
-    if not relations or bright.size < LEAST_STARS:
-        return {}
-    found = _fit_without_priors(model, observed, rows[bright], start[bright])
-    good = (np.asarray(found.flags) & int(HARMFUL_FLAGS)) == 0
-    good &= np.isfinite(found.errors).all(axis=-1)
-    if np.count_nonzero(good) < LEAST_STARS:
-        return {}
-    space = model.label_space
-    width = np.subtract(space.upper, space.lower)
-    scaled = space.scale(np.asarray(found.labels, np.float64)[good])
-    covariance = np.asarray(found.covariance, np.float64)[good][:, : space.n_label, : space.n_label]
-    residual, slopes = (
-        np.asarray(part, np.float64)
-        for part in linearise_priors(relations, space, jnp.asarray(scaled, jnp.float32))
-    )
-    slopes = slopes / width
-    variance = np.einsum("npa,nab,npb->np", slopes, covariance, slopes)
-    star = None if observed.star is None else observed.star[rows[bright][good]]
-    share = share_of_star(star, len(residual))
-    added: dict[str, float] = {}
-    for p, relation in enumerate(relations):
-        in_sigmas = expect_added(residual[:, p], np.sqrt(variance[:, p] + 1), share)
-        added[relation.name] = in_sigmas * float(relation.sigma)
-    return added
-
-
-def _fit_without_priors(
-    model: CorrectedModel, observed: ObservedDomain, rows: np.ndarray, start: np.ndarray
-) -> FitResult:
-    problem = FitProblem.from_batch(model, observed.batch(rows))
-    problem = replace(problem, priors=loosen_priors(problem.priors))
-    return fit(problem, start=Start(start, np.zeros(len(rows), np.float32)))
-
-
-def join_label_errors(
-    space: LabelSpace,
-    told: Float[Array, "n_label n_label"] | None,
-    added: Mapping[str, float],
-) -> Float[Array, "n_label n_label"] | None:
-    """The covariance of label errors with those of some labels beside; None if there are none.
-
-    Parameters
-    ----------
-    space : LabelSpace
-    told : (n_label, n_label) or None
-        Of scaled labels.
-    added : mapping of label to float
-        One sigma in the unit of the label.
-    """
-    if not added:
-        return told
-    variance = np.zeros(space.n_label)
-    for name, sigma in added.items():
-        index = space.index(name)
-        variance[index] = (sigma / (space.upper[index] - space.lower[index])) ** 2
-    beside = jnp.asarray(np.diag(variance), jnp.float32)
-    return beside if told is None else told + beside
 
 
 def share_of_star(star: Int[np.ndarray, n] | None, n_row: int) -> Float[np.ndarray, n]:

@@ -33,9 +33,7 @@ from jaxmdwarf.training.transfer.anchors import (
 )
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_errors import (
-    join_label_errors,
     learn_label_errors,
-    learn_relation_errors,
     learn_velocity_error,
 )
 from jaxmdwarf.training.transfer.label_matching import (
@@ -53,6 +51,11 @@ from jaxmdwarf.training.transfer.label_posterior import (
 )
 from jaxmdwarf.training.transfer.nuisance import learn_directions
 from jaxmdwarf.training.transfer.regression import regress_correction
+from jaxmdwarf.training.transfer.relation_errors import (
+    expect_relation_errors,
+    join_label_errors,
+    measure_relation_offsets,
+)
 from jaxmdwarf.training.transfer.star_priors import learn_star_priors
 
 _LEAST_STARS = 60
@@ -258,8 +261,10 @@ def train_matched(
         seen = np.searchsorted(rows, np.asarray(reference.rows))
         error = learn_label_errors(best, clean, replace(reference, rows=seen), there[seen])
         best = _exchange(best, label_error=error)
-    of_relations = learn_relation_errors(best, clean, each, there)
-    best = _exchange(best, label_error=join_label_errors(space, best.label_error, of_relations))
+    offsets = measure_relation_offsets(best, clean, each, there)
+    if offsets is not None:
+        joined = join_label_errors(space, best.label_error, expect_relation_errors(offsets))
+        best = _exchange(best, label_error=joined)
     best = _exchange(best, velocity_error=learn_velocity_error(best, clean, each, there))
     report = {
         "n_train": len(rows),

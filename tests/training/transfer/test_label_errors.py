@@ -11,7 +11,6 @@ from scipy.stats import norm
 
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
-from jaxmdwarf.models.priors import LabelPrior, RelationPrior
 from jaxmdwarf.quality import HARMFUL_FLAGS
 from jaxmdwarf.training.transfer import label_errors
 from jaxmdwarf.training.transfer.domain import ObservedDomain
@@ -20,9 +19,7 @@ from jaxmdwarf.training.transfer.label_errors import (
     expect_added,
     find_added,
     find_typically_added,
-    join_label_errors,
     learn_label_errors,
-    learn_relation_errors,
     learn_velocity_error,
     share_of_star,
     spread_label_errors,
@@ -89,60 +86,6 @@ def test_rows_of_a_star_share_what_they_say():
     share = share_of_star(np.array([7, 3, 7, 7, 9, 3]), 6)
     np.testing.assert_allclose(share, [1 / 3, 1 / 2, 1 / 3, 1 / 3, 1, 1 / 2])
     np.testing.assert_array_equal(share_of_star(None, 4), np.ones(4))
-
-
-SEQUENCE = RelationPrior("logg", ("teff",), ((0,), (1,)), (4.9, -0.3), 0.05, (3500.0,), (500.0,))
-ALPHA = RelationPrior("alpha_m", ("mh",), ((0,), (1,)), (0.05, -0.2), 0.06, (0.0,), (1.0,))
-
-
-def test_labels_off_their_relations_tell_of_errors(theory, model, monkeypatch):
-    """Spectra put log g 0.2 dex off, beside errors that they state, and [alpha/M] not."""
-    n, rng = 2000, np.random.default_rng(9)
-    teff, mh = rng.normal(3500, 200, n), rng.normal(0, 0.2, n)
-    true = np.column_stack([teff, 4.9 - 0.3 * (teff - 3500) / 500, mh, 0.05 - 0.2 * mh])
-    true[:, [1, 3]] += rng.standard_normal((n, 2)) * [0.05, 0.06]
-    root = np.linalg.cholesky(COVARIANCE * np.outer([1, 0.1, 1, 1], [1, 0.1, 1, 1]))
-    labels = true + rng.standard_normal((n, 4)) @ root.T
-    labels[:, 1] += rng.normal(0, 0.2, n)
-    flags, asked = np.zeros(n, np.int64), []
-    flags[::9] = int(HARMFUL_FLAGS)
-    labels[::9] += 1.0
-
-    def fit_without_priors(model, observed, rows, start):
-        asked.append(rows)
-        np.testing.assert_array_equal(start, labels[rows] + 1.0)
-        covariance = np.zeros((len(rows), 5, 5))
-        covariance[:, :4, :4] = root @ root.T
-        errors = np.sqrt(np.einsum("naa->na", covariance))
-        return SimpleNamespace(
-            labels=labels[rows], flags=flags[rows], errors=errors, covariance=covariance
-        )
-
-    monkeypatch.setattr(label_errors, "_fit_without_priors", fit_without_priors)
-    snr = np.where(np.arange(n) % 2, 50.0, 5.0)
-    observed = replace(number_rows(theory, n), snr=snr)
-    related = replace(model, label_priors=(LabelPrior("mh", 0.0, 0.2), SEQUENCE, ALPHA))
-    found = learn_relation_errors(related, observed, np.arange(n), labels + 1.0)
-    assert set(found) == {"logg", "alpha_m"}
-    assert found["logg"] == pytest.approx(0.2, rel=0.1)
-    assert found["alpha_m"] < 0.02
-    # The brighter half is asked.
-    np.testing.assert_array_equal(asked[0], np.arange(1, n, 2))
-    few = replace(observed, snr=np.r_[np.full(29, 50.0), np.full(n - 29, 5.0)])
-    assert learn_relation_errors(related, few, np.arange(58), labels + 1.0) == {}
-    alone = replace(model, label_priors=(LabelPrior("mh", 0.0, 0.2),))
-    assert learn_relation_errors(alone, observed, np.arange(n), labels) == {}
-
-
-def test_errors_of_relations_stand_beside_those_that_literature_tells():
-    told = jnp.asarray(np.full((4, 4), 1e-4), jnp.float32)
-    joined = np.asarray(join_label_errors(SPACE, told, {"logg": 0.2}))
-    by = np.zeros((4, 4))
-    by[1, 1] = (0.2 / WIDTH[1]) ** 2
-    np.testing.assert_allclose(joined, 1e-4 + by, rtol=1e-6)
-    np.testing.assert_allclose(np.asarray(join_label_errors(SPACE, None, {"logg": 0.2})), by)
-    assert join_label_errors(SPACE, told, {}) is told
-    assert join_label_errors(SPACE, None, {}) is None
 
 
 def test_differences_that_errors_explain_ask_for_nothing():

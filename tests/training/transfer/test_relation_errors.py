@@ -1,0 +1,80 @@
+"""What labels are off by that relations tie to others."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.priors import LabelPrior, RelationPrior
+from jaxmdwarf.quality import HARMFUL_FLAGS
+from jaxmdwarf.training.transfer import relation_errors
+from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.relation_errors import (
+    expect_relation_errors,
+    join_label_errors,
+    measure_relation_offsets,
+)
+
+SPACE = LabelSpace.mdwarf()
+WIDTH = np.subtract(SPACE.upper, SPACE.lower)
+TURN = np.array([[1.0, 0, 0, 0], [2e-3, 0.1, 0.4, 0], [0, 0, 1.0, 0], [0, 0, -0.5, 0.05]])
+COVARIANCE = TURN @ np.diag(np.square([40.0, 1.0, 0.07, 1.0])) @ TURN.T
+
+
+SEQUENCE = RelationPrior("logg", ("teff",), ((0,), (1,)), (4.9, -0.3), 0.05, (3500.0,), (500.0,))
+ALPHA = RelationPrior("alpha_m", ("mh",), ((0,), (1,)), (0.05, -0.2), 0.06, (0.0,), (1.0,))
+
+
+def test_labels_off_their_relations_tell_of_errors(theory, model, monkeypatch):
+    """Spectra put log g 0.2 dex off, beside errors that they state, and [alpha/M] not."""
+    n, rng = 2000, np.random.default_rng(9)
+    teff, mh = rng.normal(3500, 200, n), rng.normal(0, 0.2, n)
+    true = np.column_stack([teff, 4.9 - 0.3 * (teff - 3500) / 500, mh, 0.05 - 0.2 * mh])
+    true[:, [1, 3]] += rng.standard_normal((n, 2)) * [0.05, 0.06]
+    root = np.linalg.cholesky(COVARIANCE * np.outer([1, 0.1, 1, 1], [1, 0.1, 1, 1]))
+    labels = true + rng.standard_normal((n, 4)) @ root.T
+    labels[:, 1] += rng.normal(0, 0.2, n)
+    flags, asked = np.zeros(n, np.int64), []
+    flags[::9] = int(HARMFUL_FLAGS)
+    labels[::9] += 1.0
+
+    def fit_without_priors(model, observed, rows, start):
+        asked.append(rows)
+        np.testing.assert_array_equal(start, labels[rows] + 1.0)
+        covariance = np.zeros((len(rows), 5, 5))
+        covariance[:, :4, :4] = root @ root.T
+        errors = np.sqrt(np.einsum("naa->na", covariance))
+        return SimpleNamespace(
+            labels=labels[rows], flags=flags[rows], errors=errors, covariance=covariance
+        )
+
+    monkeypatch.setattr(relation_errors, "_fit_without_priors", fit_without_priors)
+    snr = np.where(np.arange(n) % 2, 50.0, 5.0)
+    flux = np.ones((n, theory.grid.n_pix), np.float32)
+    observed = ObservedDomain(flux, flux, flux, theory.grid, np.zeros(n), snr)
+    related = replace(model, label_priors=(LabelPrior("mh", 0.0, 0.2), SEQUENCE, ALPHA))
+    offsets = measure_relation_offsets(related, observed, np.arange(n), labels + 1.0)
+    found = expect_relation_errors(offsets)
+    assert set(found) == {"logg", "alpha_m"}
+    assert found["logg"] == pytest.approx(0.2, rel=0.1)
+    assert found["alpha_m"] < 0.02
+    # The brighter half is asked.
+    np.testing.assert_array_equal(asked[0], np.arange(1, n, 2))
+    few = replace(observed, snr=np.r_[np.full(29, 50.0), np.full(n - 29, 5.0)])
+    assert measure_relation_offsets(related, few, np.arange(58), labels + 1.0) is None
+    alone = replace(model, label_priors=(LabelPrior("mh", 0.0, 0.2),))
+    assert measure_relation_offsets(alone, observed, np.arange(n), labels) is None
+
+
+def test_errors_of_relations_stand_beside_those_that_literature_tells():
+    told = jnp.asarray(np.full((4, 4), 1e-4), jnp.float32)
+    joined = np.asarray(join_label_errors(SPACE, told, {"logg": 0.2}))
+    by = np.zeros((4, 4))
+    by[1, 1] = (0.2 / WIDTH[1]) ** 2
+    np.testing.assert_allclose(joined, 1e-4 + by, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(join_label_errors(SPACE, None, {"logg": 0.2})), by)
+    assert join_label_errors(SPACE, told, {}) is told
+    assert join_label_errors(SPACE, None, {}) is None
