@@ -150,6 +150,16 @@ def test_coverage_is_of_good_single_stars_that_are_held_out(repeats):
     spread = sum(one["n"] * one["rms_of_the_mean"] ** 2 for one in bins) / len(sample)
     assert spread == pytest.approx(np.var(sample["truth"]), rel=1e-3)
     assert bins[0]["scatter"] > bins[2]["scatter"]
+    shares, sizes = repeats.render_coverage({"rv": bins}).split("\n\n")
+    assert shares.splitlines()[0] == "|  | 5-10 | 10-20 | 20-40 |"
+    assert shares.splitlines()[2].split(" | ")[1] == f"{bins[0]['n']} / {bins[0]['stars']}"
+    within = (100 * bins[1]["excess"][f"within_{one}_sigma"] for one in (1, 2))
+    assert shares.splitlines()[4].startswith("| RV: total | ")
+    assert shares.splitlines()[4].split(" | ")[2] == " / ".join(f"{one:.0f}" for one in within)
+    assert len(shares.splitlines()) == 5
+    assert sizes.splitlines()[2].startswith("| RV (km/s) | ")
+    endless = {"rv": [{**bins[0], "snr": [80.0, None]}]}
+    assert repeats.render_coverage(endless).startswith("|  | > 80 |")
 
 
 def test_stars_far_from_the_mean_are_told_apart_and_so_is_a_scale_that_shrinks(repeats):
