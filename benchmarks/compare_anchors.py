@@ -40,7 +40,8 @@ from jaxmdwarf.quality import HARMFUL_FLAGS
 from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.survey import SurveyConfig
 from jaxmdwarf.training.labels.training_set import sample_training_labels
-from jaxmdwarf.training.transfer.matched import MatchedConfig, train_matched
+from jaxmdwarf.training.transfer.matched import train_matched
+from jaxmdwarf.training.transfer.matched_config import MatchedConfig
 from jaxmdwarf.workflows.anchoring import find_anchors, read_anchors
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.observed import PreparedSpectra, prepare_observed

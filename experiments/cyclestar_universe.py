@@ -30,7 +30,7 @@ from jaxmdwarf.simulate.survey import SurveyConfig
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.training.labels.training_set import sample_training_labels
 from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
-from jaxmdwarf.training.transfer.matched import MatchedConfig
+from jaxmdwarf.training.transfer.matched_config import MatchedConfig
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.judging import CLIP_SIGMA
 from jaxmdwarf.workflows.methods.matched import Matched

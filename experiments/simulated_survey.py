@@ -15,7 +15,7 @@ from jaxmdwarf.quickstart.products import Products, QuickstartConfig, keep_paths
 from jaxmdwarf.quickstart.run import run_quickstart
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.labels.codistribution import perturb_reference
-from jaxmdwarf.training.transfer.matched import MatchedConfig
+from jaxmdwarf.training.transfer.matched_config import MatchedConfig
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.judging import judge_fitted, predict_fitted
 from jaxmdwarf.workflows.methods.cyclestar import CycleStar, MatchedThenCycleStar

@@ -31,7 +31,7 @@ from jaxmdwarf.training.labels.codistribution import CodistributionConfig
 from jaxmdwarf.training.labels.isochrones import LabelCutsConfig
 from jaxmdwarf.training.labels.mixture import MixtureConfig
 from jaxmdwarf.training.transfer.distil import DistillationConfig
-from jaxmdwarf.training.transfer.matched import MatchedConfig
+from jaxmdwarf.training.transfer.matched_config import MatchedConfig
 from jaxmdwarf.training.transfer.population import PopulationConfig
 from jaxmdwarf.training.transfer.supervised import SupervisedConfig
 from jaxmdwarf.wavelengths import PixelGrid

@@ -34,7 +34,7 @@ from jaxmdwarf.training.emulator.config import (
     OptimiserConfig,
     ScheduleConfig,
 )
-from jaxmdwarf.training.transfer.matched import MatchedConfig
+from jaxmdwarf.training.transfer.matched_config import MatchedConfig
 from jaxmdwarf.wavelengths import PixelGrid, is_within
 from jaxmdwarf.workflows.judging import Judgement
 from jaxmdwarf.workflows.methods.matched import Matched

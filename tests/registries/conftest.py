@@ -28,7 +28,7 @@ from jaxmdwarf.networks.cyclestar import CycleStarGenerator, CycleStarSizes
 from jaxmdwarf.networks.payne import PayneNetwork, init_payne
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
-from jaxmdwarf.training.transfer.matched import MatchedConfig
+from jaxmdwarf.training.transfer.matched_config import MatchedConfig
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows.methods.cyclestar import CycleStar, MatchedThenCycleStar
 from jaxmdwarf.workflows.methods.matched import Matched

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxmdwarf.errors import MismatchError, UsageError
+from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
@@ -49,6 +49,7 @@ from jaxmdwarf.training.transfer.label_posterior import (
     estimate_labels,
     residuals_of,
 )
+from jaxmdwarf.training.transfer.matched_config import RESAMPLED_PASSES, MatchedConfig
 from jaxmdwarf.training.transfer.nuisance import learn_directions
 from jaxmdwarf.training.transfer.regression import regress_correction
 from jaxmdwarf.training.transfer.relation_errors import (
@@ -59,82 +60,6 @@ from jaxmdwarf.training.transfer.relation_errors import (
 from jaxmdwarf.training.transfer.star_priors import learn_star_priors
 
 _LEAST_STARS = 60
-_RESAMPLED_PASSES = 2
-
-
-@dataclass(frozen=True)
-class MatchedConfig:
-    """How a matched correction is learned.
-
-    Parameters
-    ----------
-    order : {0, 1, 2}
-        Of the label-dependent terms in Teff and [M/H].
-    strengths : tuple of float
-        Prior weights of the linear terms relative to the data's (quadratic ones have twice that);
-        of those under which the labels come to spread as the reference does, the one with the
-        highest evidence on the validation stars is taken.
-    outside : float
-        How many times as much what theory's spectra do not span is shrunk, of the same terms.
-    n_passes : int
-        Label fits, matchings and regressions.
-    n_nuisance : int
-        Directions that are learned from what labels do not explain; 0 for none.
-    min_snr : float
-        Spectra with a lower S/N are left out: they know little of theory's errors.
-    max_spectra : int
-        Spectra to learn from, drawn at random if there are more.
-    least_common : int
-        Stars of the reference that must be among the spectra for the two distributions to be
-        compared star for star the same sample; with fewer, all spectra stand for the reference.
-    logg_sigma, alpha_sigma : float
-        Scatter, dex, of stars about the relations of the training labels.
-    keep : float
-        Share of the stars that are learned from: the worst described are binaries and giants.
-    learn_priors : bool
-        Whether the priors on [M/H] and [alpha/M] of a star are fitted to those learned from; else
-        they are those of the reference and of the training labels.
-    n_resample : int
-        Pairs of disjoint samples of the stars, from which the uncertainty of the correction is
-        learned; 0 for none.
-    max_resampled : int
-        Stars of such a sample at most.
-    n_fold : int
-        Parts of the anchors' stars that are held out one after the other, to see how well their
-        labels come out; 0 for none.
-    seed : int
-        Of the split and of the draws.
-    """
-
-    order: int = 2
-    strengths: tuple[float, ...] = (0.05, 0.2, 0.6)
-    outside: float = 100.0
-    n_passes: int = 4
-    n_nuisance: int = 16
-    min_snr: float = 10.0
-    max_spectra: int = 8000
-    least_common: int = 60
-    logg_sigma: float = 0.05
-    alpha_sigma: float = 0.06
-    keep: float = 0.97
-    learn_priors: bool = True
-    n_resample: int = 8
-    max_resampled: int = 800
-    n_fold: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        sizes = (self.n_passes, self.max_spectra, len(self.strengths), self.max_resampled - 29)
-        counts = (self.n_nuisance, self.n_resample, self.n_fold)
-        positive = (*self.strengths, self.outside, self.logg_sigma, self.alpha_sigma, self.keep)
-        if (
-            min(sizes) < 1
-            or min(counts) < 0
-            or self.n_fold == 1
-            or not min(positive) > 0
-            or self.keep > 1
-        ):
-            raise UsageError(f"sizes, strengths and widths must be positive, got {self}.")
 
 
 def train_matched(
@@ -209,18 +134,13 @@ def train_matched(
     found = estimate_labels(theory, stars, start)
     stars.drop_hits(residuals_of(theory, stars, found), _find_noise_scale(found, stars.snr))
     found = estimate_labels(theory, stars, start)
+
+    def learn(strength: float, known: KnownLabels | None, purpose: str) -> _Learned:
+        args = (theory, found, stars, population, strength, config, common)
+        return _learn(*args, _name_passes(on_pass, purpose), known=known)
+
     for strength in config.strengths:
-        one = _learn(
-            theory,
-            found,
-            stars,
-            population,
-            strength,
-            config,
-            common,
-            _name_passes(on_pass, "correction"),
-            known=known,
-        )
+        one = learn(strength, known, "correction")
         posterior = estimate_labels(one.model, validation, start)
         learned.append(one)
         trials.append(_describe_trial(strength, posterior, one.history))
@@ -228,63 +148,27 @@ def train_matched(
     number = _choose_trial(trials, n_matched, population.n_star)
     chosen, best = trials[number], learned[number].model
     if config.n_resample:
-        uncertainty = _learn_uncertainty(
-            best,
-            stars,
-            population,
-            reference,
-            common,
-            chosen["strength"],
-            config,
-            known=known,
-            on_pass=_name_passes(on_pass, "uncertainty"),
-        )
+        args = (best, stars, population, reference, common, chosen["strength"], config)
+        passes = _name_passes(on_pass, "uncertainty")
+        uncertainty = _learn_uncertainty(*args, known=known, on_pass=passes)
         best = _exchange(best, uncertainty=jnp.asarray(uncertainty))
     best = _learn_of_stars(best, stars, learned[number], config)
-    posterior = estimate_labels(best, stars, start)
-    there = np.asarray(space.unscale(posterior.scaled))
-    # A catalogue is fitted without pixels that are wrong, and so is what tells of its errors.
-    stars.drop_hits(residuals_of(best, stars, posterior), float(best.noise_scale))
-    clean, each = stars.as_domain(), np.arange(len(rows))
-    told: dict[str, Any] = {}
+
+    def learn_again(some: KnownLabels) -> CorrectedModel:
+        again = learn(chosen["strength"], some, "anchors held out")
+        return _learn_of_stars(again.model, stars, again, config)
+
+    shared = None if common is None else reference
+    best, told = _learn_errors(best, stars, start, known, learn_again, shared, config.n_fold)
     if known is not None:
-
-        def learn(some: KnownLabels) -> CorrectedModel:
-            args = (theory, found, stars, population, chosen["strength"], config, common)
-            again = _learn(*args, _name_passes(on_pass, "anchors held out"), known=some)
-            return _learn_of_stars(again.model, stars, again, config)
-
-        best, told = judge_anchors(best, learn, known, clean, each, there, config.n_fold)
         last = learned[number].anchored
         told |= {"relations_moved": settled, **({} if last is None else last.describe())}
-    if best.label_error is None and common is not None and reference is not None:
-        seen = np.searchsorted(rows, np.asarray(reference.rows))
-        error = learn_label_errors(best, clean, replace(reference, rows=seen), there[seen])
-        best = _exchange(best, label_error=error)
-    offsets = measure_relation_offsets(best, clean, each, there)
-    if offsets is not None:
-        joined = join_label_errors(space, best.label_error, expect_relation_errors(offsets))
-        best = _exchange(best, label_error=joined)
-    best = _exchange(best, velocity_error=learn_velocity_error(best, clean, each, there))
     report = {
-        "n_train": len(rows),
-        "n_validation": len(held),
-        "n_common": 0 if common is None else int(np.count_nonzero(common)),
-        "matched_on": "all stars" if common is None else "common stars",
+        **_count_spectra(rows, held, common),
         "iterations_per_s": len(trials) * config.n_passes / (time.perf_counter() - began),
         **_describe_choice(best, trials, chosen),
     }
     return TrainedTransfer(best, {**report, "anchors": told} if told else report)
-
-
-def count_passes(config: MatchedConfig, *, anchored: bool) -> int:
-    """Passes of a training, those that tell of its uncertainty counted; with anchors or without."""
-    held_out = config.n_fold * config.n_passes if anchored else 0
-    return (
-        len(config.strengths) * config.n_passes
-        + 2 * config.n_resample * _RESAMPLED_PASSES
-        + held_out
-    )
 
 
 def _name_passes(
@@ -292,6 +176,18 @@ def _name_passes(
 ) -> Callable[[dict[str, Any]], None] | None:
     """The callback with what passes are for."""
     return None if on_pass is None else lambda line: on_pass({**line, "purpose": purpose})
+
+
+def _count_spectra(
+    rows: np.ndarray, held: np.ndarray, common: np.ndarray | None
+) -> dict[str, int | str]:
+    """How many spectra were learned from and validated with, and what distributions are of."""
+    return {
+        "n_train": len(rows),
+        "n_validation": len(held),
+        "n_common": 0 if common is None else int(np.count_nonzero(common)),
+        "matched_on": "all stars" if common is None else "common stars",
+    }
 
 
 def _describe_trial(
@@ -373,6 +269,40 @@ def _learn_of_stars(
         model, stars, learned.kept, start, names=("mh", "alpha_m"), least=least
     )
     return _exchange(model, label_priors=priors)
+
+
+def _learn_errors(
+    model: CorrectedModel,
+    stars: StarSample,
+    start: np.ndarray,
+    known: KnownLabels | None,
+    learn: Callable[[KnownLabels], CorrectedModel],
+    reference: ReferenceSample | None,
+    n_fold: int,
+) -> tuple[CorrectedModel, dict[str, Any]]:
+    """The model with errors that no pixel tells of, and numbers of anchors that were held out.
+
+    `reference` has rows of the domain where it counts as the same stars.
+    """
+    space = model.label_space
+    posterior = estimate_labels(model, stars, start)
+    there = np.asarray(space.unscale(posterior.scaled))
+    # A catalogue is fitted without pixels that are wrong, and so is what tells of its errors.
+    stars.drop_hits(residuals_of(model, stars, posterior), float(model.noise_scale))
+    clean, each = stars.as_domain(), np.arange(len(stars.rows))
+    told: dict[str, Any] = {}
+    if known is not None:
+        model, told = judge_anchors(model, learn, known, clean, each, there, n_fold)
+    if model.label_error is None and reference is not None and reference.rows is not None:
+        seen = np.searchsorted(stars.rows, np.asarray(reference.rows))
+        error = learn_label_errors(model, clean, replace(reference, rows=seen), there[seen])
+        model = _exchange(model, label_error=error)
+    offsets = measure_relation_offsets(model, clean, each, there)
+    if offsets is not None:
+        joined = join_label_errors(space, model.label_error, expect_relation_errors(offsets))
+        model = _exchange(model, label_error=joined)
+    velocity_error = learn_velocity_error(model, clean, each, there)
+    return _exchange(model, velocity_error=velocity_error), told
 
 
 def _describe_label_error(model: CorrectedModel) -> dict[str, float]:
@@ -520,7 +450,7 @@ def _learn_uncertainty(
     """
     rng = np.random.default_rng(config.seed)
     found = estimate_labels(model, stars, population.mean_scaled(model.label_space))
-    again = replace(config, n_passes=_RESAMPLED_PASSES, n_nuisance=0)
+    again = replace(config, n_passes=RESAMPLED_PASSES, n_nuisance=0)
     changes = []
     for _ in range(config.n_resample):
         parts, learned_from = _halve(stars, config.max_resampled, rng), []

@@ -15,11 +15,10 @@ from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.matched import (
-    MatchedConfig,
-    count_passes,
     split_for_matching,
     train_matched,
 )
+from jaxmdwarf.training.transfer.matched_config import MatchedConfig, count_passes
 from jaxmdwarf.workflows.methods.base import MethodOptions, TransferMethod
 from jaxmdwarf.workflows.progress import Progress, Silent
 

@@ -16,14 +16,13 @@ from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
 from jaxmdwarf.training.transfer.matched import (
-    MatchedConfig,
     _choose_rows,
     _choose_trial,
     _find_noise_scale,
     _halve,
-    count_passes,
     train_matched,
 )
+from jaxmdwarf.training.transfer.matched_config import MatchedConfig, count_passes
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6199.0, 1.0)

@@ -15,7 +15,7 @@ from jaxmdwarf.training.transfer.anchors import KnownLabels
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import Population, ReferenceSample
 from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
-from jaxmdwarf.training.transfer.matched import MatchedConfig
+from jaxmdwarf.training.transfer.matched_config import MatchedConfig
 
 SPACE = LabelSpace.mdwarf()
 POPULATION = Population(np.array([3500.0, -0.1]), np.diag([150.0**2, 0.2**2]), (), 200)
