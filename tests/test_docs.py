@@ -57,3 +57,23 @@ def test_the_whole_front_door_is_in_the_api():
     named = set(re.findall(r"^   ([\w.]+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.M))
     there = {"spectra.RawSpectrum" if name == "Spectrum" else name for name in jaxmdwarf.__all__}
     assert there - {"__version__"} <= named
+
+
+PICTURED = sorted(
+    path for path in DOCS.glob("*.md") if "{code-cell}" in path.read_text(encoding="utf-8")
+)
+"""Pages beside the tutorials whose pictures are drawn while the site is built."""
+
+
+@pytest.mark.parametrize("path", PICTURED, ids=lambda path: path.name)
+def test_pictures_of_pages_are_drawn_from_results_that_are_kept(path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(DOCS)
+    cells = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)
+    names: dict = {}
+    for cell in cells:
+        lines = [line for line in cell.splitlines() if not line.startswith((":", "%"))]
+        *before, last = [line for line in lines if line]
+        exec("\n".join(before), names)
+        figure = eval(last, names)
+        assert sum(len(panel.lines) for panel in figure.axes) > 10
