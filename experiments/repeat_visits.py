@@ -24,6 +24,7 @@ from jaxmdwarf.simulate.population import PopulationConfig
 from jaxmdwarf.simulate.survey import SurveyConfig
 from jaxmdwarf.workflows.fitting import fit_files
 from jaxmdwarf.workflows.progress import Progress, Silent
+from jaxmdwarf.workflows.run import open_run
 from jaxmdwarf.workflows.simulation import simulate_files
 from jaxmdwarf.workflows.transfer import TransferConfig, train_transfer_files
 from jaxmdwarf.workflows.validating import validate_tables
@@ -104,10 +105,14 @@ class RepeatVisitsConfig:
         root.mkdir(parents=True, exist_ok=True)
         emulator = train_theory(root, self.n_grid, progress)
         samples, by_seed = [], {}
-        for seed in self.seeds:
-            made = self._make_survey(root / str(seed), seed, emulator, progress)
-            sample, by_seed[seed] = self._judge(made, seed)
-            samples.append(sample.assign(star=sample["star"] + 10**7 * len(samples)))
+        # Surveys of other settings are in the way of this run; seeds only add some.
+        with open_run(
+            root / "work", kind="an experiment", about={"config": replace(self, seeds=())}
+        ):
+            for seed in self.seeds:
+                made = self._make_survey(root / str(seed), seed, emulator, progress)
+                sample, by_seed[seed] = self._judge(made, seed)
+                samples.append(sample.assign(star=sample["star"] + 10**7 * len(samples)))
         together = pd.concat(samples, ignore_index=True)
         outcome = plain_json(
             {

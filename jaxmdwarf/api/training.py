@@ -191,8 +191,8 @@ def train_transfer(
     emulator : path, ForwardModel, or what `train_emulator` returned
     reference : path, sequence of path, DataFrame or Table, optional
         Literature labels (Teff, [M/H]) of stars like the observed ones. Those that are among the
-        spectra, by position, are anchors where no others are given; `config` decides
-        (``common_stars``).
+        spectra, by position, are anchors of the method matched where no others are given; `config`
+        decides (``common_stars``).
     anchors : path, DataFrame or Table, optional
         Known labels, with errors, of stars that are among the spectra, matched by path, obsid,
         Gaia's source_id or position; they are learned from as measurements beside the spectra.

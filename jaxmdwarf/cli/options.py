@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -138,6 +139,8 @@ def parse_numbers(words: Sequence[str], option: str) -> dict[str, float]:
             raise UsageError(
                 f"{option} {item!r} names no number.", f"write for example {option} logg=4.8."
             ) from None
+        if not math.isfinite(number):
+            raise UsageError(f"{option} {item!r} is no finite number.", "give one.")
         if numbers.setdefault(name, number) != number:
             raise UsageError(f"{option} gives {name} two values.", "give one.")
     return numbers

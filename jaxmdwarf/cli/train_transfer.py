@@ -48,8 +48,8 @@ class Command:
         tyro.conf.arg(
             metavar="TABLE [TABLE ...]",
             help="Literature labels (Teff, [M/H]) of stars like the observed ones. Those that are "
-            "among the spectra are used star by star (--common-stars). Without, labels are as "
-            "frequent as along the isochrones.",
+            "among the spectra the method matched uses star by star (--common-stars). Without, "
+            "labels are as frequent as along the isochrones.",
             help_behavior_hint="(default: none)",
         ),
     ] = ()
@@ -88,8 +88,9 @@ class Command:
     common_stars: Annotated[
         Literal["anchors", "distribution"],
         tyro.conf.arg(
-            help="What stars of the reference tell that are among the spectra, where no --anchors "
-            "are given: each its own Teff and [M/H], or no more than how these are distributed."
+            help="What stars of the reference that are among the spectra tell the method matched, "
+            "where no --anchors are given: each its own Teff and [M/H], or no more than how these "
+            "are distributed."
         ),
     ] = "anchors"
 

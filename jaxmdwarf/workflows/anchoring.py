@@ -272,6 +272,7 @@ def find_common_stars(
     space: LabelSpace,
     *,
     radius_arcsec: float = 3.0,
+    most: int = 2000,
 ) -> FoundAnchors | None:
     """Spectra of a domain that are of stars of the reference, as anchors; None if too few are.
 
@@ -287,6 +288,9 @@ def find_common_stars(
         From `jaxmdwarf.io.references.read_references`.
     space : LabelSpace
     radius_arcsec : float
+    most : int
+        Spectra at most, drawn at random: by then the scale is known, and the survey's other stars
+        are to be learned from, too.
     """
     names = [name for name in LEAST_ERRORS if name in space.names]
     placed = reference[reference[["ra_deg", "dec_deg"]].notna().all(axis=1)]
@@ -300,8 +304,8 @@ def find_common_stars(
     found = placed.iloc[matches.reference_rows]
     labels, errors = np.full((2, len(found), space.n_label), np.nan)
     assumed: dict[str, float] = {}
-    for name in names:
-        index = space.index(name)
+    columns = [space.index(name) for name in names]
+    for name, index in zip(names, columns, strict=True):
         values = found[name].to_numpy(np.float64)
         inside = (values >= space.lower[index]) & (values <= space.upper[index])
         labels[:, index] = np.where(inside, values, np.nan)
@@ -310,13 +314,18 @@ def find_common_stars(
             assumed[name] = DEFAULT_ERRORS[name]
         stated = np.where(np.isfinite(stated), stated, DEFAULT_ERRORS[name])
         errors[:, index] = np.maximum(stated, LEAST_ERRORS[name])
-    known = np.isfinite(labels).any(axis=1)
+    outside = int(np.count_nonzero(np.isfinite(found[names]) & ~np.isfinite(labels[:, columns])))
+    known = np.flatnonzero(np.isfinite(labels).any(axis=1))
+    if known.size > most:
+        known = np.sort(np.random.default_rng(0).choice(known, most, replace=False))
     sample = AnchorSample(matches.rows[known], labels[known], errors[known])
     n_star = len(np.unique(matches.reference_rows[known]))
     if n_star < LEAST_ANCHORS:
         return None
     report = {
+        "source": "reference",
         "rows": len(reference),
+        "outside": outside,
         "matched": int(sample.rows.size),
         "matched_by": f"{sample.rows.size} of {len(spectra)} rows are of {n_star} stars of the "
         "reference, by position",
@@ -346,10 +355,15 @@ def describe_anchors(report: Mapping[str, Any]) -> list[str]:
         error = report["e_offset_from_reference"][name]
         if offset is not None and abs(offset) > 3 * error:
             write = describe_label(name).write
+            whose = (
+                "labels of the reference's stars and their distribution"
+                if report.get("source") == "reference"
+                else "anchors and reference"
+            )
             lines.append(
-                f"anchors and reference disagree: {describe_label(name).symbol} of the anchors is "
-                f"{write(offset, signed=True)} (± {write(error)}) from what the reference makes of "
-                "their spectra; labels are on the scale of the anchors"
+                f"{whose} disagree: {describe_label(name).symbol} of the anchors is "
+                f"{write(offset, signed=True)} (± {write(error)}) from what the distribution makes "
+                "of their spectra; labels are on the scale of the anchors"
             )
     if report.get("n_far"):
         lines.append(

@@ -105,6 +105,10 @@ class TransferConfig:
                 "give an object of jaxmdwarf.workflows.methods, or build one from a name with "
                 "build_transfer_method.",
             )
+        if self.common_stars not in ("anchors", "distribution"):
+            raise UsageError(
+                f"common_stars is {self.common_stars!r}.", "choose 'anchors' or 'distribution'."
+            )
 
 
 def train_transfer_files(
@@ -336,7 +340,7 @@ def learn_transfer(
     """
     config, progress = config or TransferConfig(), progress or Silent()
     config.method.require(prepared.domain.n_spec)
-    found = _find_known(prepared.table, emulator.label_space, config, reference, anchors)
+    found = _find_known(prepared, emulator.label_space, config, reference, anchors)
     if found is not None:
         progress.say(f"anchors: {found.report['matched_by']}")
     known = {} if found is None else {"anchors": found.sample}
@@ -403,7 +407,7 @@ def learn_transfer(
 
 
 def _find_known(
-    spectra: pd.DataFrame,
+    prepared: PreparedSpectra,
     space: LabelSpace,
     config: TransferConfig,
     reference: pd.DataFrame | None,
@@ -411,11 +415,13 @@ def _find_known(
 ) -> FoundAnchors | None:
     """Spectra of known labels: of the anchors that were given, else of the reference's stars."""
     if anchors is not None:
-        return find_anchors(spectra, anchors, space)
-    wanted = config.common_stars == "anchors" and config.method.takes_anchors
-    return (
-        find_common_stars(spectra, reference, space) if wanted and reference is not None else None
-    )
+        return find_anchors(prepared.table, anchors, space)
+    if reference is None or config.common_stars != "anchors" or not config.method.takes_anchors:
+        return None
+    found = find_common_stars(prepared.table, reference, space)
+    if found is None or not config.method.knows_enough(prepared.domain, found.sample):
+        return None
+    return found
 
 
 def _add_population(

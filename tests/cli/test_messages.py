@@ -71,6 +71,7 @@ BAD_USAGE = {
     "fit spectra --model m --out t.fits --chunk-size 0": r"chunk_size 0.*--chunk-size",
     "fit spectra --model m --out t.fits --fix logg": r"--fix 'logg' names no number",
     "fit spectra --model m --out t.fits --fix logg=4.8 logg=5": r"--fix gives logg two values",
+    "fit spectra --model m --out t.fits --fix logg=nan": r"--fix 'logg=nan' is no finite number",
     "fit spectra --model m --out t.fits --poly-order 99": r"poly_order 99 is not within 0 and 10",
     "fit spectra --model m --out t.fits --solver lmm": r"solver 'lmm' is unknown.*lbfgs",
     "fit spectra --model m --out t.fits --window-aa 8000 7000": r"window_aa.*lower end first",

@@ -133,6 +133,27 @@ def test_visits_count_as_one_star_and_too_few_stars_are_none(spectra):
     assert find_common_stars(spectra, make_reference(ra_deg=np.nan), SPACE) is None
 
 
+def test_of_very_many_common_stars_so_many_are_drawn_as_tell_the_scale(spectra):
+    found = find_common_stars(spectra, make_reference(), SPACE, most=5)
+    assert found.sample.rows.tolist() == [3, 4, 5, 6, 7]
+    spectra.loc[:1, "RA"] = [18.0, 19.0]
+    some = find_common_stars(spectra, make_reference(), SPACE, most=6).sample
+    assert len(some.rows) == 6
+    assert (np.diff(some.rows) > 0).all()
+    assert set(some.rows) < {0, 1, 3, 4, 5, 6, 7}
+
+
+def test_a_reference_that_disagrees_with_itself_is_not_called_another_table():
+    report = {
+        "offset_from_reference": {"teff": 40.0},
+        "e_offset_from_reference": {"teff": 5.0},
+    }
+    (line,) = describe_anchors(report)
+    assert line.startswith("anchors and reference disagree: Teff")
+    (line,) = describe_anchors({**report, "source": "reference"})
+    assert line.startswith("labels of the reference's stars and their distribution disagree")
+
+
 def test_labels_beyond_the_emulator_are_unknown(spectra):
     reference = make_reference()
     reference.loc[0, "teff"], reference.loc[1, ["teff", "mh"]] = 6100.0, [6100.0, np.nan]
@@ -142,6 +163,7 @@ def test_labels_beyond_the_emulator_are_unknown(spectra):
     assert np.isnan(found.sample.labels[1, 0])
     assert found.sample.labels[1, 2] == pytest.approx(-0.15)
     assert found.report["known"] == {"teff": 4, "mh": 5}
+    assert found.report["outside"] == 2
 
 
 def test_a_path_that_is_of_several_spectra_tells_none(spectra):

@@ -32,8 +32,9 @@ from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, ScheduleConfig
 from jaxmdwarf.training.labels.mixture import MixtureConfig
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
+from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.distil import DistillationConfig
-from jaxmdwarf.training.transfer.domain import split_domain
+from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
 from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows import transfer as stages
 from jaxmdwarf.workflows.methods import registry
@@ -548,8 +549,36 @@ def test_stars_of_the_reference_are_anchors_unless_their_distribution_is_asked_f
         table = pd.read_parquet(out / "observed.parquet")
         assert ("anchor" in table) == bool(n)
         assert describe_model(out)["training"]["config"]["common_stars"] == common_stars
+    wrong = replace(options)
+    object.__setattr__(wrong, "common_stars", "anchor")
+    with pytest.raises(UsageError, match="common_stars is 'anchor'"):
+        wrong.__post_init__()
     # The paper's networks have no use for labels of single stars.
     assert not OPTIONS.method.takes_anchors
+
+
+def test_common_stars_that_cannot_be_learned_from_are_no_anchors():
+    n = 300
+    ones = np.ones((n, GRID.n_pix), np.float32)
+    train = split_domain(n, seed=0).train
+    known = np.sort(train[:12])
+    snr = np.full(n, 50.0)
+
+    def ask(snr, star=None, rows=known):
+        domain = ObservedDomain(ones, ones, ones, GRID, np.zeros(n), snr, star=star)
+        labels = np.full((len(rows), 4), np.nan)
+        labels[:, 0] = 3500.0
+        return Matched().knows_enough(domain, AnchorSample(rows, labels, np.full_like(labels, 60)))
+
+    assert ask(snr)
+    faint = snr.copy()
+    faint[known[4:]] = 5.0  # below what is learned from: four are left
+    assert not ask(faint)
+    faint[known[4]] = 12.0
+    assert ask(faint)
+    star = np.arange(n)
+    star[known] = 1000 + np.arange(12) // 3  # three visits each of four stars
+    assert not ask(snr, star)
 
 
 def test_anchors_of_no_use_are_refused_before_spectra_are_read(

@@ -139,7 +139,7 @@ def split_domain(
     ----------
     n_spec : int
     seed : int
-        The split is a function of this and `n_spec` alone.
+        The split is a function of this and of the other arguments.
     shares : (train, validation, test)
         Relative sizes; the last two may be 0.
     least : (train, validation, test)

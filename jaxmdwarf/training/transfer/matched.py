@@ -144,6 +144,7 @@ def train_matched(
         posterior = estimate_labels(one.model, validation, start)
         learned.append(one)
         trials.append(_describe_trial(strength, posterior, one.history))
+    passes_per_s = len(trials) * config.n_passes / (time.perf_counter() - began)
     n_matched = len(rows) if common is None else int(np.count_nonzero(common))
     number = _choose_trial(trials, n_matched, population.n_star)
     chosen, best = trials[number], learned[number].model
@@ -165,7 +166,7 @@ def train_matched(
         told |= {"relations_moved": settled, **({} if last is None else last.describe())}
     report = {
         **_count_spectra(rows, held, common),
-        "iterations_per_s": len(trials) * config.n_passes / (time.perf_counter() - began),
+        "iterations_per_s": passes_per_s,
         **_describe_choice(best, trials, chosen),
     }
     return TrainedTransfer(best, {**report, "anchors": told} if told else report)

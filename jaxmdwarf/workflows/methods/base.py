@@ -16,6 +16,7 @@ from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.io.models import load_model, save_model
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
+from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.workflows.progress import Progress
@@ -50,7 +51,7 @@ class MethodOptions:
 
 
 class TransferMethod(abc.ABC):
-    """A way to learn, without labels, how observed spectra differ from an emulator's.
+    """A way to learn, from few labels or none, how observed spectra differ from an emulator's.
 
     Subclasses are frozen dataclasses of settings. A new one is a class with `name` and `train`,
     known to commands once `jaxmdwarf.workflows.methods.registry.register_transfer_method` or its
@@ -86,7 +87,7 @@ class TransferMethod(abc.ABC):
         Parameters
         ----------
         domain : ObservedDomain
-            Unlabelled spectra at rest, normalised, on the emulator's pixels.
+            Spectra at rest, normalised, on the emulator's pixels.
         emulator : ForwardModel
         labels : (n_draw, n_label)
             Draws of the synthetic domain, physical units, in the emulator's order.
@@ -128,6 +129,10 @@ class TransferMethod(abc.ABC):
         return split_domain(
             domain.n_spec, seed=self.seed, star=domain.star, anchored=anchored, least=(0, 0, 0)
         )
+
+    def knows_enough(self, domain: ObservedDomain, anchors: AnchorSample) -> bool:
+        """Whether anchors that nobody has asked for are worth it."""
+        return True
 
     def require(self, n_spec: int) -> None:
         """Raise what training would, were it given `n_spec` spectra; told before long work."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
-from jaxmdwarf.training.transfer.anchors import AnchorSample
+from jaxmdwarf.training.transfer.anchors import LEAST_ANCHORS, AnchorSample
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.matched import (
@@ -60,6 +60,14 @@ class Matched(TransferMethod):
         """Anchors are learned from as far as good spectra are left to validate with."""
         good = np.asarray(domain.snr) >= self.settings.min_snr
         return split_for_matching(domain.n_spec, self.settings, domain.star, anchored, good)
+
+    def knows_enough(self, domain: ObservedDomain, anchors: AnchorSample) -> bool:
+        """Whether enough stars of known labels are among the good spectra to be learned from."""
+        marked = anchors.mark(domain.n_spec)
+        rows = self.split(domain, marked).train
+        rows = rows[marked[rows] & (np.asarray(domain.snr)[rows] >= self.settings.min_snr)]
+        star = rows if domain.star is None else domain.star[rows]
+        return len(np.unique(star)) >= LEAST_ANCHORS
 
     def require(self, n_spec: int) -> None:
         """Raise `MismatchError` if there are too few spectra to match their distribution."""
