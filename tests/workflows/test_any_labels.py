@@ -134,7 +134,7 @@ def test_a_grid_without_alpha_is_as_good_as_any(tmp_path, write_stars):
     # These stars have lines where the model has them, and no band of an M dwarf.
     harmful = int(HARMFUL_FLAGS & ~QualityFlag.NOT_M_DWARF)
     assert ((table["flags"] & harmful) == 0).mean() > 0.8
-    joined = join_gaia(table, pd.DataFrame({"ra": [150.0], "dec": [20.0], "ruwe": [1.1]}))
+    joined = join_gaia(table, pd.DataFrame({"ra": table["RA"], "dec": table["Dec"], "ruwe": 1.1}))
     assert (joined["RUWE"] == 1.1).all()
 
 

@@ -416,8 +416,9 @@ def test_a_killed_run_resumes_with_the_losses_of_the_uninterrupted(tmp_path):
     train_on_disk(tmp_path / "whole")
     cut = tmp_path / "cut"
     # It kills itself: from outside, a busy machine may let it come to its end first.
-    command = [sys.executable, __file__, str(cut), "4"]
-    assert subprocess.run(command, timeout=240).returncode == -signal.SIGKILL
+    command = [sys.executable, "-m", "tests.training.cyclestar.test_loop", str(cut), "4"]
+    root = Path(__file__).parents[3]
+    assert subprocess.run(command, timeout=240, cwd=root).returncode == -signal.SIGKILL
     assert [line["step"] for line in read_lines(cut / "metrics.jsonl")] == [10, 20, 30, 40]
     train_on_disk(cut)
     lines = read_lines(cut / "metrics.jsonl")
