@@ -14,7 +14,7 @@ from jaxmdwarf.catalogue.counterparts import list_columns
 from jaxmdwarf.catalogue.names import find_column
 from jaxmdwarf.catalogue.published import PreparedTable
 from jaxmdwarf.catalogue.quantities import find_positions, read_errors
-from jaxmdwarf.diagnostics.matching import match_by_position
+from jaxmdwarf.diagnostics.matching import Matches, match_by_position
 from jaxmdwarf.errors import UsageError, WorkFailed
 from jaxmdwarf.io.inputs import expand_inputs
 from jaxmdwarf.io.parts import PackPart
@@ -266,6 +266,26 @@ def find_anchors(
     return FoundAnchors(sample, report)
 
 
+def match_reference(
+    spectra: pd.DataFrame, reference: pd.DataFrame, *, radius_arcsec: float = 3.0
+) -> Matches:
+    """Rows of a domain that are of stars of a reference, by position; without positions none.
+
+    Parameters
+    ----------
+    spectra : DataFrame
+        With the columns RA and Dec.
+    reference : DataFrame
+        From `jaxmdwarf.io.references.read_references`.
+    radius_arcsec : float
+    """
+    return match_by_position(
+        *(spectra[name].to_numpy(np.float64) for name in ("RA", "Dec")),
+        *(reference[name].to_numpy(np.float64) for name in ("ra_deg", "dec_deg")),
+        radius_arcsec=radius_arcsec,
+    )
+
+
 def find_common_stars(
     spectra: pd.DataFrame,
     reference: pd.DataFrame,
@@ -293,15 +313,10 @@ def find_common_stars(
         are to be learned from, too.
     """
     names = [name for name in LEAST_ERRORS if name in space.names]
-    placed = reference[reference[["ra_deg", "dec_deg"]].notna().all(axis=1)]
-    if placed.empty or not names:
+    if not names:
         return None
-    matches = match_by_position(
-        *(spectra[name].to_numpy(np.float64) for name in ("RA", "Dec")),
-        *(placed[name].to_numpy(np.float64) for name in ("ra_deg", "dec_deg")),
-        radius_arcsec=radius_arcsec,
-    )
-    found = placed.iloc[matches.reference_rows]
+    matches = match_reference(spectra, reference, radius_arcsec=radius_arcsec)
+    found = reference.iloc[matches.reference_rows]
     labels, errors = np.full((2, len(found), space.n_label), np.nan)
     assumed: dict[str, float] = {}
     columns = [space.index(name) for name in names]

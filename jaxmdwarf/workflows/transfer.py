@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxmdwarf.diagnostics.matching import match_by_position
 from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
 from jaxmdwarf.io.isochrones import read_isochrones
 from jaxmdwarf.io.json_files import plain_json, to_json
@@ -33,6 +32,7 @@ from jaxmdwarf.workflows.anchoring import (
     describe_anchors,
     find_anchors,
     find_common_stars,
+    match_reference,
     prepare_anchors,
 )
 from jaxmdwarf.workflows.methods.base import LEAST_COMMON_STARS, TransferMethod
@@ -490,15 +490,9 @@ def choose_reference(
     errors = [float(known[name].median()) for name in ("e_teff", "e_mh")]
     errors = [value if np.isfinite(value) else 0.0 for value in errors]
     labels = known[["teff", "mh"]].to_numpy(np.float64)
-    placed = known[["ra_deg", "dec_deg"]].notna().all(axis=1).to_numpy()
-    if placed.any():
-        found = match_by_position(
-            *(spectra[name].to_numpy(np.float64) for name in ("RA", "Dec")),
-            *(known.loc[placed, name].to_numpy(np.float64) for name in ("ra_deg", "dec_deg")),
-        )
-        if found.rows.size >= least_common:
-            chosen = np.flatnonzero(placed)[found.reference_rows]
-            return ReferenceSample(labels[chosen], (errors[0], errors[1]), found.rows)
+    found = match_reference(spectra, known)
+    if found.rows.size >= max(least_common, 1):
+        return ReferenceSample(labels[found.reference_rows], (errors[0], errors[1]), found.rows)
     return ReferenceSample(labels, (errors[0], errors[1]))
 
 

@@ -10,14 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxmdwarf.diagnostics.recovery import measure_pulls, measure_recovery
-from jaxmdwarf.inference.parameters import Start
-from jaxmdwarf.inference.problem import FitProblem
-from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel
-from jaxmdwarf.quality import HARMFUL_FLAGS
 from jaxmdwarf.training.transfer.anchors import KnownLabels
 from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.domain_fits import fit_domain
 from jaxmdwarf.training.transfer.label_errors import LEAST_STARS, spread_label_errors
 from jaxmdwarf.training.transfer.label_matching import MATCHED_LABELS
 
@@ -150,10 +147,7 @@ def hold_out_anchors(
         held = anchored[fold == one]
         model = learn(known.forget(held))
         model = replace(model, uncertainty=uncertainty)  # type: ignore[type-var]
-        problem = FitProblem.from_batch(model, observed.batch(rows[held]))
-        found = fit(problem, start=Start(start[held], np.zeros(held.size, np.float32)))
-        good = (np.asarray(found.flags) & int(HARMFUL_FLAGS)) == 0
-        good &= np.isfinite(found.errors).all(axis=-1)
+        found, good = fit_domain(model, observed, rows[held], start[held])
         labels = np.where(good[:, None], np.asarray(found.labels, np.float64), np.nan)
         space = model.label_space
         width = np.subtract(space.upper, space.lower)

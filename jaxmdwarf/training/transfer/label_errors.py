@@ -6,19 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxmdwarf.inference.parameters import Start
-from jaxmdwarf.inference.problem import FitProblem
-from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel
-from jaxmdwarf.quality import HARMFUL_FLAGS
 from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.domain_fits import fit_domain
 from jaxmdwarf.training.transfer.label_matching import MATCHED_LABELS, ReferenceSample
 
 LEAST_STARS = 30
 """Stars in common that are needed."""
 
-_MOST_STARS = 1000
+MOST_STARS = 1000
+"""Spectra that are fitted at most, to learn of errors."""
+
 _CENTRAL = (0.1587, 0.8413)
 _FAR_SIGMA = 4.0
 _HALF_OF_A_GAUSSIAN = 0.6745
@@ -53,15 +52,12 @@ def learn_label_errors(
     """
     assert reference.rows is not None
     rows = np.asarray(reference.rows)
-    chosen = np.arange(len(rows))[:: -(-len(rows) // _MOST_STARS) or 1]
+    chosen = np.arange(len(rows))[:: -(-len(rows) // MOST_STARS) or 1]
     space = model.label_space
     columns = [space.index(name) for name in MATCHED_LABELS]
     if chosen.size < LEAST_STARS:
         return None
-    problem = FitProblem.from_batch(model, observed.batch(rows[chosen]))
-    found = fit(problem, start=Start(start[chosen], np.zeros(chosen.size, np.float32)))
-    good = (np.asarray(found.flags) & int(HARMFUL_FLAGS)) == 0
-    good &= np.isfinite(found.errors).all(axis=-1)
+    found, good = fit_domain(model, observed, rows[chosen], start[chosen])
     if np.count_nonzero(good) < LEAST_STARS:
         return None
     away = (np.asarray(found.labels)[:, columns] - reference.teff_mh[chosen])[good]
@@ -151,20 +147,18 @@ def learn_velocity_error(
         return None
     star = observed.star[rows]
     order = np.argsort(star, kind="stable")
-    again = np.flatnonzero(np.diff(star[order]) == 0)[: _MOST_STARS // 2]
+    again = np.flatnonzero(np.diff(star[order]) == 0)[: MOST_STARS // 2]
     if again.size < LEAST_STARS:
         return None
     pairs = np.stack([order[again], order[again + 1]], axis=1)
     seen, place = np.unique(pairs, return_inverse=True)
     place = place.reshape(pairs.shape)
     frame = observed.frame_kms[rows[seen]]
-    problem = FitProblem.from_batch(model, observed.batch(rows[seen]), frame_kms=frame)
-    found = fit(problem, start=Start(start[seen], np.zeros(seen.size, np.float32)))
-    good = (np.asarray(found.flags) & int(HARMFUL_FLAGS)) == 0
-    good = (good & np.isfinite(found.e_rv))[place].all(axis=1)
-    if np.count_nonzero(good) < LEAST_STARS:
+    found, good = fit_domain(model, observed, rows[seen], start[seen], frame_kms=frame)
+    both = (good & np.isfinite(found.e_rv))[place].all(axis=1)
+    if np.count_nonzero(both) < LEAST_STARS:
         return None
-    rv, error = np.asarray(found.rv_kms)[place][good], np.asarray(found.e_rv)[place][good]
+    rv, error = np.asarray(found.rv_kms)[place][both], np.asarray(found.e_rv)[place][both]
     away = (rv[:, 0] - rv[:, 1]) / np.sqrt(2)
     return jnp.asarray(find_typically_added(away, np.sqrt(np.mean(error**2, axis=1))), jnp.float32)
 
@@ -179,12 +173,8 @@ def find_added(away: Float[np.ndarray, n], error: Float[np.ndarray, n]) -> float
     error : (n,)
         One sigma that is stated of each.
     """
-    scatter = 0.5 * float(np.diff(np.quantile(away, _CENTRAL))[0])
-    near = np.abs(away - np.median(away)) < _FAR_SIGMA * np.hypot(error, scatter)
-    tried = np.linspace(0, 2 * scatter, 201)
-    variance = error[near] ** 2 + tried[:, None] ** 2
-    fitting = np.sum(away[near] ** 2 / variance + np.log(variance), axis=1)
-    return float(tried[np.argmin(fitting)])
+    tried, surprise = _try_errors(away, error, None)
+    return float(tried[np.argmin(surprise)])
 
 
 def expect_added(
@@ -206,14 +196,21 @@ def expect_added(
     share : (n,), optional
         By which rows count: those of one star share an error. 1 if left out.
     """
+    tried, surprise = _try_errors(away, error, share)
+    probable = np.exp(surprise.min() - surprise)
+    return float(np.sqrt(np.sum(probable * tried**2) / np.sum(probable)))
+
+
+def _try_errors(
+    away: np.ndarray, error: np.ndarray, share: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors that may be missing, (201,), and minus the log likelihood of each; far rows apart."""
     scatter = 0.5 * float(np.diff(np.quantile(away, _CENTRAL))[0])
     near = np.abs(away - np.median(away)) < _FAR_SIGMA * np.hypot(error, scatter)
     counts = near * (1.0 if share is None else share)
     tried = np.linspace(0, 2 * scatter, 201)
     variance = error**2 + tried[:, None] ** 2
-    surprise = 0.5 * np.sum(counts * (away**2 / variance + np.log(variance)), axis=1)
-    probable = np.exp(surprise.min() - surprise)
-    return float(np.sqrt(np.sum(probable * tried**2) / np.sum(probable)))
+    return tried, 0.5 * np.sum(counts * (away**2 / variance + np.log(variance)), axis=1)
 
 
 def find_typically_added(away: Float[np.ndarray, n], error: Float[np.ndarray, n]) -> float:

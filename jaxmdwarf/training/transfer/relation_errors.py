@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxmdwarf.inference.likelihood import loosen_priors
-from jaxmdwarf.inference.parameters import Start
-from jaxmdwarf.inference.problem import FitProblem
-from jaxmdwarf.inference.results import FitResult
-from jaxmdwarf.inference.schedule import fit
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel
 from jaxmdwarf.models.priors import RelationPrior, linearise_priors
-from jaxmdwarf.quality import HARMFUL_FLAGS
 from jaxmdwarf.training.transfer.domain import ObservedDomain
-from jaxmdwarf.training.transfer.label_errors import LEAST_STARS, expect_added, share_of_star
-
-_MOST_STARS = 1000
+from jaxmdwarf.training.transfer.domain_fits import fit_domain
+from jaxmdwarf.training.transfer.label_errors import (
+    LEAST_STARS,
+    MOST_STARS,
+    expect_added,
+    share_of_star,
+)
 
 
 class RelationOffsets(NamedTuple):
@@ -68,12 +65,10 @@ def measure_relation_offsets(
     relations = tuple(prior for prior in model.priors() if isinstance(prior, RelationPrior))
     snr = np.asarray(observed.snr)[rows]
     bright = np.flatnonzero(snr >= np.median(snr))
-    bright = bright[:: -(-bright.size // _MOST_STARS) or 1]
+    bright = bright[:: -(-bright.size // MOST_STARS) or 1]
     if not relations or bright.size < LEAST_STARS:
         return None
-    found = _fit_without_priors(model, observed, rows[bright], start[bright])
-    good = (np.asarray(found.flags) & int(HARMFUL_FLAGS)) == 0
-    good &= np.isfinite(found.errors).all(axis=-1)
+    found, good = fit_domain(model, observed, rows[bright], start[bright], priors=False)
     if np.count_nonzero(good) < LEAST_STARS:
         return None
     space = model.label_space
@@ -135,11 +130,3 @@ def join_label_errors(
         variance[index] = (sigma / (space.upper[index] - space.lower[index])) ** 2
     beside = jnp.asarray(np.diag(variance), jnp.float32)
     return beside if told is None else told + beside
-
-
-def _fit_without_priors(
-    model: CorrectedModel, observed: ObservedDomain, rows: np.ndarray, start: np.ndarray
-) -> FitResult:
-    problem = FitProblem.from_batch(model, observed.batch(rows))
-    problem = replace(problem, priors=loosen_priors(problem.priors))
-    return fit(problem, start=Start(start, np.zeros(len(rows), np.float32)))

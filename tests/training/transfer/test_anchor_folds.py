@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.quality import HARMFUL_FLAGS
-from jaxmdwarf.training.transfer import anchor_folds
+from jaxmdwarf.training.transfer import domain_fits
 from jaxmdwarf.training.transfer.anchor_folds import (
     HeldOutAnchors,
     hold_out_anchors,
@@ -16,12 +15,7 @@ from jaxmdwarf.training.transfer.anchor_folds import (
 )
 from jaxmdwarf.training.transfer.anchors import KnownLabels
 from jaxmdwarf.training.transfer.domain import ObservedDomain
-
-SPACE = LabelSpace.mdwarf()
-WIDTH = np.subtract(SPACE.upper, SPACE.lower)
-TURN = np.array([[1.0, 0, 0, 0], [2e-3, 0.1, 0.4, 0], [0, 0, 1.0, 0], [0, 0, -0.5, 0.05]])
-COVARIANCE = TURN @ np.diag(np.square([40.0, 1.0, 0.07, 1.0])) @ TURN.T
-"""Of fits: log g goes with Teff and [M/H], [alpha/M] with the latter."""
+from tests.training.transfer.fit_covariance import COVARIANCE, SPACE, TURN, WIDTH
 
 
 def draw_anchors(n, seed=0):
@@ -98,7 +92,8 @@ def fits(monkeypatch):
     """What was learned from and fitted; fits answer with the labels that they are begun from."""
     seen = SimpleNamespace(forgotten=[], rows=[], models=[])
 
-    def from_batch(model, batch):
+    def from_batch(model, batch, *, frame_kms):
+        assert frame_kms is None
         seen.models.append(model)
         return np.asarray(batch.flux[:, 0]).astype(int)
 
@@ -115,8 +110,8 @@ def fits(monkeypatch):
             covariance=np.tile(np.arange(25.0).reshape(5, 5), (n, 1, 1)),
         )
 
-    monkeypatch.setattr(anchor_folds.FitProblem, "from_batch", from_batch)
-    monkeypatch.setattr(anchor_folds, "fit", fit)
+    monkeypatch.setattr(domain_fits.FitProblem, "from_batch", from_batch)
+    monkeypatch.setattr(domain_fits, "fit", fit)
     return seen
 
 

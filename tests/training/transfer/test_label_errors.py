@@ -9,10 +9,9 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.quality import HARMFUL_FLAGS
-from jaxmdwarf.training.transfer import label_errors
+from jaxmdwarf.training.transfer import domain_fits
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_errors import (
     LEAST_STARS,
@@ -25,6 +24,7 @@ from jaxmdwarf.training.transfer.label_errors import (
     spread_label_errors,
 )
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
+from tests.training.transfer.fit_covariance import COVARIANCE, SPACE, TURN, WIDTH
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.1, 0.3])
@@ -154,13 +154,6 @@ def test_what_is_added_makes_the_differences_most_probable():
     assert find_added(several, small) > 1.1 * find_added(beyond, small)
 
 
-SPACE = LabelSpace.mdwarf()
-WIDTH = np.subtract(SPACE.upper, SPACE.lower)
-TURN = np.array([[1.0, 0, 0, 0], [2e-3, 0.1, 0.4, 0], [0, 0, 1.0, 0], [0, 0, -0.5, 0.05]])
-"""Spectra take log g along by 0.002 a kelvin and 0.4 a dex, [alpha/M] by -0.5 a dex."""
-COVARIANCE = TURN @ np.diag(np.square([40.0, 1.0, 0.07, 1.0])) @ TURN.T
-
-
 def test_errors_of_two_labels_take_the_others_along():
     rng = np.random.default_rng(4)
     n = 2000
@@ -198,8 +191,8 @@ def fits(monkeypatch):
         seen.start = start
         return seen.answer(problem)
 
-    monkeypatch.setattr(label_errors.FitProblem, "from_batch", from_batch)
-    monkeypatch.setattr(label_errors, "fit", fit)
+    monkeypatch.setattr(domain_fits.FitProblem, "from_batch", from_batch)
+    monkeypatch.setattr(domain_fits, "fit", fit)
     return seen
 
 
@@ -271,7 +264,8 @@ def test_pairs_of_visits_are_neighbours_in_time_of_one_star(fits, theory, model)
     rv[:80] += 1e4
 
     def answer(rows):
-        return SimpleNamespace(flags=flags[rows], e_rv=e_rv[rows], rv_kms=rv[rows])
+        errors = np.ones((len(rows), 4))
+        return SimpleNamespace(flags=flags[rows], e_rv=e_rv[rows], rv_kms=rv[rows], errors=errors)
 
     fits.answer = answer
     observed = number_rows(theory, n, star=star)

@@ -7,22 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.priors import LabelPrior, RelationPrior
-from jaxmdwarf.quality import HARMFUL_FLAGS
 from jaxmdwarf.training.transfer import relation_errors
 from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.domain_fits import DomainFits
 from jaxmdwarf.training.transfer.relation_errors import (
     expect_relation_errors,
     join_label_errors,
     measure_relation_offsets,
 )
-
-SPACE = LabelSpace.mdwarf()
-WIDTH = np.subtract(SPACE.upper, SPACE.lower)
-TURN = np.array([[1.0, 0, 0, 0], [2e-3, 0.1, 0.4, 0], [0, 0, 1.0, 0], [0, 0, -0.5, 0.05]])
-COVARIANCE = TURN @ np.diag(np.square([40.0, 1.0, 0.07, 1.0])) @ TURN.T
-
+from tests.training.transfer.fit_covariance import COVARIANCE, SPACE, WIDTH
 
 SEQUENCE = RelationPrior("logg", ("teff",), ((0,), (1,)), (4.9, -0.3), 0.05, (3500.0,), (500.0,))
 ALPHA = RelationPrior("alpha_m", ("mh",), ((0,), (1,)), (0.05, -0.2), 0.06, (0.0,), (1.0,))
@@ -37,21 +31,20 @@ def test_labels_off_their_relations_tell_of_errors(theory, model, monkeypatch):
     root = np.linalg.cholesky(COVARIANCE * np.outer([1, 0.1, 1, 1], [1, 0.1, 1, 1]))
     labels = true + rng.standard_normal((n, 4)) @ root.T
     labels[:, 1] += rng.normal(0, 0.2, n)
-    flags, asked = np.zeros(n, np.int64), []
-    flags[::9] = int(HARMFUL_FLAGS)
-    labels[::9] += 1.0
+    good, asked = np.arange(n) % 9 > 0, []
+    labels[~good] += 1.0
 
-    def fit_without_priors(model, observed, rows, start):
+    def fit_domain(model, observed, rows, start, *, priors):
+        assert not priors
         asked.append(rows)
         np.testing.assert_array_equal(start, labels[rows] + 1.0)
         covariance = np.zeros((len(rows), 5, 5))
         covariance[:, :4, :4] = root @ root.T
         errors = np.sqrt(np.einsum("naa->na", covariance))
-        return SimpleNamespace(
-            labels=labels[rows], flags=flags[rows], errors=errors, covariance=covariance
-        )
+        result = SimpleNamespace(labels=labels[rows], errors=errors, covariance=covariance)
+        return DomainFits(result, good[rows])
 
-    monkeypatch.setattr(relation_errors, "_fit_without_priors", fit_without_priors)
+    monkeypatch.setattr(relation_errors, "fit_domain", fit_domain)
     snr = np.where(np.arange(n) % 2, 50.0, 5.0)
     flux = np.ones((n, theory.grid.n_pix), np.float32)
     observed = ObservedDomain(flux, flux, flux, theory.grid, np.zeros(n), snr)
