@@ -106,11 +106,11 @@ class RepeatVisitsConfig:
         emulator = train_theory(root, self.n_grid, progress)
         samples, by_seed = [], {}
         # Surveys of other settings are in the way of this run; seeds only add some.
-        with open_run(
-            root / "work", kind="an experiment", about={"config": replace(self, seeds=())}
-        ):
+        varied = ("out", "seeds")
+        about = {name: one for name, one in asdict(self).items() if name not in varied}
+        with open_run(root / "work", kind="an experiment", about=about) as run:
             for seed in self.seeds:
-                made = self._make_survey(root / str(seed), seed, emulator, progress)
+                made = self._make_survey(run.folder / str(seed), seed, emulator, progress)
                 sample, by_seed[seed] = self._judge(made, seed)
                 samples.append(sample.assign(star=sample["star"] + 10**7 * len(samples)))
         together = pd.concat(samples, ignore_index=True)

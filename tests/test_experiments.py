@@ -204,6 +204,41 @@ def test_injected_scatter_is_found_on_the_visits_of_a_survey(repeats):
     assert found["found"][0] == pytest.approx(433.0, abs=4 * found["errors"][0])
 
 
+def test_a_survey_has_the_gap_and_the_seed_that_are_asked_for(repeats, monkeypatch, tmp_path):
+    made = []
+
+    def simulate(folder, *, config, progress):
+        made.append(config)
+        folder.mkdir(parents=True)
+        pd.DataFrame({"source_id": [1, 2], "file": ["a", "b"]}).to_parquet(folder / "truth.parquet")
+
+    monkeypatch.setattr(repeats, "simulate_files", simulate)
+    monkeypatch.setattr(repeats, "train_transfer_files", lambda *args, **more: None)
+    monkeypatch.setattr(repeats, "fit_files", lambda *args, **more: None)
+    config = repeats.RepeatVisitsConfig(gap=2.0)
+    config._make_survey(tmp_path / "5", 5, tmp_path, None)
+    assert made[0].seed == 5
+    assert made[0].gap == config.survey.gap.scaled(2.0)
+    assert made[0].gap.damping == 2.0
+
+
+def test_surveys_of_another_gap_are_not_taken_up(repeats, monkeypatch, tmp_path):
+    monkeypatch.setattr(repeats, "train_theory", lambda *args: tmp_path)
+
+    def stop(self, folder, seed, emulator, progress):
+        folder.mkdir()
+        raise KeyError(seed)
+
+    monkeypatch.setattr(repeats.RepeatVisitsConfig, "_make_survey", stop)
+    first = repeats.RepeatVisitsConfig(out=str(tmp_path), seeds=(3,))
+    with pytest.raises(KeyError, match="3"):
+        first.run()
+    with pytest.raises(KeyError, match="4"):
+        replace(first, seeds=(4,)).run()
+    with pytest.raises(UsageError):
+        replace(first, gap=2.0).run()
+
+
 def test_a_transfer_sees_all_visits_of_its_stars_and_leaves_some_to_judge(repeats):
     config = repeats.RepeatVisitsConfig(n_train=4)
     truth = pd.DataFrame({"source_id": [5, 5, 6, 7, 7, 7, 8]})

@@ -56,6 +56,22 @@ def test_common_stars_that_cannot_be_learned_from_are_no_anchors():
     assert not ask(snr, star)
 
 
+@pytest.mark.parametrize(("n_known", "moved"), [(5, True), (6, False)])
+def test_anchors_leave_twenty_good_spectra_to_validate_with(n_known, moved):
+    n = 300
+    grid = PixelGrid.linear(6000.0, 6003.0, 1.0)
+    ones = np.ones((n, grid.n_pix), np.float32)
+    without = split_domain(n, seed=0)
+    snr = np.full(n, 50.0)
+    snr[without.validation[25:]] = 5.0
+    anchored = np.zeros(n, bool)
+    anchored[without.validation[:n_known]] = True
+    domain = ObservedDomain(ones, ones, ones, grid, np.zeros(n), snr)
+    split = Matched().split(domain, anchored)
+    assert np.isin(np.flatnonzero(anchored), split.train).all() == moved
+    assert len(split.validation) == len(without.validation) - (n_known if moved else 0)
+
+
 def test_a_log_forgets_what_is_reported_again(tmp_path):
     log = MetricsLog(tmp_path / "log.jsonl")
     for step in (10, 20, 30):

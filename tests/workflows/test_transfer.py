@@ -449,6 +449,10 @@ def test_labels_are_matched_to_the_stars_that_were_observed():
     assert found.rows.tolist() == list(range(100))
     assert (found.teff_mh[:, 0] == 3700.0).all()
     assert found.errors == (60.0, 0.0)
+    # Where nothing is placed nothing is in common, however few would be enough.
+    lost = choose_reference(spectra, reference.assign(ra_deg=np.nan), least_common=0)
+    assert lost.rows is None
+    assert len(lost.teff_mh) == 200
     # Too few in common: the whole reference stands for all spectra.
     few = choose_reference(spectra[70:], reference)
     assert few.rows is None
@@ -516,7 +520,7 @@ def test_anchors_reach_the_method_and_are_on_record(train, survey, tmp_path):
 
 
 def test_stars_of_the_reference_are_anchors_unless_their_distribution_is_asked_for(
-    train, survey, model_dir, reference, tmp_path
+    train, survey, model_dir, reference, tmp_path, monkeypatch
 ):
     options = replace(OPTIONS, method=Noted())
     train(tmp_path / "first", options)
@@ -536,6 +540,10 @@ def test_stars_of_the_reference_are_anchors_unless_their_distribution_is_asked_f
         table = pd.read_parquet(out / "observed.parquet")
         assert ("anchor" in table) == bool(n)
         assert describe_model(out)["training"]["config"]["common_stars"] == common_stars
+    monkeypatch.setattr(Noted, "knows_enough", lambda self, domain, anchors: False)
+    again = replace(options, common_stars="anchors")
+    train_transfer_files([survey[0]], model_dir, placed, tmp_path / "few", again, processes=1)
+    assert "anchors" not in json.loads((tmp_path / "few" / "metrics.json").read_text())
     wrong = replace(options)
     object.__setattr__(wrong, "common_stars", "anchor")
     with pytest.raises(UsageError, match="common_stars is 'anchor'"):

@@ -145,6 +145,7 @@ def test_each_star_is_held_out_once_with_all_its_visits(world, model, fits):
     np.testing.assert_allclose(held.known, truth)
     told = np.where(np.isfinite(truth), 0.02 * WIDTH, np.nan)
     np.testing.assert_allclose(held.e_known, told)
+    np.testing.assert_array_equal(held.share, known.share[order])
     again = hold_out_anchors(learn, known, observed, rows, start, n_fold=3, seed=2)
     assert not np.array_equal(again.known, held.known, equal_nan=True)
 

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.quality import HARMFUL_FLAGS
-from jaxmdwarf.training.transfer import domain_fits
+from jaxmdwarf.training.transfer import domain_fits, label_errors
 from jaxmdwarf.training.transfer.domain import ObservedDomain
 from jaxmdwarf.training.transfer.label_errors import (
     LEAST_STARS,
@@ -239,6 +239,22 @@ def test_label_errors_are_those_of_good_fits_of_common_stars(fits, theory, model
     np.testing.assert_array_equal(fits.rows, np.arange(0, n, 2))
     np.testing.assert_array_equal(fits.start.labels, labels[::2] + 1.0)
     assert (np.asarray(fits.start.residual_kms) == 0).all()
+
+
+def test_visits_of_a_star_have_one_say_in_label_errors(fits, theory, model, monkeypatch):
+    n, seen = 40, []
+    labels = np.column_stack([np.linspace(3000, 4000, n), *np.ones((3, n))])
+    flags = np.where(np.arange(n) < 3, int(HARMFUL_FLAGS), 0)
+    fits.answer = answer_for(labels, flags, np.zeros(n))
+    monkeypatch.setattr(label_errors, "spread_label_errors", lambda *args: seen.append(args[-1]))
+    rows = np.arange(n)[::-1].copy()
+    reference = ReferenceSample(labels[rows][:, [0, 2]], (1.0, 1.0), rows)
+    star = np.arange(n) // 4
+    for one in (None, star):
+        learn_label_errors(model, number_rows(theory, n, star=one), reference, labels[rows])
+    np.testing.assert_array_equal(seen[0], np.ones(37))
+    # Of the first star one good visit is left.
+    np.testing.assert_array_equal(seen[1], np.r_[np.full(36, 0.25), 1.0])
 
 
 @pytest.mark.parametrize(("n", "n_bad", "told"), [(30, 0, True), (29, 0, False), (31, 2, False)])

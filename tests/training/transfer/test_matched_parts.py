@@ -266,6 +266,84 @@ def test_a_star_is_judged_by_all_but_the_temperatures_of_the_survey(model, theor
     assert matched._learn_of_stars(model, stars, learned, MatchedConfig()).label_priors == (new,)
 
 
+@pytest.mark.parametrize("anchored", [True, False])
+def test_errors_are_learned_from_spectra_without_hits(anchored, model, theory, monkeypatch):
+    """Of held-out anchors, else of common stars; those of relations beside; then of velocities."""
+    n, rows = 30, np.arange(5, 35)
+    stars = StarSample(make_domain(theory, 40), theory, rows)
+    residual = np.zeros((n, theory.grid.n_pix), np.float32)
+    residual[4, 7] = 0.9
+    scaled = np.linspace(-0.4, 0.4, 4 * n).reshape(n, 4).astype(np.float32)
+    posterior = Posterior(scaled, *np.zeros((len(Posterior._fields) - 1, n)))
+    monkeypatch.setattr(matched, "estimate_labels", lambda *args: posterior)
+    monkeypatch.setattr(
+        matched, "residuals_of", lambda one, some, found: lambda chunk: residual[chunk]
+    )
+    labels_known = KnownLabels(scaled, np.ones((n, 4)), np.ones(n), np.arange(n))
+    seen = {}
+    first, both = jnp.eye(4), 3 * jnp.eye(4)
+
+    def take(name, observed, at, start):
+        seen[name] = np.asarray(at)
+        expected = np.full((n, theory.grid.n_pix), 100.0)
+        expected[4, 7] = 0
+        np.testing.assert_array_equal(observed.ivar, expected)
+        np.testing.assert_allclose(start, SPACE.unscale(scaled)[at], rtol=1e-6)
+
+    def judge(best, learn, known, observed, at, start, n_fold):
+        assert (known, learn, n_fold) == (labels_known, print, 3)
+        take("anchors", observed, at, start)
+        return replace(best, label_error=first), {"n_fold": n_fold}
+
+    def learn_label_errors(best, observed, reference, start):
+        take("common", observed, reference.rows, start)
+        return first
+
+    def measure(best, observed, at, start):
+        np.testing.assert_array_equal(best.label_error, first)
+        take("relations", observed, at, start)
+        return "offsets"
+
+    def velocity(best, observed, at, start):
+        np.testing.assert_array_equal(best.label_error, both)
+        take("velocities", observed, at, start)
+        return jnp.asarray(2.0)
+
+    monkeypatch.setattr(matched, "judge_anchors", judge)
+    monkeypatch.setattr(matched, "learn_label_errors", learn_label_errors)
+    monkeypatch.setattr(matched, "measure_relation_offsets", measure)
+    monkeypatch.setattr(matched, "expect_relation_errors", lambda offsets: {offsets: 1.0})
+    monkeypatch.setattr(
+        matched, "join_label_errors", lambda space, told, added: both if added else told
+    )
+    monkeypatch.setattr(matched, "learn_velocity_error", velocity)
+    reference = ReferenceSample(np.ones((2, 2)), (1.0, 1.0), np.array([8, 30]))
+    known = labels_known if anchored else None
+    found, told = matched._learn_errors(model, stars, np.zeros(4), known, print, reference, 3)
+    np.testing.assert_array_equal(found.label_error, both)
+    assert float(found.velocity_error) == 2.0
+    assert told == ({"n_fold": 3} if anchored else {})
+    every = {"relations", "velocities", "anchors" if anchored else "common"}
+    assert set(seen) == every
+    if not anchored:
+        assert seen["common"].tolist() == [3, 25]  # rows of the sample
+
+
+def test_spectra_of_low_snr_are_no_good_ones_to_validate_with(theory, monkeypatch):
+    seen = []
+
+    def split(n_spec, config, star, anchored, good):
+        seen.append(good)
+        raise MismatchError("enough")
+
+    monkeypatch.setattr(matched, "split_for_matching", split)
+    snr = np.r_[np.full(70, 9.9), np.full(50, 10.0)]
+    labels = np.zeros((5, 4))
+    with pytest.raises(MismatchError, match="enough"):
+        matched.train_matched(theory, make_domain(theory, 120, snr=snr), labels)
+    np.testing.assert_array_equal(seen[0], snr >= 10.0)
+
+
 def test_theory_starts_with_features_about_the_population(theory):
     one = matched._start_model(theory, POPULATION, MatchedConfig(order=2))
     assert one.features.centre == (3500.0, -0.1)

@@ -54,6 +54,15 @@ def test_labels_off_their_relations_tell_of_errors(theory, model, monkeypatch):
     assert set(found) == {"logg", "alpha_m"}
     assert found["logg"] == pytest.approx(0.2, rel=0.1)
     assert found["alpha_m"] < 0.02
+    # Visits of a star count as one.
+    np.testing.assert_array_equal(offsets.share, np.ones(len(offsets.away)))
+    star = np.arange(n) // 4  # two of each are bright
+    paired = measure_relation_offsets(
+        related, replace(observed, star=star), np.arange(n), labels + 1.0
+    )
+    told = star[1::2][good[1::2]]
+    np.testing.assert_array_equal(paired.share, 1 / np.bincount(told)[told])
+    assert 0.5 in paired.share
     # The brighter half is asked.
     np.testing.assert_array_equal(asked[0], np.arange(1, n, 2))
     few = replace(observed, snr=np.r_[np.full(29, 50.0), np.full(n - 29, 5.0)])
