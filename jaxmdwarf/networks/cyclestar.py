@@ -6,7 +6,7 @@ last and a pure function of its parameters.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -168,6 +168,11 @@ class CycleStarSizes:
             centred=True,
             latent_norm=False,
         )
+
+    @classmethod
+    def pooled(cls, n_pix: int) -> "CycleStarSizes":
+        """`compact` ones with two split latents a star and smooth activations."""
+        return replace(cls.compact(n_pix), split_pooled=True, activation="silu")
 
     @cached_property
     def split(self) -> ConvLayers:

@@ -179,7 +179,7 @@ def prepare_anchors(
     if not method.takes_anchors:
         raise UsageError(
             f"the method {method.name} takes no anchors.",
-            "take --method matched, or leave the anchors out.",
+            "take --method matched or matched+cyclestar, or leave the anchors out.",
         )
     anchors = read_anchors(table, emulator.label_space, columns=dict(columns))
     if files is not None:

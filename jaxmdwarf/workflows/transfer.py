@@ -349,7 +349,12 @@ def learn_transfer(
         sample = choose_reference(
             prepared.table, reference, least_common=config.method.least_common
         )
-    labels, label_report = _sample_labels(reference, isochrones, config, folder, progress)
+    known_labels = None
+    if reference is not None:
+        known_labels = reference[["teff", "mh"]].to_numpy(np.float64)
+    if sample is not None and sample.rows is not None and config.method.matches_distributions:
+        known_labels = sample.teff_mh
+    labels, label_report = _sample_labels(known_labels, isochrones, config, folder, progress)
     wanted = _choose_columns(emulator, labels)
     overlap = _check_labels(prepared, labels, config)
     with ExitStack() as stack:
@@ -519,7 +524,7 @@ def describe_transfer(config: TransferConfig) -> dict[str, Any]:
 
 
 def _sample_labels(
-    reference: pd.DataFrame | None,
+    known: np.ndarray | None,
     isochrones: Mapping[str, np.ndarray] | None,
     config: TransferConfig,
     folder: Path | None,
@@ -527,8 +532,6 @@ def _sample_labels(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Labels of the synthetic domain; those of an earlier run of the same command if there are."""
     import pandas as pd
-
-    known = None if reference is None else reference[["teff", "mh"]].to_numpy(np.float64)
 
     def sample() -> tuple[np.ndarray, dict[str, Any]]:
         progress.say("sampling labels of the synthetic domain")

@@ -2,14 +2,20 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import TableModel
+from jaxmdwarf.training.cyclestar.config import CycleStarConfig
+from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
 from jaxmdwarf.wavelengths import PixelGrid
-from jaxmdwarf.workflows.methods.cyclestar import MetricsLog
+from jaxmdwarf.workflows.methods.base import MethodOptions
+from jaxmdwarf.workflows.methods.cyclestar import CycleStar, MetricsLog
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.methods.registry import build_transfer_method, find_transfer_method
 
@@ -27,8 +33,23 @@ def test_a_method_that_is_none_is_refused_with_the_names_there_are():
     with pytest.raises(UsageError, match="Did you mean matched") as caught:
         find_transfer_method("mached")
     assert "matched+cyclestar" in caught.value.remedy
-    with pytest.raises(UsageError, match="preset"):
+    with pytest.raises(UsageError, match="preset") as caught:
         build_transfer_method("cyclestar", preset="huge")
+    assert "held" in caught.value.remedy
+
+
+def test_networks_are_held_unless_asked_otherwise():
+    for name in ("held", "compact", "paper"):
+        built = build_transfer_method("cyclestar", preset=name, seed=3)
+        assert built.settings == getattr(CycleStarConfig, name)(seed=3)
+    assert build_transfer_method("cyclestar", seed=3).settings == CycleStarConfig.held(seed=3)
+    held = CycleStarConfig.held(flux_scale=(1.0, 0.1))
+    sizes = held.shape(3000)
+    assert (sizes.split_pooled, sizes.activation, sizes.split_latents) == (True, "silu", 2)
+    assert (held.noise.alike, held.networks.equal_start, held.losses.spectral_norm) == (True,) * 3
+    assert held.losses.weights.adversarial < held.losses.weights.obs
+    assert min(held.losses.constraints.slopes, held.losses.constraints.alignment) > 0
+    assert (held.schedule.keep, held.losses.critics_see) == ("sound", "spectra")
 
 
 def test_common_stars_that_cannot_be_learned_from_are_no_anchors():
@@ -102,3 +123,45 @@ def test_half_a_line_of_a_killed_run_is_no_line(tmp_path, before):
     for step in (3, 4):
         again.append({"step": step})
     assert [line["step"] for line in again.read()] == [*before, 3, 4]
+
+
+def test_networks_on_a_correction_leave_anchors_to_it(monkeypatch):
+    n, told = 300, {}
+    grid = PixelGrid.linear(6000.0, 6003.0, 1.0)
+    ones = np.ones((n, grid.n_pix), np.float32)
+    domain = ObservedDomain(ones, ones, ones, grid, np.zeros(n), np.full(n, 50.0))
+    test = split_domain(n, seed=2).test
+    labels = np.full((6, 4), 3500.0)
+    anchors = AnchorSample(np.sort(test[:6]), labels, np.ones_like(labels))
+    method = build_transfer_method("matched+cyclestar", seed=2)
+    space = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -1.0), (4000.0, 0.5))
+    theory, corrected, carried = (
+        TableModel(jnp.full((4, grid.n_pix), one), jnp.ones(grid.n_pix), space, grid)
+        for one in (1.0, 2.0, 3.0)
+    )
+
+    def correct(self, domain, emulator, labels, **more):
+        told.update(more, emulator=emulator)
+        return TrainedTransfer(corrected, {"anchors": {"n": 6}, "passes": 3})
+
+    def train(self, domain, emulator, labels, **more):
+        assert "anchors" not in more
+        assert emulator is corrected
+        return TrainedTransfer(carried, {"steps": 5})
+
+    monkeypatch.setattr(Matched, "train", correct)
+    monkeypatch.setattr(CycleStar, "train", train)
+    model, report = method.train(domain, theory, None, anchors=anchors)
+    assert model is carried
+    assert told["emulator"] is theory
+    assert told["anchors"] is anchors
+    # Where a command looks for what became of anchors, whoever used them.
+    assert report == {"steps": 5, "anchors": {"n": 6}, "matched": {"passes": 3}}
+    marked = anchors.mark(n)
+    split = method.split(domain, marked)
+    assert set(anchors.rows) <= set(split.train)
+    assert np.array_equal(
+        split.test, Matched.build(MethodOptions(seed=2)).split(domain, marked).test
+    )
+    assert method.knows_enough(domain, anchors)
+    assert not method.knows_enough(domain, AnchorSample(anchors.rows[:2], labels[:2], labels[:2]))

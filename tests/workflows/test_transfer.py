@@ -38,7 +38,12 @@ from jaxmdwarf.wavelengths import PixelGrid
 from jaxmdwarf.workflows import transfer as stages
 from jaxmdwarf.workflows.methods import registry
 from jaxmdwarf.workflows.methods.base import TransferMethod
-from jaxmdwarf.workflows.methods.cyclestar import CycleStar, MetricsLog, NotedCheckpoints
+from jaxmdwarf.workflows.methods.cyclestar import (
+    CycleStar,
+    MatchedThenCycleStar,
+    MetricsLog,
+    NotedCheckpoints,
+)
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.methods.registry import (
     build_transfer_method,
@@ -550,6 +555,47 @@ def test_stars_of_the_reference_are_anchors_unless_their_distribution_is_asked_f
         wrong.__post_init__()
     # The paper's networks have no use for labels of single stars.
     assert not OPTIONS.method.takes_anchors
+
+
+@dataclass(frozen=True)
+class Spread(Noted):
+    """A method that knows labels as a distribution."""
+
+    name = "spread"
+    takes_anchors = False
+    matches_distributions = True
+
+    @property
+    def least_common(self):
+        return 5
+
+
+def test_domains_that_are_made_alike_hold_the_stars_that_were_observed(
+    train, survey, model_dir, reference, tmp_path, monkeypatch
+):
+    sample, asked = stages.sample_training_labels, []
+
+    def record(known, *args, **more):
+        asked.append(known)
+        return sample(known, *args, **more)
+
+    monkeypatch.setattr(stages, "sample_training_labels", record)
+    train(tmp_path / "first", replace(OPTIONS, method=Spread()))
+    spectra = pd.read_parquet(tmp_path / "first" / "observed.parquet")
+    known = pd.read_csv(reference)
+    known.loc[:24, ["ra", "dec"]] = spectra[["RA", "Dec"]].to_numpy()[:25]
+    placed = tmp_path / "placed.csv"
+    known.to_csv(placed, index=False)
+    for method in (Spread(), Noted()):
+        options = replace(OPTIONS, method=method)
+        train_transfer_files(
+            [survey[0]], model_dir, placed, tmp_path / method.name, options, processes=1
+        )
+    # Without stars in common all of the reference has to do; it does for other methods anyway.
+    assert [len(one) for one in asked] == [len(known), 25, len(known)]
+    assert sorted(asked[1][:, 0]) == sorted(known["teff"][:25])
+    assert CycleStar.matches_distributions
+    assert MatchedThenCycleStar.matches_distributions
 
 
 def test_anchors_of_no_use_are_refused_before_spectra_are_read(

@@ -19,7 +19,7 @@ class CycleStarNetworkConfig:
 
     Parameters
     ----------
-    sizes : {"compact", "original"}
+    sizes : {"compact", "pooled", "original"}
     own_sizes : CycleStarSizes, optional
         Sizes of your own in place of these; the number of pixels is taken from the spectra, and
         arithmetic and scale of flux from here.
@@ -40,7 +40,7 @@ class CycleStarNetworkConfig:
         See there.
     """
 
-    sizes: Literal["compact", "original"] = "compact"
+    sizes: Literal["compact", "pooled", "original"] = "compact"
     own_sizes: CycleStarSizes | None = None
     flux_scale: tuple[float, float] | Literal["data"] = (1.0, 0.1)
     residual: bool = False
@@ -49,7 +49,7 @@ class CycleStarNetworkConfig:
     convolution: ConvolutionForm = "auto"
 
     def __post_init__(self) -> None:
-        _require_known(self, sizes=("compact", "original"))
+        _require_known(self, sizes=("compact", "pooled", "original"))
         _require_known(self, precision=get_args(Precision), convolution=get_args(ConvolutionForm))
         if self.flux_scale != "data" and not (
             len(self.flux_scale) == 2 and float(self.flux_scale[1]) > 0
@@ -116,7 +116,11 @@ class CycleStarScheduleConfig:
     validation_rows : int
         Spectra of each domain that are validated on, at most.
     patience : int or None
-        Steps without a smaller gap after which training stops; None never stops early.
+        Steps without a smaller gap (or one as good) after which training stops; None never stops
+        early.
+    gap_tolerance : float
+        Share by which a gap may exceed the smallest and be held to be as good: of such steps the
+        latest is kept, as latents and labels settle where the gap changes by chance alone.
     keep : {"best", "sound", "last"}
         Whether the weights with the smallest validation gap are kept, those with the smallest of
         the steps at which nothing was found to be wrong (`jaxmdwarf.training.cyclestar.guards`), or
@@ -131,6 +135,7 @@ class CycleStarScheduleConfig:
     warmup_steps: int = 0
     validation_rows: int = 512
     patience: int | None = None
+    gap_tolerance: float = 0.0
     keep: Literal["best", "sound", "last"] = "best"
 
     def __post_init__(self) -> None:
@@ -138,8 +143,9 @@ class CycleStarScheduleConfig:
         _require_positive(self, "steps", "report_every", "decay", "validation_rows")
         if self.patience is not None:
             _require_positive(self, "patience")
-        if self.warmup_steps < 0:
-            raise UsageError(f"warmup_steps must not be negative, got {self.warmup_steps}.")
+        for name in ("warmup_steps", "gap_tolerance"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must not be negative, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -301,8 +307,38 @@ class CycleStarConfig:
         return plain.vary(**changes)
 
     @classmethod
+    def held(cls, **changes: Any) -> CycleStarConfig:
+        """Small networks and all that holds a transfer, for two minutes on two processor cores.
+
+        Beside what `compact` has: both domains are masked and noisy alike, critics have unit norm
+        and little say and see spectra, networks start equal, split latents are two noisy numbers a
+        star, shared latents are aligned, and labels change carried spectra much as they change
+        theory's. Why, and what each is worth: ``docs/cyclestar.md``.
+        """
+        held = cls.compact(
+            sizes="pooled",
+            steps=2000,
+            report_every=250,
+            batch_size=16,
+            alike=True,
+            critics_see="spectra",
+            spectral_norm=True,
+            r1=0.0,
+            split_noise=0.5,
+            equal_start=True,
+            weights=LossWeights(synth=1.0, obs=1.0, adversarial=0.1),
+            constraints=ConstraintWeights(
+                latents=0.05, split_prior=0.01, independence=0.3, alignment=30.0, slopes=0.2
+            ),
+            validation_rows=256,
+            gap_tolerance=0.05,
+            keep="sound",
+        )
+        return held.vary(**changes)
+
+    @classmethod
     def compact(cls, **changes: Any) -> CycleStarConfig:
-        """Small networks and what steadies them, for two minutes on two processor cores."""
+        """Small networks and what steadies critics alone; labels drift under it."""
         steady = cls().vary(
             steps=1200,
             weights=LossWeights(synth=1.0, obs=1.0, adversarial=1.0),

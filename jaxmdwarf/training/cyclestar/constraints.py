@@ -39,6 +39,9 @@ class ConstraintWeights:
         Of the dependence of split on shared latents (`latent_dependence`).
     alignment : float
         Of the distance of the two domains' shared latents as samples (`latent_distance`).
+    spectra : float
+        Of the distance of transfers from the spectra of their domain as samples, where both are
+        compared (`spectra_distance`).
     slopes : float
         Of the difference between what a label does to carried spectra and what it does to
         theory's, as a share of the latter (`slope_excess`).
@@ -54,6 +57,7 @@ class ConstraintWeights:
     split_prior: float = 0.0
     independence: float = 0.0
     alignment: float = 0.0
+    spectra: float = 0.0
     slopes: float = 0.0
 
     def __post_init__(self) -> None:
@@ -71,6 +75,8 @@ def constrain_passes(
     passes: Passes,
     weights: ConstraintWeights,
     *,
+    mean: Float[Array, "n_pix"],
+    basis: Float[Array, "k n_pix"],
     split_mean: Float[Array, "n_spec length c_split"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """The weighted sum of the terms that are functions of a batch's passes, and each of them.
@@ -79,6 +85,8 @@ def constrain_passes(
     ----------
     domains, passes
     weights : ConstraintWeights
+    mean, basis : (n_pix,), (k, n_pix)
+        Where spectra are compared, see `jaxmdwarf.training.cyclestar.data.TransferData`.
     split_mean : (n_spec, length, c_split), optional
         Split latents without the noise that was added to them; those of the passes by default.
 
@@ -86,8 +94,8 @@ def constrain_passes(
     -------
     total : ()
     parts : dict
-        ``identity``, ``latents``, ``split_prior``, ``independence``, ``alignment``, those in use,
-        before weighting.
+        ``identity``, ``latents``, ``split_prior``, ``independence``, ``alignment``, ``spectra``,
+        those in use, before weighting.
     """
     split = passes.split_obs if split_mean is None else split_mean
     parts: dict[str, Any] = {}
@@ -101,6 +109,8 @@ def constrain_passes(
         parts["independence"] = latent_dependence(split, passes.shared_obs)
     if weights.alignment:
         parts["alignment"] = latent_distance(passes.shared_synth, passes.shared_obs)
+    if weights.spectra:
+        parts["spectra"] = spectra_distance(domains, passes, mean, basis)
     total = sum((getattr(weights, name) * value for name, value in parts.items()), jnp.zeros(()))
     return total, parts
 
@@ -173,14 +183,55 @@ def latent_dependence(
 def latent_distance(
     synth: Float[Array, "n_spec length c_shared"], obs: Float[Array, "n_spec length c_shared"]
 ) -> Float[Array, ""]:
-    """Energy distance of two samples of latents (Szekely & Rizzo 2013) over their mean distance.
+    """Energy distance of the two domains' shared latents, see `sample_distance`.
 
-    About 0 for samples of one distribution (it is unbiased, and may be negative), 1 for two points:
-    what a critic of the latents would have to learn, without a player who could win. Latents count
-    in units of their spread in both samples.
+    What a critic of the latents would have to learn, without a player who could win.
     """
     n_spec = synth.shape[0]
-    both = jnp.concatenate([synth, obs]).reshape(2 * n_spec, -1)
+    return sample_distance(synth.reshape(n_spec, -1), obs.reshape(n_spec, -1))
+
+
+def spectra_distance(
+    domains: Domains,
+    passes: Passes,
+    mean: Float[Array, "n_pix"],
+    basis: Float[Array, "k n_pix"],
+) -> Float[Array, ""]:
+    """Energy distance of transfers from the spectra of their domain, both ways, see there.
+
+    What the critics of equation 5 are for, by a statistic that has nothing to learn: it cannot
+    overpower the generator, and cannot know the training spectra by heart. It asks for domains that
+    are alike (masks, noise), or tells these apart.
+
+    Parameters
+    ----------
+    domains, passes
+    mean, basis : (n_pix,), (k, n_pix)
+        Spectra are compared by their coefficients; masked pixels count as the mean.
+    """
+
+    def project(flux, ivar):
+        return jnp.where(ivar > 0, flux - mean, 0.0) @ basis.T
+
+    there = sample_distance(
+        project(passes.synth_obs, domains.synth_ivar), project(domains.obs, domains.obs_ivar)
+    )
+    back = sample_distance(
+        project(passes.obs_synth, domains.obs_ivar), project(domains.synth, domains.synth_ivar)
+    )
+    return there + back
+
+
+def sample_distance(
+    first: Float[Array, "n_spec k"], second: Float[Array, "n_spec k"]
+) -> Float[Array, ""]:
+    """Energy distance of two samples (Szekely & Rizzo 2013) over their mean distance.
+
+    About 0 for samples of one distribution (it is unbiased, and may be negative), 1 for two points.
+    Numbers count in units of their spread in both samples.
+    """
+    n_spec = first.shape[0]
+    both = jnp.concatenate([first, second])
     spread = jnp.sqrt(jnp.var(both, axis=0) + _TINY)
     both = both / jax.lax.stop_gradient(spread)
     square = jnp.sum((both[:, None] - both[None]) ** 2, axis=-1)

@@ -214,7 +214,7 @@ def train_cyclestar(
         gap = scores.get("gap", math.nan)
         if config.schedule.keep == "sound" and find_faults(scores, limits):
             gap = math.nan
-        latest = _keep_best(latest, gap)
+        latest = _keep_best(latest, gap, config.schedule.gap_tolerance)
         record = TransferRecord(int(latest.step), losses, scores, n_step / seconds)
         state = latest
         records.append(record)
@@ -280,9 +280,13 @@ def _out_of_patience(state: TransferState, config: CycleStarConfig) -> bool:
     return int(state.step) - int(state.best_step) >= config.schedule.patience
 
 
-def _keep_best(state: TransferState, gap: float) -> TransferState:
-    if not gap < float(state.best_gap):
+def _keep_best(state: TransferState, gap: float, tolerance: float = 0.0) -> TransferState:
+    """The state with its average as the best, if its gap is the smallest or as good as that."""
+    smallest = float(state.best_gap)
+    if not (gap < smallest or gap < smallest + tolerance * abs(smallest)):
         return state
     return state._replace(
-        best=state.average, best_gap=jnp.asarray(gap, jnp.float32), best_step=state.step
+        best=state.average,
+        best_gap=jnp.asarray(min(gap, smallest), jnp.float32),
+        best_step=state.step,
     )

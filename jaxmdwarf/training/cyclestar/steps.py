@@ -58,8 +58,9 @@ class TransferState(NamedTuple):
     singular : pytree
         Singular vectors of the critics' kernels, empty without spectral norm.
     best : pytree
-        The average with the smallest validation gap so far.
+        The average that is kept so far, see ``CycleStarScheduleConfig.keep``.
     best_gap : ()
+        Smallest validation gap so far.
     best_step, step : ()
     """
 
@@ -253,8 +254,10 @@ def _find_gradients(
         shown = show(trained, passes)
         scores = score_passes(sizes, critics, shown, reencoded_split=how.reencoded_split)
         total, parts = weigh_losses(domains, passes, scores, how.weights, form=how.form)
-        mean = passes.split_obs if split_noise is None else passes.split_obs - split_noise
-        held, terms = constrain_passes(domains, passes, how.constraints, split_mean=mean)
+        split = passes.split_obs if split_noise is None else passes.split_obs - split_noise
+        held, terms = constrain_passes(
+            domains, passes, how.constraints, mean=data.mean, basis=data.basis, split_mean=split
+        )
         if how.constraints.slopes:
             terms["slopes"] = _measure_slopes(sizes, trained, data, passes, config, key)
             held = held + how.constraints.slopes * terms["slopes"]

@@ -33,8 +33,9 @@ class MethodOptions:
     ----------
     seed : int
         Decides the split of the spectra, and all weights.
-    preset : {"compact", "paper"}
-        Networks that train in minutes on two cores, or those of the paper.
+    preset : {"held", "compact", "paper"}
+        Small networks with all that holds a transfer, the same with little of it, or those of the
+        paper.
     steps : int, optional
         Batches, in place of the preset's.
     batch_size : int, optional
@@ -44,7 +45,7 @@ class MethodOptions:
     """
 
     seed: int = 0
-    preset: str = "compact"
+    preset: str = "held"
     steps: int | None = None
     batch_size: int | None = None
     min_snr: float | None = None
@@ -66,10 +67,15 @@ class TransferMethod(abc.ABC):
     takes_anchors : bool
         Whether `train` has a keyword ``anchors``: spectra of known labels
         (`jaxmdwarf.training.transfer.anchors.AnchorSample`), or None.
+    matches_distributions : bool
+        Whether `train` knows labels as a distribution alone, which then has to be that of the
+        observed stars: it is drawn from those stars of the reference that are among the spectra,
+        where there are enough, not from all.
     """
 
     name: ClassVar[str]
     takes_anchors: ClassVar[bool] = False
+    matches_distributions: ClassVar[bool] = False
 
     @abc.abstractmethod
     def train(

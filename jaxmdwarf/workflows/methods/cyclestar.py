@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.atomic import write_atomically
@@ -20,8 +21,9 @@ from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.data import split_for_training
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer, TransferRecord, train_cyclestar
 from jaxmdwarf.training.cyclestar.steps import TransferState
+from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
-from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.workflows.methods.base import MethodOptions, TransferMethod
 from jaxmdwarf.workflows.methods.matched import Matched
@@ -30,7 +32,7 @@ from jaxmdwarf.workflows.progress import Progress, Silent
 LOG_NAME = "metrics.jsonl"
 """One line an interval of the training, in the folder of a run and in the model directory."""
 
-PRESETS = ("compact", "paper")
+PRESETS = ("held", "compact", "paper")
 _DISTILLED_STARS = 4096
 
 
@@ -45,10 +47,11 @@ class CycleStar(TransferMethod):
         How a surrogate model is made of the networks, None for none.
     """
 
-    settings: CycleStarConfig = field(default_factory=CycleStarConfig.compact)
+    settings: CycleStarConfig = field(default_factory=CycleStarConfig.held)
     distillation: DistillationConfig | None = field(default_factory=DistillationConfig)
 
     name = "cyclestar"
+    matches_distributions = True
 
     @classmethod
     def build(cls, options: MethodOptions) -> CycleStar:
@@ -113,6 +116,8 @@ class MatchedThenCycleStar(TransferMethod):
     networks: CycleStar = field(default_factory=CycleStar)
 
     name = "matched+cyclestar"
+    takes_anchors = True
+    matches_distributions = True
 
     @classmethod
     def build(cls, options: MethodOptions) -> MatchedThenCycleStar:
@@ -129,6 +134,16 @@ class MatchedThenCycleStar(TransferMethod):
         """Of the correction."""
         return self.matched.least_common
 
+    def split(
+        self, domain: ObservedDomain, anchored: Bool[np.ndarray, n_spec] | None = None
+    ) -> DomainSplit:
+        """Of the correction, the only one to learn from anchors."""
+        return self.matched.split(domain, anchored)
+
+    def knows_enough(self, domain: ObservedDomain, anchors: AnchorSample) -> bool:
+        """Whether the correction can learn from them."""
+        return self.matched.knows_enough(domain, anchors)
+
     def require(self, n_spec: int) -> None:
         """Raise `MismatchError` if there are too few spectra for either."""
         self.matched.require(n_spec)
@@ -141,12 +156,19 @@ class MatchedThenCycleStar(TransferMethod):
         labels,
         *,
         reference: ReferenceSample | None = None,
+        anchors: AnchorSample | None = None,
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> TrainedTransfer:
         """Learn the correction, then the networks; the report of the former is ``matched``."""
         first = self.matched.train(
-            domain, emulator, labels, reference=reference, folder=folder, progress=progress
+            domain,
+            emulator,
+            labels,
+            reference=reference,
+            anchors=anchors,
+            folder=folder,
+            progress=progress,
         )
         second = self.networks.train(
             domain,
@@ -156,7 +178,9 @@ class MatchedThenCycleStar(TransferMethod):
             folder=folder,
             progress=progress,
         )
-        return TrainedTransfer(second.model, {**second.report, "matched": first.report})
+        matched = dict(first.report)
+        told = {"anchors": matched.pop("anchors")} if "anchors" in matched else {}
+        return TrainedTransfer(second.model, {**second.report, **told, "matched": matched})
 
 
 class MetricsLog:

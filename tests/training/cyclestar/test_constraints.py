@@ -22,6 +22,7 @@ from jaxmdwarf.training.cyclestar.constraints import (
     latent_distance,
     latent_loss,
     slope_excess,
+    spectra_distance,
     split_divergence,
 )
 from jaxmdwarf.training.cyclestar.losses import Domains, Passes, run_passes
@@ -59,8 +60,14 @@ def domains():
     return Domains(*map(jnp.asarray, (flux[0], ivar[0], flux[1], ivar[1])))
 
 
+MEAN = jnp.full(N_PIX, 0.98)
+BASIS = jnp.asarray(np.random.default_rng(7).normal(size=(3, N_PIX)), jnp.float32)
+
+
 def test_without_weights_nothing_is_asked(domains):
-    total, parts = constrain_passes(domains, make_passes(), ConstraintWeights())
+    total, parts = constrain_passes(
+        domains, make_passes(), ConstraintWeights(), mean=MEAN, basis=BASIS
+    )
     assert (float(total), parts) == (0.0, {})
     assert not ConstraintWeights(slopes=1.0).any_of_passes
     with pytest.raises(UsageError, match="negative"):
@@ -69,19 +76,27 @@ def test_without_weights_nothing_is_asked(domains):
 
 def test_terms_are_weighed_and_the_prior_is_of_latents_without_their_noise(domains):
     weights = ConstraintWeights(
-        identity=2.0, latents=3.0, split_prior=5.0, independence=7.0, alignment=11.0, slopes=13.0
+        identity=2.0,
+        latents=3.0,
+        split_prior=5.0,
+        independence=7.0,
+        alignment=11.0,
+        spectra=17.0,
+        slopes=13.0,
     )
     assert weights.any_of_passes
     passes = make_passes()
     mean = passes.split_obs - 1.0
-    total, parts = constrain_passes(domains, passes, weights, split_mean=mean)
+    total, parts = constrain_passes(
+        domains, passes, weights, mean=MEAN, basis=BASIS, split_mean=mean
+    )
     assert float(parts["split_prior"]) == pytest.approx(float(split_divergence(mean)), rel=1e-6)
     assert float(parts["independence"]) == pytest.approx(
         float(latent_dependence(mean, passes.shared_obs)), rel=1e-6
     )
     expected = sum(getattr(weights, name) * float(value) for name, value in parts.items())
     assert float(total) == pytest.approx(expected, rel=1e-6)
-    assert set(parts) == {"identity", "latents", "split_prior", "independence", "alignment"}
+    assert set(parts) == {item.name for item in dataclasses.fields(weights)} - {"slopes"}
 
 
 def test_the_identity_loss_is_the_change_of_good_pixels_in_their_errors(domains):
@@ -172,6 +187,32 @@ def test_latents_of_one_distribution_are_at_no_distance():
     assert float(value) == pytest.approx(energy_distance(scaled[:60], scaled[60:]), rel=1e-3)
     assert np.isfinite(slopes).all()
     assert np.any(slopes)
+
+
+def test_spectra_are_compared_by_their_coefficients_both_ways(domains):
+    passes = make_passes()
+    found = float(spectra_distance(domains, passes, MEAN, BASIS))
+    expected = 0.0
+    for transfer, transfer_ivar, flux, ivar in (
+        (passes.synth_obs, domains.synth_ivar, domains.obs, domains.obs_ivar),
+        (passes.obs_synth, domains.obs_ivar, domains.synth, domains.synth_ivar),
+    ):
+        first, second = (
+            np.where(weight > 0, values - MEAN, 0.0).astype(np.float64) @ np.asarray(BASIS.T)
+            for values, weight in ((transfer, transfer_ivar), (flux, ivar))
+        )
+        spread = np.concatenate([first, second]).std(axis=0)
+        expected += energy_distance(first / spread, second / spread)
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    # What masked pixels hold is nobody's business.
+    holes = {
+        name: jnp.where(ivar > 0, flux, 99.0)
+        for name, flux, ivar in (
+            ("synth_obs", passes.synth_obs, domains.synth_ivar),
+            ("obs_synth", passes.obs_synth, domains.obs_ivar),
+        )
+    }
+    assert float(spectra_distance(domains, make_passes(**holes), MEAN, BASIS)) == found
 
 
 @pytest.fixture(scope="module")

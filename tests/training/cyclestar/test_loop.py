@@ -206,7 +206,7 @@ EVERYTHING = {
     "critics_see": "spectra",
     "split_noise": 0.5,
     "constraints": ConstraintWeights(
-        identity=0.1, latents=0.1, split_prior=0.1, independence=0.1, alignment=0.1, slopes=0.1
+        **{item.name: 0.1 for item in fields(ConstraintWeights)},
     ),
 }
 
@@ -225,7 +225,7 @@ def test_all_options_together_train_and_hold_every_kernel_at_unit_spectral_norm(
     moved = leaves_of(state.generator)[0] - leaves_of(state.average)[0]
     assert 0 < np.abs(moved).max() < 0.1
     held = astuple(EVERYTHING["constraints"])
-    terms = ("identity", "latents", "split_prior", "independence", "alignment", "slopes")
+    terms = [item.name for item in fields(ConstraintWeights)]
     paid = sum(w * float(losses[name]) for w, name in zip(held, terms, strict=True))
     weights = LossWeights()
     paid += weights.synth * (float(losses["rec_synth"]) + float(losses["cycle_synth"]))
@@ -496,6 +496,9 @@ def test_of_steps_without_a_fault_that_of_the_smallest_gap_is_kept(scripted, tur
     scripted([1.0] * 3, [*scores, scores[kept_step // 10 - 1]])
     weights, report, _ = train_scripted(steps=30, keep="sound")
     assert weights == report.kept_step == kept_step
+    scripted([1.0] * 3, [*scores, scores[-1]])
+    weights, report, _ = train_scripted(steps=30, keep="sound", gap_tolerance=0.21)
+    assert weights == report.kept_step == 30
     # Where no step is sound the last is kept, and is no model.
     assert bool(report.faults) == (len(turned) == 3)
 

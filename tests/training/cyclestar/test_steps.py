@@ -108,6 +108,11 @@ def test_the_best_networks_are_kept_and_patience_ends():
     better = _keep_best(now, 0.4)
     assert (float(better.best_gap), int(better.best_step)) == (pytest.approx(0.4), 40)
     assert better.best is now.average
+    # As good as the smallest is kept for being later; what is small stays the smallest.
+    alike = _keep_best(now, 0.52, 0.05)
+    assert (float(alike.best_gap), int(alike.best_step)) == (0.5, 40)
+    assert _keep_best(now, 0.53, 0.05) is now
+    assert _keep_best(now, float("nan"), 0.05) is now
     config = CycleStarConfig.compact()
     for patience, ends in ((None, False), (31, False), (30, True), (29, True)):
         impatient = config.vary(patience=patience)
@@ -333,8 +338,8 @@ def networks(monkeypatch):
         seen.update(weights=weights, form=form)
         return 2.0 * passes.obs_obs[0, 0], {"total": jnp.float32(-1.0), "part": scores}
 
-    def constrain_passes(domains, passes, weights, *, split_mean):
-        seen.update(constraints=weights, split_mean=split_mean)
+    def constrain_passes(domains, passes, weights, *, mean, basis, split_mean):
+        seen.update(constraints=weights, split_mean=split_mean, compared=(mean, basis))
         return 3.0 * split_mean[0, 0, 0], {"identity": jnp.float32(7.0)}
 
     def train_critic_loss(sizes, critics, passes, *, r1, reencoded_split):
@@ -380,6 +385,7 @@ def test_all_terms_and_noises_are_in_the_gradients_of_both_players(networks):
     assert seen["reencoded_split"] is seen["reencoded_critic"] is True
     assert seen["weights"] == LossWeights.real()
     assert seen["constraints"] == config.losses.constraints
+    assert [part.shape for part in seen["compared"]] == [(N_PIX,), (1, N_PIX)]
     np.testing.assert_allclose(seen["split_noise"].std(), 0.6, rtol=0.06)
     # Noise that critics see has fallen to three quarters of what it was at first.
     shown = seen["shown"]
