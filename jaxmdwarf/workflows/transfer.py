@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -349,12 +349,17 @@ def learn_transfer(
         sample = choose_reference(
             prepared.table, reference, least_common=config.method.least_common
         )
-    known_labels = None
+    known_labels, settings = None, config.labels
     if reference is not None:
         known_labels = reference[["teff", "mh"]].to_numpy(np.float64)
     if sample is not None and sample.rows is not None and config.method.matches_distributions:
         known_labels = sample.teff_mh
-    labels, label_report = _sample_labels(known_labels, isochrones, config, folder, progress)
+        # Stars beyond the cuts are among the spectra, too.
+        cuts = settings.cuts.reach(known_labels, emulator.label_space)
+        settings = replace(settings, cuts=cuts)
+    labels, label_report = _sample_labels(
+        known_labels, isochrones, replace(config, labels=settings), folder, progress
+    )
     wanted = _choose_columns(emulator, labels)
     overlap = _check_labels(prepared, labels, config)
     with ExitStack() as stack:

@@ -1,6 +1,7 @@
 """Transfer methods: by name, what they make of anchors, and the log of their training."""
 
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,9 @@ from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
+from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.wavelengths import PixelGrid
+from jaxmdwarf.workflows.methods import cyclestar
 from jaxmdwarf.workflows.methods.base import MethodOptions
 from jaxmdwarf.workflows.methods.cyclestar import CycleStar, MetricsLog
 from jaxmdwarf.workflows.methods.matched import Matched
@@ -165,3 +168,35 @@ def test_networks_on_a_correction_leave_anchors_to_it(monkeypatch):
     )
     assert method.knows_enough(domain, anchors)
     assert not method.knows_enough(domain, AnchorSample(anchors.rows[:2], labels[:2], labels[:2]))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_networks_are_laid_upon_theory_with_what_is_known_of_the_stars(monkeypatch, known):
+    grid = PixelGrid.linear(6000.0, 6003.0, 1.0)
+    ones = np.ones((9, grid.n_pix), np.float32)
+    domain = ObservedDomain(ones, ones, ones, grid, np.zeros(9), np.full(9, 50.0))
+    space = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -1.0), (4000.0, 0.5))
+    theory, described = (
+        TableModel(jnp.full((4, 4), one), jnp.ones(4), space, grid) for one in (1.0, 2.0)
+    )
+    reference, seen = ReferenceSample(np.full((5, 2), 0.1)), {}
+
+    def describe(emulator, observed, labels, config, *, reference):
+        seen.update(emulator=emulator, reference=reference, seed=config.seed)
+        return described
+
+    def train(settings, emulator, domain, labels, folder, *, progress):
+        seen["base"] = emulator
+        report = SimpleNamespace(metrics=lambda: {"steps": 2})
+        return TrainedTransfer(emulator, report)
+
+    monkeypatch.setattr(cyclestar, "can_be_matched", lambda *a: known)
+    monkeypatch.setattr(cyclestar, "describe_theory", describe)
+    monkeypatch.setattr(cyclestar, "_train_networks", train)
+    method = CycleStar(CycleStarConfig.held(seed=5), None)
+    method.train(domain, theory, np.ones((3, 2)), reference=reference)
+    assert seen["base"] is (described if known else theory)
+    if known:
+        assert seen["emulator"] is theory
+        assert seen["reference"] is reference
+        assert seen["seed"] == 5

@@ -30,6 +30,7 @@ from jaxmdwarf.quality import QualityFlag
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.emulator.config import EmulatorConfig, NetworkConfig, ScheduleConfig
+from jaxmdwarf.training.labels.isochrones import LabelCutsConfig
 from jaxmdwarf.training.labels.mixture import MixtureConfig
 from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
 from jaxmdwarf.training.transfer.distil import DistillationConfig
@@ -573,17 +574,19 @@ class Spread(Noted):
 def test_domains_that_are_made_alike_hold_the_stars_that_were_observed(
     train, survey, model_dir, reference, tmp_path, monkeypatch
 ):
-    sample, asked = stages.sample_training_labels, []
+    sample, asked, told = stages._sample_labels, [], []
 
-    def record(known, *args, **more):
+    def record(known, isochrones, config, *args):
         asked.append(known)
-        return sample(known, *args, **more)
+        told.append(config)
+        return sample(known, isochrones, config, *args)
 
-    monkeypatch.setattr(stages, "sample_training_labels", record)
+    monkeypatch.setattr(stages, "_sample_labels", record)
     train(tmp_path / "first", replace(OPTIONS, method=Spread()))
     spectra = pd.read_parquet(tmp_path / "first" / "observed.parquet")
     known = pd.read_csv(reference)
     known.loc[:24, ["ra", "dec"]] = spectra[["RA", "Dec"]].to_numpy()[:25]
+    known.loc[:3, "teff"] = 4050.0
     placed = tmp_path / "placed.csv"
     known.to_csv(placed, index=False)
     for method in (Spread(), Noted()):
@@ -591,6 +594,9 @@ def test_domains_that_are_made_alike_hold_the_stars_that_were_observed(
         train_transfer_files(
             [survey[0]], model_dir, placed, tmp_path / method.name, options, processes=1
         )
+    assert told[0].labels.cuts == told[2].labels.cuts == LabelCutsConfig()
+    # Whatever the cuts, the hottest of those that were observed are among the labels.
+    assert told[1].labels.cuts.teff[1] > 4040.0
     # Without stars in common all of the reference has to do; it does for other methods anyway.
     assert [len(one) for one in asked] == [len(known), 25, len(known)]
     assert sorted(asked[1][:, 0]) == sorted(known["teff"][:25])

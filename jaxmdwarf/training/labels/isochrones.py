@@ -9,12 +9,14 @@ the isochrones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.simulate.main_sequence import LOGG_SUN, Relation, empirical_relation, surface_gravity
 
 _ALPHA_RULE = ((-1.0, 0.4), (-0.5, 0.2), (0.0, 0.0))
@@ -50,6 +52,33 @@ class LabelCutsConfig:
                 raise UsageError(f"the cuts in {name} are {low}..{high}: they must increase.")
         if not self.age_gyr > 0:
             raise UsageError(f"an age of {self.age_gyr} Gyr makes no sense.")
+
+    def reach(
+        self, teff_mh: Float[np.ndarray, "n 2"], space: LabelSpace, *, share: float = 0.98
+    ) -> LabelCutsConfig:
+        """Cuts that hold so many stars of a sample at least, as far as a model goes.
+
+        Parameters
+        ----------
+        teff_mh : (n, 2)
+            NaN where nothing is known.
+        space : LabelSpace
+            Of the model.
+        share : float
+            Of the stars, in each label.
+        """
+        ends = np.nanquantile(teff_mh, [(1 - share) / 2, (1 + share) / 2], axis=0)
+        reached: dict[str, Any] = {}
+        for name, (low, high) in zip(("teff", "mh"), ends.T, strict=True):
+            if name not in space.names:
+                continue
+            index, known = space.index(name), getattr(self, name)
+            least, most = float(space.lower[index]), float(space.upper[index])
+            reached[name] = (
+                min(known[0], max(float(low), least)),
+                max(known[1], min(float(high), most)),
+            )
+        return replace(self, **reached)
 
     def widen(self, *, teff: float, mh: float) -> LabelCutsConfig:
         """Cuts that reach further by so many K and dex on each side.

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxmdwarf.errors import MismatchError
+from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
@@ -59,7 +60,7 @@ from jaxmdwarf.training.transfer.relation_errors import (
 )
 from jaxmdwarf.training.transfer.star_priors import learn_star_priors
 
-_LEAST_STARS = 60
+_LEAST_STARS, _LEAST_HELD = 60, 20
 
 
 def train_matched(
@@ -115,12 +116,7 @@ def train_matched(
     rows = _choose_rows(observed, split.train, config, _LEAST_STARS, marked)
     held = _choose_rows(observed, split.validation, replace(config, max_spectra=2000), 10)
     reference, common = _find_common(reference, rows, config.least_common)
-    population = describe_population(
-        space,
-        labels,
-        reference,
-        least_scatter={"logg": config.logg_sigma, "alpha_m": config.alpha_sigma},
-    )
+    population = _describe_stars(space, labels, reference, config)
     stars, validation = StarSample(observed, emulator, rows), StarSample(observed, emulator, held)
     known: KnownLabels | None = None
     settled: dict[str, float] = {}
@@ -131,9 +127,7 @@ def train_matched(
     learned: list[_Learned] = []
     trials: list[dict[str, Any]] = []
     theory, start = _start_model(emulator, population, config), population.mean_scaled(space)
-    found = estimate_labels(theory, stars, start)
-    stars.drop_hits(residuals_of(theory, stars, found), _find_noise_scale(found, stars.snr))
-    found = estimate_labels(theory, stars, start)
+    found = _fit_theory(theory, stars, start)
 
     def learn(strength: float, known: KnownLabels | None, purpose: str) -> _Learned:
         args = (theory, found, stars, population, strength, config, common)
@@ -170,6 +164,85 @@ def train_matched(
         **_describe_choice(best, trials, chosen),
     }
     return TrainedTransfer(best, {**report, "anchors": told} if told else report)
+
+
+def can_be_matched(emulator: ForwardModel, observed: ObservedDomain, config: MatchedConfig) -> bool:
+    """Whether a model is one that is corrected, not corrected yet, and spectra are enough for it.
+
+    Parameters
+    ----------
+    emulator : ForwardModel
+    observed : ObservedDomain
+    config : MatchedConfig
+    """
+    known = all(name in emulator.label_space.names for name in MATCHED_LABELS)
+    if isinstance(emulator, CorrectedModel) or not known or emulator.low_rank() is None:
+        return False
+    train = split_domain(observed.n_spec, seed=config.seed, least=(0, 0, 0), star=observed.star)
+    good = observed.snr[train.train] >= config.min_snr
+    enough = np.count_nonzero(good) >= _LEAST_STARS
+    return bool(enough and len(train.validation) >= _LEAST_HELD and len(train.test) >= 1)
+
+
+def describe_theory(
+    emulator: ForwardModel,
+    observed: ObservedDomain,
+    labels: Float[np.ndarray, "n_draw n_label"],
+    config: MatchedConfig | None = None,
+    *,
+    reference: ReferenceSample | None = None,
+) -> CorrectedModel:
+    """Theory, uncorrected, with what is known of the stars and of the noise of their spectra.
+
+    What a transfer that learns no priors of its own is laid upon, so that fits through it ask no
+    more of a spectrum than those through a correction do.
+
+    Parameters
+    ----------
+    emulator, observed, labels, config, reference
+        As of `train_matched`.
+
+    Returns
+    -------
+    CorrectedModel
+        Without a correction; with the priors on a star of any temperature and the scale of errors.
+
+    Raises
+    ------
+    MismatchError
+        As `train_matched`.
+    """
+    config = config or MatchedConfig()
+    _require_inputs(emulator, observed, labels)
+    space = emulator.label_space
+    split = split_for_matching(observed.n_spec, config, observed.star)
+    rows = _choose_rows(observed, split.train, config, _LEAST_STARS)
+    population = _describe_stars(space, labels, reference, config)
+    stars = StarSample(observed, emulator, rows)
+    theory = _start_model(emulator, population, config)
+    found = _fit_theory(theory, stars, population.mean_scaled(space))
+    return _exchange(
+        theory,
+        noise_scale=_find_noise_scale(found, stars.snr),
+        label_priors=population.priors_of_a_star,
+    )
+
+
+def _describe_stars(
+    space: LabelSpace,
+    labels: np.ndarray,
+    reference: ReferenceSample | None,
+    config: MatchedConfig,
+) -> Population:
+    least = {"logg": config.logg_sigma, "alpha_m": config.alpha_sigma}
+    return describe_population(space, labels, reference, least_scatter=least)
+
+
+def _fit_theory(theory: CorrectedModel, stars: StarSample, start: np.ndarray) -> Posterior:
+    """Labels by theory, without pixels that are hit: these are dropped from the sample."""
+    found = estimate_labels(theory, stars, start)
+    stars.drop_hits(residuals_of(theory, stars, found), _find_noise_scale(found, stars.snr))
+    return estimate_labels(theory, stars, start)
 
 
 def _name_passes(
@@ -235,7 +308,7 @@ def split_for_matching(
     MismatchError
         If they are too few for matching distributions.
     """
-    least = (_LEAST_STARS, 20, 1)
+    least = (_LEAST_STARS, _LEAST_HELD, 1)
     return split_domain(
         n_spec, seed=config.seed, least=least, star=star, anchored=anchored, good=good
     )

@@ -25,6 +25,8 @@ from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
+from jaxmdwarf.training.transfer.matched import can_be_matched, describe_theory
+from jaxmdwarf.training.transfer.matched_config import MatchedConfig
 from jaxmdwarf.workflows.methods.base import MethodOptions, TransferMethod
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.progress import Progress, Silent
@@ -89,12 +91,17 @@ class CycleStar(TransferMethod):
     ) -> TrainedTransfer:
         """Learn a `jaxmdwarf.models.cyclestar.CycleStarModel`.
 
-        The networks learn from unlabelled spectra alone: `reference` is not used but for `labels`.
+        The networks learn from unlabelled spectra alone: `reference` is not used but for `labels`,
+        and for the priors that fits through the networks take.
         """
         progress = progress or Silent()
-        trained = _train_networks(
-            self.settings, emulator, domain, labels, folder, progress=progress
-        )
+        base = emulator
+        config = MatchedConfig(seed=self.seed)
+        # Models without a linear head, and few spectra, have to do without priors; a correction
+        # has its own.
+        if can_be_matched(emulator, domain, config):
+            base = describe_theory(emulator, domain, labels, config, reference=reference)
+        trained = _train_networks(self.settings, base, domain, labels, folder, progress=progress)
         report = trained.report.metrics()
         if self.distillation is None:
             return trained._replace(report=report)

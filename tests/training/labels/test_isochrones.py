@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxmdwarf.errors import UsageError
+from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.simulate.main_sequence import empirical_relation, surface_gravity
 from jaxmdwarf.training.labels import isochrones
 from jaxmdwarf.training.labels.isochrones import (
@@ -213,6 +214,22 @@ def test_radii_do_for_gravities():
     table["radius"] = np.sqrt(table["Mini"] * 10 ** (4.438 - logg))
     found = isochrones._select_age(table, 5.0)[3]
     np.testing.assert_allclose(found, logg[table["log_age"] > 9.5], atol=1e-3)
+
+
+def test_cuts_reach_as_far_as_the_stars_of_a_sample_and_no_model_ends():
+    cuts = LabelCutsConfig()
+    space = LabelSpace(("teff", "mh"), ("K", "dex"), (2500.0, -2.0), (4200.0, 0.6))
+    sample = np.c_[np.linspace(3500.0, 4100.0, 101), np.linspace(-0.5, 0.5, 101)]
+    found = cuts.reach(sample, space)
+    assert found.teff == (3000.0, pytest.approx(4094.0))
+    assert (found.mh, found.logg, found.age_gyr) == (cuts.mh, cuts.logg, cuts.age_gyr)
+    # One star in a hundred may lie beyond; labels that are not known do not count.
+    far = np.r_[sample, [[5200.0, 0.4], [np.nan, -1.9], [3900.0, np.nan]]]
+    assert found.teff[1] < cuts.reach(far, space).teff[1] < 4150.0
+    hot = cuts.reach(sample + np.array([500.0, -2.5]), space)
+    assert (hot.teff, hot.mh) == ((3000.0, 4200.0), (-2.0, 0.5))
+    nameless = LabelSpace(("teff",), ("K",), (2500.0,), (4200.0,))
+    assert cuts.reach(sample - np.array([0.0, 2.0]), nameless).mh == cuts.mh
 
 
 def test_cuts_are_widened_to_both_sides_and_checked():

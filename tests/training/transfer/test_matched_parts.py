@@ -9,6 +9,7 @@ import pytest
 
 from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
+from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.models.priors import LabelPrior
 from jaxmdwarf.training.transfer import label_matching, matched
 from jaxmdwarf.training.transfer.anchors import KnownLabels
@@ -466,3 +467,47 @@ def test_sixty_spectra_are_needed_to_learn_from_and_twenty_to_validate(monkeypat
     assert seen.pop("anchored") is anchored
     assert seen.pop("good") is good
     assert seen == {"n": 300, "seed": 4, "least": (60, 20, 1)}
+
+
+def test_theory_is_described_with_the_stars_and_the_noise_of_a_survey(universe, sample_labels):
+    theory, domain, _, _ = universe
+    labels, reference = sample_labels(2000, 6), ReferenceSample(sample_labels(800, 5)[:, [0, 2]])
+    # Errors of half the size: what spectra scatter by is more than they say.
+    understated = replace(domain, ivar=4 * domain.ivar, information=4 * domain.information)
+    config = MatchedConfig(min_snr=5.0)
+    told = matched.describe_theory(theory, domain, labels, config, reference=reference)
+    other = matched.describe_theory(theory, understated, labels, config, reference=reference)
+    scaled = theory.label_space.scale(jnp.asarray(labels[:5], jnp.float32))
+    np.testing.assert_allclose(
+        told.predict_scaled_batch(scaled), theory.predict_scaled_batch(scaled), atol=1e-6
+    )
+    # Teff is left to the spectrum, as it is by a correction.
+    assert {prior.name for prior in told.priors()} == {"mh", "logg", "alpha_m"}
+    known = next(prior for prior in told.priors() if prior.name == "mh")
+    assert float(known.mean) == pytest.approx(float(np.mean(reference.teff_mh[:, 1])), abs=0.02)
+    assert float(other.noise_scale) > 1.5 * float(told.noise_scale)
+
+
+def test_what_a_correction_could_be_learned_for_is_known_beforehand(universe, theory, model):
+    domain, config = universe[1], MatchedConfig(min_snr=5.0)
+    assert matched.can_be_matched(theory, domain, config)
+    assert not matched.can_be_matched(model, domain, config)  # corrected already
+    two = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -1.0), (4000.0, 0.5))
+
+    class Headless(TableModel):
+        def low_rank(self):
+            return None
+
+    headless = Headless(jnp.ones((4, 200)), jnp.ones(200), two, theory.grid)
+    assert not matched.can_be_matched(headless, domain, config)
+    assert not matched.can_be_matched(theory, domain, replace(config, min_snr=99.5))
+    answers = []
+    for n in range(50, 150, 10):
+        few = make_domain(theory, n)
+        answers.append(matched.can_be_matched(theory, few, config))
+        if answers[-1]:
+            # What is said to be enough is not refused for being too little.
+            matched.split_for_matching(n, config)
+            matched._choose_rows(few, matched.split_for_matching(n, config).train, config, 60)
+    assert answers == sorted(answers)
+    assert (answers[0], answers[-1]) == (False, True)
