@@ -231,6 +231,10 @@ def train_cyclestar(
     kept = state.best if best else state.average
     model = build_transfer_model(data, config, kept)
     validation = validate_transfer(state._replace(average=kept), data, config, judge=judge)
+    judged = dict(validation)
+    if best and config.schedule.keep == "sound":
+        # Critics are those of the last step; those of this one were found sound when it was taken.
+        judged = {name: one for name, one in validation.items() if not name.startswith("critic_")}
     report = TransferReport(
         records=tuple(records),
         steps=int(state.step),
@@ -238,7 +242,7 @@ def train_cyclestar(
         stopped_early=_out_of_patience(state, config) and int(state.step) < config.schedule.steps,
         diverged_at=diverged_at,
         validation=validation,
-        faults=find_faults(validation, limits),
+        faults=find_faults(judged, limits),
         n_train=len(split.train),
         n_validation=len(split.validation),
         n_test=len(split.test),

@@ -503,6 +503,16 @@ def test_of_steps_without_a_fault_that_of_the_smallest_gap_is_kept(scripted, tur
     assert bool(report.faults) == (len(turned) == 3)
 
 
+@pytest.mark.parametrize(("keep", "n_fault"), [("sound", 0), ("best", 1), ("last", 1)])
+def test_a_sound_step_is_not_judged_by_critics_of_later_ones(scripted, keep, n_fault):
+    losses = (1.3, 1.2, 40.0)
+    scores = [{"gap": 0.1 * (1 + i), "critic_obs": one} for i, one in enumerate(losses)]
+    scripted([1.0] * 3, [*scores, {"gap": 0.1, "critic_obs": 40.0}])
+    _, report, _ = train_scripted(steps=30, keep=keep)
+    assert report.kept_step == (30 if keep == "last" else 10)
+    assert len(report.faults) == n_fault
+
+
 def test_divergence_before_anything_is_worth_keeping_is_failed_work(scripted):
     scripted([np.inf], [])
     with pytest.raises(WorkFailed, match="diverged within its first 10 steps"):
