@@ -1,7 +1,8 @@
 """Why does adversarial transfer drift, and what holds it? Designs of Cycle-StarNet, by truth.
 
 ``python -m experiments cyclestar_designs`` trains and judges; ``python -m
-experiments.cyclestar_designs RESULTS`` writes the table of docs/cyclestar.md from what was found.
+experiments.cyclestar_designs RESULTS`` writes a table of docs/cyclestar.md from what was found, and
+with ``--brief`` the README's.
 """
 
 from __future__ import annotations
@@ -13,18 +14,26 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from experiments.cyclestar_universe import DesignSurvey, StarJudge, Universe, UniverseConfig
+from jaxmdwarf.diagnostics.domain_scores import marginal_distance
 from jaxmdwarf.diagnostics.residuals import gap_closed
 from jaxmdwarf.diagnostics.two_sample import ClassifierConfig, classifier_two_sample_test
 from jaxmdwarf.errors import UsageError
 from jaxmdwarf.io.checkpoints import Checkpoints
 from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.models.base import ForwardModel
+from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
 from jaxmdwarf.training.cyclestar.constraints import ConstraintWeights
-from jaxmdwarf.training.cyclestar.data import prepare_transfer, split_for_training
+from jaxmdwarf.training.cyclestar.data import (
+    pair_domains,
+    prepare_transfer,
+    settle_flux_scale,
+    split_for_training,
+)
 from jaxmdwarf.training.cyclestar.guards import find_faults
 from jaxmdwarf.training.cyclestar.loop import (
     TransferRecord,
@@ -47,6 +56,20 @@ LIMITS = {
 }
 """What is asked of a design."""
 
+REFERENCES = {
+    "theory": "theory alone",
+    "matched": "`matched`, from distributions alone",
+    "anchored": "`matched`, literature's stars as anchors",
+    "oracle": "oracle",
+}
+"""Models that designs are compared with, in words for the table."""
+
+BRIEF = ("theory", "compact", "held", "anchored_held", "oracle")
+"""Rows of the README's table."""
+
+PAPER_THINNED = 4
+"""By which the channels of the authors' networks are divided: so 100,000 batches take no hours."""
+
 
 @dataclass(frozen=True)
 class Design:
@@ -57,94 +80,95 @@ class Design:
     words : str
         What it is, for the table.
     changes : dict
-        Of `CycleStarConfig.compact`, as `CycleStarConfig.vary` takes them.
-    base : {"theory", "matched"}
-        The model of the synthetic domain.
-    pooled, smooth : bool
-        Whether split latents are two numbers a star, and activations smooth; these are of the
-        networks' sizes.
+        As `CycleStarConfig.vary` takes them.
+    recipe : {"compact", "held", "paper"}
+        What is changed: that of `CycleStarConfig`. The paper's has `PAPER_THINNED` times fewer
+        channels.
+    base : {"theory", "matched", "anchored"}
+        The model of the synthetic domain; see
+        `experiments.cyclestar_universe.DesignSurvey`.
     """
 
     words: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    base: Literal["theory", "matched"] = "theory"
-    pooled: bool = False
-    smooth: bool = False
+    recipe: Literal["compact", "held", "paper"] = "compact"
+    base: Literal["theory", "matched", "anchored"] = "theory"
 
     def configure(self, n_pix: int, **common: Any) -> CycleStarConfig:
         """Its training for spectra of `n_pix` pixels; `common` is shared by all designs."""
-        config = CycleStarConfig.compact(**{**common, **self.changes})
-        sizes = replace(
-            config.shape(n_pix),
-            split_pooled=self.pooled,
-            activation="silu" if self.smooth else "leaky_relu",
-        )
-        return config.vary(own_sizes=sizes)
+        config: CycleStarConfig = getattr(CycleStarConfig, self.recipe)(**common)
+        if self.recipe == "paper":
+            config = config.vary(own_sizes=_thin(CycleStarSizes.original(n_pix), PAPER_THINNED))
+        return config.vary(**self.changes)
 
 
-_LIGHT = LossWeights(synth=1.0, obs=1.0, adversarial=0.03)
-_ALIKE = {"alike": True, "critics_see": "spectra"}
-_NARROW = {"split_noise": 0.5}
-_HELD = {"spectral_norm": True, "r1": 0.0}
-_SLOPES = ConstraintWeights(slopes=1.0)
-_ALL = ConstraintWeights(
-    latents=0.05,
-    split_prior=0.01,
-    independence=3.0,
-    alignment=3.0,
-    slopes=1.0,
-)
-_EVERYTHING = {
-    **_ALIKE,
-    **_NARROW,
-    **_HELD,
-    "equal_start": True,
-    "weights": _LIGHT,
-    "constraints": _ALL,
-}
+_HELD = ConstraintWeights(**asdict(CycleStarConfig.held().losses.constraints))
 
 DESIGNS: dict[str, Design] = {
-    "compact": Design("compact, as it was"),
-    "bottleneck": Design(
-        "1: split latents two noisy numbers a star, kept independent",
-        {**_NARROW, "constraints": ConstraintWeights(split_prior=0.01, independence=0.3)},
-        pooled=True,
+    "compact": Design("compact: equations 4 to 7, critics steadied"),
+    "paper": Design(
+        f"the paper's recipe, 1/{PAPER_THINNED} of its channels",
+        {"batch_size": 8, "keep": "last"},
+        recipe="paper",
     ),
-    "alike": Design("2: both domains masked, noisy and refilled alike", _ALIKE),
-    "equal": Design(
-        "3: equal start, identity loss",
-        {"equal_start": True, "constraints": ConstraintWeights(identity=0.02)},
-    ),
-    "held": Design("4: critics of unit spectral norm", _HELD),
-    "weighed": Design("5: adversarial weight 0.03", {"weights": _LIGHT}),
-    "slopes": Design("6: slopes held to theory's", {"constraints": _SLOPES}),
-    "all": Design("1-6 together, shared latents aligned", _EVERYTHING, pooled=True, smooth=True),
-    "loose": Design(
-        "1-6, slopes and split latents held less, critics heard more",
+    "held": Design("held: 1-6 together", recipe="held"),
+    "wide": Design(
+        "held, without 1: split latents along the spectrum, no noise or price, leaky ReLU",
         {
-            **_EVERYTHING,
-            "weights": LossWeights(synth=1.0, obs=1.0, adversarial=0.1),
-            "constraints": replace(_ALL, slopes=0.05, independence=0.3),
+            "sizes": "compact",
+            "split_noise": 0.0,
+            "constraints": replace(_HELD, split_prior=0.0, independence=0.0),
         },
-        pooled=True,
-        smooth=True,
+        recipe="held",
+    ),
+    "unlike": Design(
+        "held, without 2: theory without masks and noise, critics see reconstructions",
+        {"alike": False, "critics_see": "reconstructions"},
+        recipe="held",
+    ),
+    "unequal": Design(
+        "held, without 3: networks start anew", {"equal_start": False}, recipe="held"
+    ),
+    "loud": Design(
+        "held, without 4 and 5: critics free, adversarial weight 1",
+        {"spectral_norm": False, "r1": 1.0, "weights": LossWeights(1.0, 1.0, 1.0)},
+        recipe="held",
     ),
     "free": Design(
-        "1-5, slopes not held, critics heard more",
-        {
-            **_EVERYTHING,
-            "weights": LossWeights(synth=1.0, obs=1.0, adversarial=0.1),
-            "constraints": replace(_ALL, slopes=0.0),
-        },
-        pooled=True,
-        smooth=True,
+        "held, without 6: slopes free",
+        {"constraints": replace(_HELD, slopes=0.0)},
+        recipe="held",
+    ),
+    "apart": Design(
+        "held, shared latents not aligned",
+        {"constraints": replace(_HELD, alignment=0.0)},
+        recipe="held",
+    ),
+    "samples": Design(
+        "held, spectra matched as samples too",
+        {"constraints": replace(_HELD, spectra=5.0)},
+        recipe="held",
     ),
     "matched_compact": Design("compact, on `matched`", base="matched"),
-    "matched_all": Design(
-        "7: all of these, on `matched`", _EVERYTHING, base="matched", pooled=True, smooth=True
-    ),
+    "matched_held": Design("held, on `matched`", base="matched", recipe="held"),
+    "anchored_held": Design("held, on `matched` with anchors", base="anchored", recipe="held"),
 }
-"""One lead at a time, then together, then on top of `matched`."""
+"""As it was and as the paper has it; held by all leads, each left out; on top of `matched`."""
+
+
+def _thin(sizes: CycleStarSizes, by: int) -> CycleStarSizes:
+    """The same layers and latents with fewer channels."""
+    layers = {
+        name: replace(
+            getattr(sizes, name), channels=tuple(n // by for n in getattr(sizes, name).channels)
+        )
+        for name in ("domain", "shared", "critic_flux")
+    }
+    plain = {
+        name: tuple(n // by for n in getattr(sizes, name))
+        for name in ("split_channels", "critic_latents")
+    }
+    return replace(sizes, **layers, **plain)
 
 
 @dataclass(frozen=True)
@@ -165,7 +189,7 @@ class CycleStarDesignsConfig:
     designs : tuple of str
         Names of `DESIGNS`; all if empty.
     seeds : tuple of int
-        One survey each. Seed 21 is what designs were chosen with.
+        One survey each. Seed 21 is what designs were chosen with, as 31 to 33 were at first.
     universe : UniverseConfig
     steps : int
     report_every : int
@@ -180,7 +204,7 @@ class CycleStarDesignsConfig:
     out: str = "runs/cyclestar_designs"
     results: str | None = None
     designs: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (31, 32, 33)
+    seeds: tuple[int, ...] = (34, 35, 36)
     universe: UniverseConfig = field(default_factory=UniverseConfig)
     steps: int = 2000
     report_every: int = 250
@@ -239,7 +263,7 @@ class CycleStarDesignsConfig:
         progress: Progress,
     ) -> dict[str, Any]:
         design = DESIGNS[name]
-        base = survey.matched if design.base == "matched" else universe.theory
+        base = universe.theory if design.base == "theory" else getattr(survey, design.base)
         config = design.configure(
             base.grid.n_pix,
             steps=self.steps,
@@ -272,8 +296,8 @@ class CycleStarDesignsConfig:
                     "base": design.base,
                     "alike": config.noise.alike,
                     "equal_start": config.networks.equal_start,
-                    "split_pooled": design.pooled,
-                    "smooth": design.smooth,
+                    "recipe": design.recipe,
+                    "sizes": config.networks.sizes,
                     "steps": config.schedule.steps,
                     "batch_size": config.optimiser.batch_size,
                     "keep": config.schedule.keep,
@@ -334,17 +358,60 @@ class Curve:
         # Noise is no part of a model: it need not be learned again for each.
         plain = config.vary(alike=False)
         data = prepare_transfer(self._base, domain, labels, plain, split=split)
-        return build_transfer_model(data, config, generator)
+        return build_transfer_model(data, settle_flux_scale(config, data), generator)
 
 
 def tell_latents_apart(sample: ValidationSample) -> dict[str, float]:
     """Accuracy with which two kinds of classifier tell the domains apart by shared latents."""
+    apart = _tell_apart(sample.shared_synth, sample.shared_obs)
+    return {f"shared_{kind}": accuracy for kind, accuracy in apart.items()}
+
+
+def compare_spectra(
+    theory: ForwardModel, survey: DesignSurvey, models: Mapping[str, ForwardModel], seed: int
+) -> dict[str, dict[str, float]]:
+    """How far spectra of models are from observed ones: what a perfect transfer would be left with.
+
+    Models make spectra of the labels of the synthetic domain, which are observed as in training:
+    masks, errors and noise of the validation spectra. The oracle has nature's physics, and what is
+    left of it is what single stars and exposures have and no function of labels.
+
+    Returns
+    -------
+    dict of str to dict
+        ``gap`` (in units of theory's, as validation has it), ``linear`` and ``boosted``: accuracy
+        of classifiers.
+    """
+    config = CycleStarConfig.held(seed=seed)
+    split = split_for_training(survey.domain.n_spec, config, survey.domain.star)
+    data = prepare_transfer(theory, survey.domain, survey.labels, config, split=split)
+    mean, basis = np.asarray(data.mean), np.asarray(data.basis)
+    good = np.asarray(data.held_ivar) > 0
+    brightness = np.median(np.asarray(data.held_ivar), axis=1)
+    bright = brightness >= np.median(brightness)
+    found = {}
+    for name, model in models.items():
+        domains = pair_domains(
+            data,
+            config,
+            model.predict_scaled_batch(data.held_scaled),
+            data.held_flux,
+            data.held_ivar,
+            jax.random.key(seed),
+        )
+        flux = [np.where(good, one, mean) for one in (domains.obs, domains.synth)]
+        clouds = [(one - mean)[bright] @ basis.T for one in flux]
+        found[name] = {"gap": marginal_distance(*clouds), **_tell_apart(*flux)}
+    without = found["theory"]["gap"]
+    return {name: {**one, "gap": one["gap"] / without} for name, one in found.items()}
+
+
+def _tell_apart(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Accuracy of two kinds of classifier."""
     kinds: tuple[Literal["linear", "boosted"], ...] = ("linear", "boosted")
     return {
-        f"shared_{kind}": classifier_two_sample_test(
-            sample.shared_synth,
-            sample.shared_obs,
-            config=ClassifierConfig(kind=kind, n_component=16),
+        kind: classifier_two_sample_test(
+            first, second, config=ClassifierConfig(kind=kind, n_component=16)
         ).accuracy
         for kind in kinds
     }
@@ -358,17 +425,21 @@ def _judge_references(
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Labels by theory, `matched` and the oracle, of the same stars with the same priors."""
+    """Labels by theory, `matched` both ways and the oracle: the same stars and priors."""
     path = results / f"references_{seed}.json"
     if not path.is_file():
         progress.say(f"fits with theory, matched and the oracle, seed {seed}")
         models = {
             "theory": universe.theory,
             "matched": survey.matched,
+            "anchored": survey.anchored,
             "oracle": universe.oracle,
         }
         known = {name: judge.measure(model) for name, model in models.items()}
-        known["matched"]["gap_closed"] = _close(known, known["matched"])
+        apart = compare_spectra(universe.theory, survey, models, seed)
+        for name in known:
+            known[name]["gap_closed"] = _close(known, known[name])
+            known[name]["spectra"] = _round(apart[name])
         write_json(path, plain_json({"seed": seed, "universe": universe.config, **known}))
     return json.loads(path.read_text())
 
@@ -420,6 +491,7 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dic
 
 def _take_rows(one: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, float]:
     curve, kept, labels = one["curve"], one["kept"], one["labels"]
+    base = "anchored" if one["settings"]["base"] == "anchored" else "matched"
     gaps = [line["gap"] for line in curve if line["gap"] is not None]
     scatter = [line["labels"]["teff"]["scatter"] for line in curve if "labels" in line]
     cosines = [value for name, value in kept.items() if name.startswith("slope_cosine")]
@@ -440,7 +512,7 @@ def _take_rows(one: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str
     for label in LIMITS["bias"]:
         rows[f"bias_{label}"] = labels[label]["bias"]
         rows[f"scatter_{label}"] = labels[label]["scatter"]
-        rows[f"ratio_{label}"] = labels[label]["scatter"] / reference["matched"][label]["scatter"]
+        rows[f"ratio_{label}"] = labels[label]["scatter"] / reference[base][label]["scatter"]
     return {key: np.nan if value is None else float(value) for key, value in rows.items()}
 
 
@@ -472,12 +544,14 @@ def tabulate(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         "Teff (K)", "log g", "[M/H]", "scatter / `matched`", "converged / unflagged",
     )  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name in ("theory", "matched", "oracle"):
+    for name, words in REFERENCES.items():
         some = [one[name] for one in found["references"]]
-        cells = [f"{name} alone" if name == "theory" else name, _list_seeds(found["references"])]
-        cells += [""] * 4
-        closed = {"theory": [0.0], "oracle": [1.0]}.get(name) or [o["gap_closed"] for o in some]
-        cells.append(_percent(closed))
+        gap, linear, boosted = (
+            np.mean([one["spectra"][key] for one in some]) for key in ("gap", "linear", "boosted")
+        )
+        apart = f"spectra: {linear:.2f} / {boosted:.2f}"
+        cells = [words, _list_seeds(found["references"]), f"{gap:.2f}", apart, "", ""]
+        cells.append(_percent([one["gap_closed"] for one in some]))
         cells += [_label(some, label) for label in LIMITS["bias"]]
         lines.append(_row([*cells, "", _shares(some)]))
     for one, some in zip(summarise(found).values(), list(found.values())[1:], strict=True):
@@ -505,6 +579,21 @@ def tabulate(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def tabulate_briefly(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The table of the README: bias, its spread over seeds, and scatter by model."""
+    heads = ("", "Teff (K)", "log g (dex)", "[M/H] (dex)", "residual gap closed")
+    lines = [_row(heads), "|---" * len(heads) + "|"]
+    for name in BRIEF:
+        known = name in REFERENCES
+        some = [
+            one[name] if known else one["labels"] for one in found["references" if known else name]
+        ]
+        words = REFERENCES[name] if known else DESIGNS[name].words
+        closed = _percent([one["gap_closed"] for one in some])
+        lines.append(_row([words, *(_label(some, label) for label in LIMITS["bias"]), closed]))
+    return "\n".join(lines) + "\n"
+
+
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -519,9 +608,11 @@ def _percent(values: Sequence[float]) -> str:
 
 
 def _label(some: Sequence[Mapping[str, Any]], label: str) -> str:
+    """Bias, in brackets its spread over the seeds, and scatter."""
     digits = 0 if label == "teff" else 2
-    bias, scatter = (np.mean([one[label][key] for one in some]) for key in ("bias", "scatter"))
-    return f"{bias:+.{digits}f} ± {scatter:.{digits}f}"
+    bias, scatter = ([one[label][key] for one in some] for key in ("bias", "scatter"))
+    spread = f" ({np.std(bias, ddof=1):.{digits}f})" if len(some) > 1 else ""
+    return f"{np.mean(bias):+.{digits}f}{spread} ± {np.mean(scatter):.{digits}f}"
 
 
 def _shares(some: Sequence[Mapping[str, Any]]) -> str:
@@ -531,4 +622,5 @@ def _shares(some: Sequence[Mapping[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    print(tabulate(read_results(Path(sys.argv[1]))), end="")
+    render = tabulate_briefly if "--brief" in sys.argv else tabulate
+    print(render(read_results(Path(sys.argv[1]))), end="")

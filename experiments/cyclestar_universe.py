@@ -15,6 +15,7 @@ import pandas as pd
 
 from jaxmdwarf.diagnostics.recovery import measure_recovery
 from jaxmdwarf.diagnostics.residuals import summarise_residual
+from jaxmdwarf.errors import MismatchError
 from jaxmdwarf.inference.config import FitScheduleConfig
 from jaxmdwarf.inference.problem import FitProblem
 from jaxmdwarf.inference.schedule import fit
@@ -29,8 +30,10 @@ from jaxmdwarf.simulate.gap import DomainGap
 from jaxmdwarf.simulate.survey import SurveyConfig
 from jaxmdwarf.spectra import SpectrumBatch
 from jaxmdwarf.training.labels.training_set import sample_training_labels
+from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.matched_config import MatchedConfig
+from jaxmdwarf.workflows.anchoring import find_common_stars
 from jaxmdwarf.workflows.emulator import train_emulator_files
 from jaxmdwarf.workflows.judging import CLIP_SIGMA
 from jaxmdwarf.workflows.methods.matched import Matched
@@ -64,7 +67,7 @@ class UniverseConfig:
         Of nature's wrong atomic lines: one nature for all surveys.
     """
 
-    n_spectra: int = 1400
+    n_spectra: int = 3000
     n_grid: int = 1152
     gap: float = 1.0
     reference_share: float = 0.3
@@ -83,14 +86,16 @@ class DesignSurvey:
         One row a spectrum of the domain.
     labels : (n, 4)
         Of the synthetic domain.
-    matched : ForwardModel
-        The correction that `matched` learned from the same spectra.
+    matched, anchored : ForwardModel
+        The correction that `matched` learned from the same spectra: from distributions alone, as
+        the networks do, and as it does by default, with the literature's stars as anchors.
     """
 
     prepared: PreparedSpectra
     truth: pd.DataFrame
     labels: np.ndarray
     matched: ForwardModel
+    anchored: ForwardModel
 
     @property
     def domain(self) -> ObservedDomain:
@@ -163,24 +168,43 @@ class Universe:
             )
         prepared = PreparedSpectra(domain, table, [])
         reference = read_references(folder / "reference.parquet")
-        known = reference[["teff", "mh"]].to_numpy(np.float64)
-        labels = sample_training_labels(known, n_draws=self.config.n_draws, seed=seed).labels
+        # Networks know the two distributions and nothing else: the labels have to be those of the
+        # stars that are observed, whatever selection has made of the others.
+        sample = choose_reference(table, reference)
+        labels = sample_training_labels(
+            sample.teff_mh, n_draws=self.config.n_draws, seed=seed
+        ).labels
         labels = labels[:, [TRAINING_LABELS.index(name) for name in self.theory.label_space.names]]
-        model = folder / "matched"
-        if not (model / "model.json").is_file():
-            method = Matched(MatchedConfig(seed=seed))
-            trained = method.train(
-                domain,
-                self.theory,
-                labels,
-                reference=choose_reference(table, reference),
-                progress=self.progress,
-            )
-            save_model(trained.model, model)
+        known = self._find_anchors(domain, table, reference, seed)
+        models = {}
+        for name, anchors in (("matched", None), ("anchored", known)):
+            model = folder / name
+            if not (model / "model.json").is_file():
+                trained = Matched(MatchedConfig(seed=seed)).train(
+                    domain,
+                    self.theory,
+                    labels,
+                    reference=sample,
+                    progress=self.progress,
+                    anchors=anchors,
+                )
+                save_model(trained.model, model)
+            models[name] = load_model(model)
         truth = read_table(folder / "truth.parquet")
         truth = truth.set_index(truth["obsid"].astype(np.int64))
         truth = truth.loc[table["obsid"].astype(np.int64)].reset_index(drop=True)
-        return DesignSurvey(prepared, truth, labels, load_model(model))
+        return DesignSurvey(prepared, truth, labels, **models)
+
+    def _find_anchors(
+        self, domain: ObservedDomain, table: pd.DataFrame, reference: pd.DataFrame, seed: int
+    ) -> AnchorSample:
+        """The literature's stars among the spectra that `StarJudge` does not judge."""
+        found = find_common_stars(table, reference, self.theory.label_space)
+        if found is None:
+            raise MismatchError("no star of the literature was observed.", "observe more stars.")
+        one = found.sample
+        kept = np.isin(one.rows, split_domain(domain.n_spec, seed=seed, star=domain.star).train)
+        return AnchorSample(one.rows[kept], one.labels[kept], one.errors[kept])
 
     def _observe(self, seed: int, folder: Path) -> None:
         config = SurveyConfig(
