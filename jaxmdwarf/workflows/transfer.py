@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxmdwarf.errors import MismatchError, UsageError, WorkFailed
 from jaxmdwarf.io.isochrones import read_isochrones
-from jaxmdwarf.io.json_files import plain_json, to_json
+from jaxmdwarf.io.json_files import to_json
 from jaxmdwarf.io.models import load_model
 from jaxmdwarf.io.provenance import gather_provenance, hash_values
 from jaxmdwarf.io.references import read_references
@@ -22,7 +22,7 @@ from jaxmdwarf.labels import LabelSpace, describe_label
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.labels.codistribution import check_overlap
-from jaxmdwarf.training.labels.training_set import TrainingSetConfig, sample_training_labels
+from jaxmdwarf.training.labels.training_set import TrainingSetConfig
 from jaxmdwarf.training.transfer.domain import DomainSplit
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.population import PopulationConfig, learn_population
@@ -41,7 +41,8 @@ from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.observed import ObservedConfig, PreparedSpectra, prepare_observed
 from jaxmdwarf.workflows.outputs import require_output, require_rejects
 from jaxmdwarf.workflows.progress import Progress, Silent
-from jaxmdwarf.workflows.run import Chunk, open_output, open_run
+from jaxmdwarf.workflows.run import open_output, open_run
+from jaxmdwarf.workflows.synthetic_labels import choose_stars, sample_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -349,17 +350,7 @@ def learn_transfer(
         sample = choose_reference(
             prepared.table, reference, least_common=config.method.least_common
         )
-    known_labels, settings = None, config.labels
-    if reference is not None:
-        known_labels = reference[["teff", "mh"]].to_numpy(np.float64)
-    if sample is not None and sample.rows is not None and config.method.matches_distributions:
-        known_labels = sample.teff_mh
-        # Stars beyond the cuts are among the spectra, too.
-        cuts = settings.cuts.reach(known_labels, emulator.label_space)
-        settings = replace(settings, cuts=cuts)
-    labels, label_report = _sample_labels(
-        known_labels, isochrones, replace(config, labels=settings), folder, progress
-    )
+    labels, label_report = _draw(emulator, reference, sample, isochrones, config, folder, progress)
     wanted = _choose_columns(emulator, labels)
     overlap = _check_labels(prepared, labels, config)
     with ExitStack() as stack:
@@ -528,38 +519,32 @@ def describe_transfer(config: TransferConfig) -> dict[str, Any]:
     return {"method": settings.pop("name"), "settings": settings, **about}
 
 
-def _sample_labels(
-    known: np.ndarray | None,
+def _draw(
+    emulator: ForwardModel,
+    reference: pd.DataFrame | None,
+    sample: ReferenceSample | None,
     isochrones: Mapping[str, np.ndarray] | None,
     config: TransferConfig,
     folder: Path | None,
     progress: Progress,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Labels of the synthetic domain; those of an earlier run of the same command if there are."""
-    import pandas as pd
-
-    def sample() -> tuple[np.ndarray, dict[str, Any]]:
-        progress.say("sampling labels of the synthetic domain")
-        sampled = sample_training_labels(
-            known, isochrones, n_draws=config.n_draws, seed=config.seed, config=config.labels
-        )
-        return sampled.labels, plain_json(sampled.report)
-
-    if folder is None:
-        return sample()
-    about = {
-        "labels": config.labels,
-        "n_draws": config.n_draws,
-        "seed": config.seed,
-        "sources": hash_values(known, isochrones),
-    }
-    # Those of other settings are sampled again in no time.
-    with open_run(folder / "labels", kind="labels", about=about, overwrite=True) as run:
-        if not run.n_done:
-            labels, report = sample()
-            run.step("report", lambda: report)
-            run.keep(0, Chunk(pd.DataFrame(), [], {"labels": labels}))
-        return (run.read(0).arrays or {})["labels"], run.result("report")
+    """Labels of the synthetic domain, of the stars that the method asks for."""
+    known, settings = choose_stars(
+        reference,
+        sample,
+        config.labels,
+        emulator.label_space,
+        observed=config.method.matches_distributions,
+    )
+    return sample_labels(
+        known,
+        settings,
+        isochrones,
+        folder,
+        progress,
+        n_draws=config.n_draws,
+        seed=config.seed,
+    )
 
 
 def _choose_columns(emulator: ForwardModel, labels: np.ndarray) -> np.ndarray:

@@ -17,12 +17,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
-from jaxmdwarf.errors import MismatchError
-from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import ForwardModel
-from jaxmdwarf.models.corrected import CorrectedModel, LabelFeatures
+from jaxmdwarf.models.corrected import CorrectedModel
 from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.anchor_folds import judge_anchors
 from jaxmdwarf.training.transfer.anchors import (
@@ -32,7 +30,7 @@ from jaxmdwarf.training.transfer.anchors import (
     anchor_labels,
     settle_relations,
 )
-from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain, split_domain
+from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_errors import (
     learn_label_errors,
     learn_velocity_error,
@@ -41,7 +39,6 @@ from jaxmdwarf.training.transfer.label_matching import (
     MATCHED_LABELS,
     Population,
     ReferenceSample,
-    describe_population,
     match_labels,
 )
 from jaxmdwarf.training.transfer.label_posterior import (
@@ -59,8 +56,16 @@ from jaxmdwarf.training.transfer.relation_errors import (
     measure_relation_offsets,
 )
 from jaxmdwarf.training.transfer.star_priors import learn_star_priors
-
-_LEAST_STARS, _LEAST_HELD = 60, 20
+from jaxmdwarf.training.transfer.uncorrected import (
+    LEAST_STARS,
+    choose_rows,
+    describe_stars,
+    find_noise_scale,
+    fit_theory,
+    require_inputs,
+    split_for_matching,
+    start_model,
+)
 
 
 def train_matched(
@@ -108,15 +113,15 @@ def train_matched(
         If grids or labels do not match, or there are too few spectra.
     """
     config = config or MatchedConfig()
-    _require_inputs(emulator, observed, labels)
+    require_inputs(emulator, observed, labels)
     space = emulator.label_space
     marked = None if anchors is None else anchors.mark(observed.n_spec)
     good = np.asarray(observed.snr) >= config.min_snr
     split = split_for_matching(observed.n_spec, config, observed.star, marked, good)
-    rows = _choose_rows(observed, split.train, config, _LEAST_STARS, marked)
-    held = _choose_rows(observed, split.validation, replace(config, max_spectra=2000), 10)
+    rows = choose_rows(observed, split.train, config, LEAST_STARS, marked)
+    held = choose_rows(observed, split.validation, replace(config, max_spectra=2000), 10)
     reference, common = _find_common(reference, rows, config.least_common)
-    population = _describe_stars(space, labels, reference, config)
+    population = describe_stars(space, labels, reference, config)
     stars, validation = StarSample(observed, emulator, rows), StarSample(observed, emulator, held)
     known: KnownLabels | None = None
     settled: dict[str, float] = {}
@@ -126,8 +131,8 @@ def train_matched(
     began = time.perf_counter()
     learned: list[_Learned] = []
     trials: list[dict[str, Any]] = []
-    theory, start = _start_model(emulator, population, config), population.mean_scaled(space)
-    found = _fit_theory(theory, stars, start)
+    theory, start = start_model(emulator, population, config), population.mean_scaled(space)
+    found = fit_theory(theory, stars, start)
 
     def learn(strength: float, known: KnownLabels | None, purpose: str) -> _Learned:
         args = (theory, found, stars, population, strength, config, common)
@@ -164,85 +169,6 @@ def train_matched(
         **_describe_choice(best, trials, chosen),
     }
     return TrainedTransfer(best, {**report, "anchors": told} if told else report)
-
-
-def can_be_matched(emulator: ForwardModel, observed: ObservedDomain, config: MatchedConfig) -> bool:
-    """Whether a model is one that is corrected, not corrected yet, and spectra are enough for it.
-
-    Parameters
-    ----------
-    emulator : ForwardModel
-    observed : ObservedDomain
-    config : MatchedConfig
-    """
-    known = all(name in emulator.label_space.names for name in MATCHED_LABELS)
-    if isinstance(emulator, CorrectedModel) or not known or emulator.low_rank() is None:
-        return False
-    train = split_domain(observed.n_spec, seed=config.seed, least=(0, 0, 0), star=observed.star)
-    good = observed.snr[train.train] >= config.min_snr
-    enough = np.count_nonzero(good) >= _LEAST_STARS
-    return bool(enough and len(train.validation) >= _LEAST_HELD and len(train.test) >= 1)
-
-
-def describe_theory(
-    emulator: ForwardModel,
-    observed: ObservedDomain,
-    labels: Float[np.ndarray, "n_draw n_label"],
-    config: MatchedConfig | None = None,
-    *,
-    reference: ReferenceSample | None = None,
-) -> CorrectedModel:
-    """Theory, uncorrected, with what is known of the stars and of the noise of their spectra.
-
-    What a transfer that learns no priors of its own is laid upon, so that fits through it ask no
-    more of a spectrum than those through a correction do.
-
-    Parameters
-    ----------
-    emulator, observed, labels, config, reference
-        As of `train_matched`.
-
-    Returns
-    -------
-    CorrectedModel
-        Without a correction; with the priors on a star of any temperature and the scale of errors.
-
-    Raises
-    ------
-    MismatchError
-        As `train_matched`.
-    """
-    config = config or MatchedConfig()
-    _require_inputs(emulator, observed, labels)
-    space = emulator.label_space
-    split = split_for_matching(observed.n_spec, config, observed.star)
-    rows = _choose_rows(observed, split.train, config, _LEAST_STARS)
-    population = _describe_stars(space, labels, reference, config)
-    stars = StarSample(observed, emulator, rows)
-    theory = _start_model(emulator, population, config)
-    found = _fit_theory(theory, stars, population.mean_scaled(space))
-    return _exchange(
-        theory,
-        noise_scale=_find_noise_scale(found, stars.snr),
-        label_priors=population.priors_of_a_star,
-    )
-
-
-def _describe_stars(
-    space: LabelSpace,
-    labels: np.ndarray,
-    reference: ReferenceSample | None,
-    config: MatchedConfig,
-) -> Population:
-    least = {"logg": config.logg_sigma, "alpha_m": config.alpha_sigma}
-    return describe_population(space, labels, reference, least_scatter=least)
-
-
-def _fit_theory(theory: CorrectedModel, stars: StarSample, start: np.ndarray) -> Posterior:
-    """Labels by theory, without pixels that are hit: these are dropped from the sample."""
-    found = estimate_labels(theory, stars, start)
-    stars.drop_hits(residuals_of(theory, stars, found), _find_noise_scale(found, stars.snr))
-    return estimate_labels(theory, stars, start)
 
 
 def _name_passes(
@@ -292,26 +218,6 @@ def _describe_choice(
         "last_shift": chosen["passes"][-1]["shift"],
         "passes": chosen["passes"],
     }
-
-
-def split_for_matching(
-    n_spec: int,
-    config: MatchedConfig,
-    star: Int[np.ndarray, n_spec] | None = None,
-    anchored: Bool[np.ndarray, n_spec] | None = None,
-    good: Bool[np.ndarray, n_spec] | None = None,
-) -> DomainSplit:
-    """Spectra to learn from, to validate with and to test, see `split_domain`.
-
-    Raises
-    ------
-    MismatchError
-        If they are too few for matching distributions.
-    """
-    least = (_LEAST_STARS, _LEAST_HELD, 1)
-    return split_domain(
-        n_spec, seed=config.seed, least=least, star=star, anchored=anchored, good=good
-    )
 
 
 def _find_common(
@@ -409,27 +315,6 @@ def _choose_trial(trials: list[dict[str, Any]], n_matched: int, n_reference: int
     return int(np.argmax(np.where(agreeing & tied, strength, -np.inf)))
 
 
-def _start_model(
-    emulator: ForwardModel, population: Population, config: MatchedConfig
-) -> CorrectedModel:
-    """Theory, nothing corrected yet, with the priors on the stars."""
-    features = LabelFeatures(
-        names=MATCHED_LABELS,
-        centre=tuple(map(float, population.mean)),
-        scale=tuple(map(float, np.sqrt(np.diag(population.covariance)))),
-        order=config.order,
-    )
-    n_pix = emulator.grid.n_pix
-    return CorrectedModel(  # type: ignore[call-arg]
-        base=emulator,
-        correction=jnp.zeros((len(features.degrees), n_pix), jnp.float32),
-        nuisance=jnp.zeros((0, n_pix), jnp.float32),
-        model_error=emulator.model_error,
-        features=features,
-        label_priors=population.priors,
-    )
-
-
 class _Learned(NamedTuple):
     """What passes have led to.
 
@@ -473,7 +358,7 @@ def _learn(
     for number in range(config.n_passes):
         if number:
             found = estimate_labels(model, stars, start)
-        model = _exchange(model, noise_scale=_find_noise_scale(found, stars.snr))
+        model = _exchange(model, noise_scale=find_noise_scale(found, stars.snr))
         matched, stretch, moved = match_labels(found, space, population, common)
         if known is not None:
             # The reference is asked anew in each pass; what anchors make of it is not.
@@ -597,53 +482,6 @@ def _learn_nuisance(
     return _exchange(model, nuisance=jnp.asarray(directions))
 
 
-def _find_noise_scale(found: Posterior, snr: np.ndarray) -> float:
-    """By how much stated errors fall short, from faint stars, whose residuals are noise."""
-    faint = found.chi2_red[snr <= np.quantile(snr, 0.3)]
-    return float(np.clip(np.sqrt(np.median(faint)), 1.0, 3.0))
-
-
 def _clip(evidence: np.ndarray) -> np.ndarray:
     """Evidence with clipped tails, or a few binaries and giants would rule the mean."""
     return np.clip(evidence, *np.quantile(evidence, [0.05, 0.95]))
-
-
-def _choose_rows(
-    observed: ObservedDomain,
-    rows: np.ndarray,
-    config: MatchedConfig,
-    least: int,
-    anchored: np.ndarray | None = None,
-) -> np.ndarray:
-    """Spectra good enough to learn from, at most so many."""
-    good = rows[observed.snr[rows] >= config.min_snr]
-    if len(good) < least:
-        raise MismatchError(
-            f"{len(good)} of {len(rows)} spectra have S/N {config.min_snr:g} or more; "
-            f"{least} are needed.",
-            "give more spectra, or learn from worse ones (--learn-min-snr).",
-        )
-    if len(good) > config.max_spectra:
-        rng = np.random.default_rng(config.seed)
-        always = good[anchored[good]] if anchored is not None else good[:0]
-        others, n_more = np.setdiff1d(good, always), max(config.max_spectra - len(always), 0)
-        good = np.sort(np.r_[always, rng.choice(others, n_more, replace=False)])
-    return good
-
-
-def _require_inputs(emulator: ForwardModel, observed: ObservedDomain, labels) -> None:
-    emulator.require_grid(observed.grid)
-    space = emulator.label_space
-    missing = [name for name in MATCHED_LABELS if name not in space.names]
-    if missing:
-        raise MismatchError(
-            f"the emulator has no label {missing[0]}.", "train it with Teff and [M/H]."
-        )
-    if emulator.low_rank() is None:
-        raise MismatchError(
-            f"a {type(emulator).__name__} has no linear head to correct.", "give a Payne emulator."
-        )
-    if labels.ndim != 2 or labels.shape[1] != space.n_label:
-        raise MismatchError(
-            f"training labels have shape {labels.shape} for the labels {space.names}."
-        )

@@ -25,8 +25,8 @@ from jaxmdwarf.training.transfer.anchors import AnchorSample
 from jaxmdwarf.training.transfer.distil import DistillationConfig, distil_transfer
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
-from jaxmdwarf.training.transfer.matched import can_be_matched, describe_theory
 from jaxmdwarf.training.transfer.matched_config import MatchedConfig
+from jaxmdwarf.training.transfer.uncorrected import can_be_matched, describe_theory
 from jaxmdwarf.workflows.methods.base import MethodOptions, TransferMethod
 from jaxmdwarf.workflows.methods.matched import Matched
 from jaxmdwarf.workflows.progress import Progress, Silent

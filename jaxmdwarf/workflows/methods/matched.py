@@ -14,11 +14,9 @@ from jaxmdwarf.training.cyclestar.loop import TrainedTransfer
 from jaxmdwarf.training.transfer.anchors import LEAST_ANCHORS, AnchorSample
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
-from jaxmdwarf.training.transfer.matched import (
-    split_for_matching,
-    train_matched,
-)
+from jaxmdwarf.training.transfer.matched import train_matched
 from jaxmdwarf.training.transfer.matched_config import MatchedConfig, count_passes
+from jaxmdwarf.training.transfer.uncorrected import split_for_matching
 from jaxmdwarf.workflows.methods.base import MethodOptions, TransferMethod
 from jaxmdwarf.workflows.progress import Progress, Silent
 

@@ -16,13 +16,12 @@ from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
 from jaxmdwarf.training.transfer.label_matching import ReferenceSample
 from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
 from jaxmdwarf.training.transfer.matched import (
-    _choose_rows,
     _choose_trial,
-    _find_noise_scale,
     _halve,
     train_matched,
 )
 from jaxmdwarf.training.transfer.matched_config import MatchedConfig, count_passes
+from jaxmdwarf.training.transfer.uncorrected import choose_rows, find_noise_scale
 from jaxmdwarf.wavelengths import PixelGrid
 
 GRID = PixelGrid.linear(6000.0, 6199.0, 1.0)
@@ -220,7 +219,7 @@ def test_anchors_among_too_many_spectra_are_all_learned_from(universe):
     config = replace(QUICK, max_spectra=200)
     marked = np.zeros(900, bool)
     marked[::30] = True
-    rows = _choose_rows(domain, np.arange(900), config, 60, marked)
+    rows = choose_rows(domain, np.arange(900), config, 60, marked)
     assert len(rows) == 200
     assert set(np.flatnonzero(marked)) <= set(rows)
     assert (np.diff(rows) > 0).all()
@@ -311,7 +310,7 @@ def test_stated_errors_too_small_by_a_factor_are_found_from_faint_stars():
     snr = rng.uniform(5.0, 100.0, 400)
     # Bright stars show what the model lacks, not the noise.
     found = Posterior(None, None, None, None, 1.4**2 + np.where(snr > 50, 20.0, 0.0))
-    assert _find_noise_scale(found, snr) == pytest.approx(1.4)
+    assert find_noise_scale(found, snr) == pytest.approx(1.4)
 
 
 def test_a_strength_gives_the_same_whatever_else_is_tried(

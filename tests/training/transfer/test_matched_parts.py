@@ -11,7 +11,7 @@ from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.models.priors import LabelPrior
-from jaxmdwarf.training.transfer import label_matching, matched
+from jaxmdwarf.training.transfer import label_matching, matched, uncorrected
 from jaxmdwarf.training.transfer.anchors import KnownLabels
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import Population, ReferenceSample
@@ -96,22 +96,22 @@ def test_spectra_to_learn_from_are_good_enough_and_anchors_among_them(theory):
     domain = make_domain(theory, 100, snr=snr)
     config = MatchedConfig(min_snr=10.0, max_spectra=30, seed=1)
     anchored = np.arange(100) < 60
-    rows = matched._choose_rows(domain, np.arange(20, 100), config, 40, anchored)
+    rows = uncorrected.choose_rows(domain, np.arange(20, 100), config, 40, anchored)
     assert set(range(21, 60, 2)) <= set(rows)
     assert len(rows) == 30 == len(set(rows))
     assert (rows % 2 == 1).all()
     assert (np.diff(rows) > 0).all()
     with pytest.raises(MismatchError, match="40 of 80 spectra"):
-        matched._choose_rows(domain, np.arange(20, 100), config, 41, anchored)
-    every = matched._choose_rows(domain, np.arange(100), replace(config, max_spectra=50), 1)
+        uncorrected.choose_rows(domain, np.arange(20, 100), config, 41, anchored)
+    every = uncorrected.choose_rows(domain, np.arange(100), replace(config, max_spectra=50), 1)
     assert every.tolist() == list(range(1, 100, 2))
     # More anchors than there is room for.
-    many = matched._choose_rows(
+    many = uncorrected.choose_rows(
         domain, np.arange(100), replace(config, max_spectra=29), 1, anchored
     )
     assert many.tolist() == list(range(1, 60, 2))
-    other = matched._choose_rows(domain, np.arange(100), replace(config, seed=2), 1)
-    assert other.tolist() != matched._choose_rows(domain, np.arange(100), config, 1).tolist()
+    other = uncorrected.choose_rows(domain, np.arange(100), replace(config, seed=2), 1)
+    assert other.tolist() != uncorrected.choose_rows(domain, np.arange(100), config, 1).tolist()
 
 
 @pytest.mark.parametrize(("chi2", "scale"), [(0.5, 1.0), (4.0, 2.0), (16.0, 3.0)])
@@ -120,7 +120,7 @@ def test_noise_is_that_of_the_three_tenths_of_the_faintest_within_one_and_three(
     values = np.where(snr <= 40, chi2, 1e4)
     values[:15] = 0.0
     found = Posterior(None, None, None, None, values)
-    assert matched._find_noise_scale(found, snr) == scale
+    assert uncorrected.find_noise_scale(found, snr) == scale
 
 
 def test_errors_of_labels_are_described_in_physical_units(model):
@@ -346,7 +346,7 @@ def test_spectra_of_low_snr_are_no_good_ones_to_validate_with(theory, monkeypatc
 
 
 def test_theory_starts_with_features_about_the_population(theory):
-    one = matched._start_model(theory, POPULATION, MatchedConfig(order=2))
+    one = uncorrected.start_model(theory, POPULATION, MatchedConfig(order=2))
     assert one.features.centre == (3500.0, -0.1)
     assert one.features.scale == pytest.approx((150.0, 0.2))
     assert one.correction.shape == (6, 200)
@@ -459,10 +459,10 @@ def test_sixty_spectra_are_needed_to_learn_from_and_twenty_to_validate(monkeypat
         seen.update(options, n=n_spec)
         return DomainSplit(*np.zeros((3, 0), int))
 
-    monkeypatch.setattr(matched, "split_domain", split_domain)
+    monkeypatch.setattr(uncorrected, "split_domain", split_domain)
     star, anchored = np.arange(300), np.zeros(300, bool)
     good = np.ones(300, bool)
-    matched.split_for_matching(300, MatchedConfig(seed=4), star, anchored, good)
+    uncorrected.split_for_matching(300, MatchedConfig(seed=4), star, anchored, good)
     assert seen.pop("star") is star
     assert seen.pop("anchored") is anchored
     assert seen.pop("good") is good
@@ -475,8 +475,8 @@ def test_theory_is_described_with_the_stars_and_the_noise_of_a_survey(universe, 
     # Errors of half the size: what spectra scatter by is more than they say.
     understated = replace(domain, ivar=4 * domain.ivar, information=4 * domain.information)
     config = MatchedConfig(min_snr=5.0)
-    told = matched.describe_theory(theory, domain, labels, config, reference=reference)
-    other = matched.describe_theory(theory, understated, labels, config, reference=reference)
+    told = uncorrected.describe_theory(theory, domain, labels, config, reference=reference)
+    other = uncorrected.describe_theory(theory, understated, labels, config, reference=reference)
     scaled = theory.label_space.scale(jnp.asarray(labels[:5], jnp.float32))
     np.testing.assert_allclose(
         told.predict_scaled_batch(scaled), theory.predict_scaled_batch(scaled), atol=1e-6
@@ -490,8 +490,8 @@ def test_theory_is_described_with_the_stars_and_the_noise_of_a_survey(universe, 
 
 def test_what_a_correction_could_be_learned_for_is_known_beforehand(universe, theory, model):
     domain, config = universe[1], MatchedConfig(min_snr=5.0)
-    assert matched.can_be_matched(theory, domain, config)
-    assert not matched.can_be_matched(model, domain, config)  # corrected already
+    assert uncorrected.can_be_matched(theory, domain, config)
+    assert not uncorrected.can_be_matched(model, domain, config)  # corrected already
     two = LabelSpace(("teff", "mh"), ("K", "dex"), (3000.0, -1.0), (4000.0, 0.5))
 
     class Headless(TableModel):
@@ -499,15 +499,17 @@ def test_what_a_correction_could_be_learned_for_is_known_beforehand(universe, th
             return None
 
     headless = Headless(jnp.ones((4, 200)), jnp.ones(200), two, theory.grid)
-    assert not matched.can_be_matched(headless, domain, config)
-    assert not matched.can_be_matched(theory, domain, replace(config, min_snr=99.5))
+    assert not uncorrected.can_be_matched(headless, domain, config)
+    assert not uncorrected.can_be_matched(theory, domain, replace(config, min_snr=99.5))
     answers = []
     for n in range(50, 150, 10):
         few = make_domain(theory, n)
-        answers.append(matched.can_be_matched(theory, few, config))
+        answers.append(uncorrected.can_be_matched(theory, few, config))
         if answers[-1]:
             # What is said to be enough is not refused for being too little.
-            matched.split_for_matching(n, config)
-            matched._choose_rows(few, matched.split_for_matching(n, config).train, config, 60)
+            uncorrected.split_for_matching(n, config)
+            uncorrected.choose_rows(
+                few, uncorrected.split_for_matching(n, config).train, config, 60
+            )
     assert answers == sorted(answers)
     assert (answers[0], answers[-1]) == (False, True)
