@@ -27,7 +27,6 @@ from jaxmdwarf.io.json_files import plain_json, write_json
 from jaxmdwarf.models.base import ForwardModel
 from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
-from jaxmdwarf.training.cyclestar.constraints import ConstraintWeights
 from jaxmdwarf.training.cyclestar.data import (
     pair_domains,
     prepare_transfer,
@@ -102,7 +101,7 @@ class Design:
         return config.vary(**self.changes)
 
 
-_HELD = ConstraintWeights(**asdict(CycleStarConfig.held().losses.constraints))
+_HELD = CycleStarConfig.held().losses.constraints
 
 DESIGNS: dict[str, Design] = {
     "compact": Design("compact: equations 4 to 7, critics steadied"),
@@ -149,7 +148,6 @@ DESIGNS: dict[str, Design] = {
         {"constraints": replace(_HELD, spectra=5.0)},
         recipe="held",
     ),
-    "matched_compact": Design("compact, on `matched`", base="matched"),
     "matched_held": Design("held, on `matched`", base="matched", recipe="held"),
     "anchored_held": Design("held, on `matched` with anchors", base="anchored", recipe="held"),
 }

@@ -5,14 +5,16 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
-from jaxmdwarf.errors import UsageError
+from jaxmdwarf.errors import MismatchError, UsageError
 from jaxmdwarf.labels import LabelSpace
 from jaxmdwarf.models.base import TableModel
 from jaxmdwarf.networks.cyclestar import CycleStarSizes
 from jaxmdwarf.training.cyclestar.config import CycleStarConfig
-from jaxmdwarf.training.transfer.domain import ObservedDomain
+from jaxmdwarf.training.transfer.anchors import AnchorSample
+from jaxmdwarf.training.transfer.domain import ObservedDomain, split_domain
 from jaxmdwarf.wavelengths import PixelGrid
 
 ROOT = Path(__file__).parents[1]
@@ -184,3 +186,28 @@ def test_the_right_physics_is_nearer_to_what_is_observed_than_theory(designs):
     assert abs(found["oracle"]["gap"]) < 0.1
     assert found["oracle"]["boosted"] < 0.6 < 0.75 < found["theory"]["boosted"]
     assert found["oracle"]["linear"] < 0.6 < 0.75 < found["theory"]["linear"]
+
+
+def test_anchors_of_a_survey_are_none_of_the_stars_that_are_judged(designs, monkeypatch):
+    from experiments import cyclestar_universe
+
+    n = 400
+    grid = PixelGrid.linear(7000.0, 7003.0, 1.0)
+    ones = np.ones((n, grid.n_pix), np.float32)
+    star = np.arange(n) // 2  # two visits each
+    domain = ObservedDomain(ones, ones, ones, grid, np.zeros(n), np.full(n, 50.0), star=star)
+    labels = np.c_[np.linspace(3100.0, 3900.0, n), np.zeros(n)]
+    every = AnchorSample(np.arange(n), labels, np.ones_like(labels))
+    found = SimpleNamespace(sample=every)
+    universe = SimpleNamespace(theory=SimpleNamespace(label_space=None))
+    monkeypatch.setattr(cyclestar_universe, "find_common_stars", lambda *a: found)
+    ask = cyclestar_universe.Universe._find_anchors
+    anchors = ask(universe, domain, pd.DataFrame(), pd.DataFrame(), 3)
+    split = split_domain(n, seed=3, star=star)
+    held = np.concatenate([split.validation, split.test])
+    assert len(anchors.rows) == len(split.train)
+    assert not set(star[anchors.rows]) & set(star[held])
+    assert np.array_equal(anchors.labels, labels[anchors.rows])
+    monkeypatch.setattr(cyclestar_universe, "find_common_stars", lambda *a: None)
+    with pytest.raises(MismatchError, match="no star of the literature"):
+        ask(universe, domain, pd.DataFrame(), pd.DataFrame(), 3)

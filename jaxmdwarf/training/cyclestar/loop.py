@@ -169,6 +169,7 @@ def train_cyclestar(
     labels : (n_draw, n_label)
         Physical labels, as frequent as among the observed stars, in the emulator's order.
     config : CycleStarConfig, optional
+        `CycleStarConfig.held` if left out.
     checkpoints : CheckpointStore, optional
         A state is kept after every interval; training goes on from the newest.
     on_interval : callable, optional
@@ -191,7 +192,7 @@ def train_cyclestar(
     WorkFailed
         If training diverges before there is anything to keep.
     """
-    config = config or CycleStarConfig.compact()
+    config = config or CycleStarConfig.held()
     split = split_for_training(observed.n_spec, config, observed.star)
     data = prepare_transfer(emulator, observed, labels, config, split=split)
     config = settle_flux_scale(config, data)
@@ -287,6 +288,7 @@ def _out_of_patience(state: TransferState, config: CycleStarConfig) -> bool:
 def _keep_best(state: TransferState, gap: float, tolerance: float = 0.0) -> TransferState:
     """The state with its average as the best, if its gap is the smallest or as good as that."""
     smallest = float(state.best_gap)
+    # Without a first gap the smallest is infinite, and a share of it is no number.
     if not (gap < smallest or gap < smallest + tolerance * abs(smallest)):
         return state
     return state._replace(
