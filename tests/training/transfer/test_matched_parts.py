@@ -15,7 +15,7 @@ from jaxmdwarf.training.transfer import label_matching, matched, uncorrected
 from jaxmdwarf.training.transfer.anchors import KnownLabels
 from jaxmdwarf.training.transfer.domain import DomainSplit, ObservedDomain
 from jaxmdwarf.training.transfer.label_matching import Population, ReferenceSample
-from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample
+from jaxmdwarf.training.transfer.label_posterior import Posterior, StarSample, estimate_labels
 from jaxmdwarf.training.transfer.matched_config import MatchedConfig
 
 SPACE = LabelSpace.mdwarf()
@@ -513,3 +513,23 @@ def test_what_a_correction_could_be_learned_for_is_known_beforehand(universe, th
             uncorrected.choose_rows(few, split.train, config, uncorrected.LEAST_STARS)
     assert answers == sorted(answers)
     assert (answers[0], answers[-1]) == (False, True)
+
+
+def test_labels_by_theory_are_found_without_pixels_that_are_hit(universe):
+    theory, domain, _, _ = universe
+    flux = domain.flux.copy()
+    flux[7, 120] += 3.0
+    stars = StarSample(replace(domain, flux=flux), theory, np.arange(200))
+    model = uncorrected.start_model(theory, POPULATION, MatchedConfig(order=1))
+    start = POPULATION.mean_scaled(theory.label_space)
+    found = uncorrected.fit_theory(model, stars, start)
+    clean = stars.as_domain()
+    assert (clean.ivar[7, 120], clean.ivar[8, 120] > 0) == (0, True)
+    # The labels are those that there are without it, and not those that it makes.
+    masked = replace(domain, ivar=np.where(flux == domain.flux, domain.ivar, 0))
+    wanted = estimate_labels(model, StarSample(masked, theory, np.arange(200)), start)
+    np.testing.assert_allclose(found.scaled[7], wanted.scaled[7], atol=1e-4)
+    hit = estimate_labels(
+        model, StarSample(replace(domain, flux=flux), theory, np.arange(200)), start
+    )
+    assert np.abs(hit.scaled[7] - wanted.scaled[7]).max() > 1e-3
